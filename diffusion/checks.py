@@ -1,0 +1,45 @@
+"""What may be asked of a model: the checks that every public function shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_points(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
+    """x itself, if it has shape (n, 2) and is finite.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if x.ndim != 2 or x.shape[1] != 2 or (n is not None and len(x) != n):
+        expected = "n" if n is None else n
+        raise ValueError(f"{name} must have shape ({expected}, 2), not {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name} contains a value that is NaN or infinite")
+    return x
+
+
+def check_labels(
+    labels: int | Tensor | None, n: int, num_classes: int, device: torch.device
+) -> Tensor | None:
+    """Labels as (n,) int64 on the device, or None for an unconditional model.
+
+    Raises:
+        ValueError: missing, out of range, of the wrong shape, or given where there are none.
+    """
+    if not num_classes:
+        if labels is not None:
+            raise ValueError("an unconditional model takes no labels")
+        return None
+    if labels is None:
+        raise ValueError(f"this model needs labels in 0..{num_classes - 1}")
+    labels = torch.as_tensor(labels, device=device)
+    if labels.dtype != torch.int64 or labels.shape not in {(), (n,)}:
+        raise ValueError(
+            f"labels must be one int or {n} int64 numbers, "
+            f"not {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if not ((labels >= 0) & (labels < num_classes)).all():
+        raise ValueError(f"labels must be in 0..{num_classes - 1}")
+    return labels.expand(n)

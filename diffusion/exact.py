@@ -1,0 +1,160 @@
+"""Ground truth in closed form for data uniform on rectangles.
+
+If x_0 is uniform on a rectangle and x_t = x_0 + sigma eps, everything factorises over coordinates.
+With a = (low - x_t)/sigma, b = (high - x_t)/sigma, phi and Phi the normal density and distribution,
+
+    p(x_t)      = (Phi(b) - Phi(a)) / (high - low)
+    E[eps|x_t]  = (phi(b) - phi(a)) / (Phi(b) - Phi(a)),
+
+the second being minus the mean of a standard normal truncated to [a, b]. Far outside the rectangle
+both differences underflow, so there they are written with the Mills ratio
+R(z) = (1 - Phi(z)) / phi(z) = sqrt(pi/2) erfcx(z / sqrt 2), which is exact at any distance.
+All computation is in float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffusion.checks import check_labels
+from diffusion.data import RECTANGLES, SQUARE
+from diffusion.schedule import Exponential, Schedule
+
+_SQRT_2 = math.sqrt(2)
+_SQRT_HALF_PI = math.sqrt(math.pi / 2)
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _mills(z: Tensor) -> Tensor:
+    return _SQRT_HALF_PI * torch.special.erfcx(z / _SQRT_2)
+
+
+def _truncated_normal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """log(Phi(b) - Phi(a)) and the mean of a standard normal truncated to [a, b], for a < b."""
+    mirrored = a + b < 0
+    a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
+    # phi(b)/phi(a) and its distance from one; now |a| <= b, so neither can overflow.
+    exponent = -0.5 * (b - a) * (b + a)
+    ratio, gap = torch.exp(exponent), -torch.expm1(exponent)
+
+    outside = a > 0
+    tail_a = torch.where(outside, a, torch.ones_like(a))
+    tail_b = torch.where(outside, b, 2 * torch.ones_like(b))
+    tail_mass = _mills(tail_a) - _mills(tail_b) * torch.where(outside, ratio, 0.5)
+
+    body_a = torch.where(outside, -torch.ones_like(a), a)
+    body_b = torch.where(outside, torch.ones_like(b), b)
+    body_mass = 0.5 * (torch.erf(body_b / _SQRT_2) - torch.erf(body_a / _SQRT_2))
+    body_phi = torch.exp(-0.5 * body_a**2 - _LOG_SQRT_2PI)
+
+    log_mass = torch.where(
+        outside, torch.log(tail_mass) - 0.5 * tail_a**2 - _LOG_SQRT_2PI, torch.log(body_mass)
+    )
+    mean = gap * torch.where(outside, 1 / tail_mass, body_phi / body_mass)
+    return log_mass, torch.where(mirrored, -mean, mean)
+
+
+def _standardised(
+    x: Tensor, sigma: float | Tensor, rectangle: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.to(torch.float64)
+    sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
+    sigma = sigma.reshape(-1, 1)
+    low, high = rectangle.to(x)
+    return (low - x) / sigma, (high - x) / sigma, high - low
+
+
+def ideal_noise(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) -> Tensor:
+    """E[eps | x_t = x] for x_0 uniform on the rectangle: the best prediction any network can make.
+
+    Args:
+        x: (n, 2), any real dtype.
+        sigma: noise level, a float or (n,).
+        rectangle: (2, 2) rows (low, high), or (2, n, 2), one rectangle for each point.
+
+    Returns:
+        (n, 2) float64.
+    """
+    a, b, _ = _standardised(x, sigma, rectangle)
+    return -_truncated_normal(a, b)[1]
+
+
+def log_density(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) -> Tensor:
+    """log p(x_t = x) for x_0 uniform on the rectangle and noise level sigma > 0.
+
+    Arguments as in `ideal_noise`; returns (n,) float64, nats.
+    """
+    a, b, width = _standardised(x, sigma, rectangle)
+    return (_truncated_normal(a, b)[0] - torch.log(width)).sum(dim=1)
+
+
+def uniform_log_density(x: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
+    """log p(x_0 = x): -log(area) inside the rectangle, -inf outside; (n,) float64, nats."""
+    low, high = rectangle.to(torch.float64)
+    inside = ((x >= low) & (x <= high)).all(dim=1)
+    return torch.where(inside, -torch.log(high - low).sum(), -math.inf)
+
+
+def mixture_noise(x: Tensor, sigma: float | Tensor, rectangles: Tensor = RECTANGLES) -> Tensor:
+    """E[eps | x_t = x] for x_0 uniform on a union of disjoint rectangles (k, 2, 2) -> (n, 2)."""
+    areas = (rectangles[:, 1] - rectangles[:, 0]).to(torch.float64).prod(dim=1)
+    log_weights = torch.stack(
+        [
+            log_density(x, sigma, rectangle) + torch.log(area)
+            for rectangle, area in zip(rectangles, areas, strict=True)
+        ]
+    )  # (k, n)
+    noises = torch.stack([ideal_noise(x, sigma, rectangle) for rectangle in rectangles])
+    return (torch.softmax(log_weights, dim=0)[:, :, None] * noises).sum(dim=0)
+
+
+def bayes_loss(schedule: Schedule, rectangle: Tensor = SQUARE) -> float:
+    """The smallest possible loss, mean of (eps - E[eps|x_t])^2 over t ~ U(0, 1) and one coordinate.
+
+    Equal to 1 - E[E[eps|x_t]^2]; averaged over both coordinates by quadrature (no randomness).
+    """
+    t = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    sigma = schedule.sigma(t)[:, None]
+    explained = []
+    for low, high in rectangle.to(torch.float64).T:
+        # x_t = edge + sigma z resolves both edges at any sigma; beyond nine sigma there is no mass.
+        z = torch.linspace(-9, 9, 3601, dtype=torch.float64)
+        middle = (low + high) / 2
+        x = torch.cat([torch.minimum(low + sigma * z, middle), middle.expand(len(t), 1)], dim=1)
+        log_mass, mean = _truncated_normal((low - x) / sigma, (high - x) / sigma)
+        integrand = mean**2 * torch.exp(log_mass) / (high - low)
+        explained.append(2 * torch.trapezoid(integrand, x, dim=1).mean())
+    return 1 - float(torch.stack(explained).mean())
+
+
+class ExactDenoiser:
+    """The ideal denoiser with the interface of `diffusion.Denoiser`: drives the same samplers.
+
+    Unconditional by default; with `rectangles` (k, 2, 2) it has k classes. Computes in float64.
+    """
+
+    def __init__(self, schedule: Schedule | None = None, rectangles: Tensor | None = None) -> None:
+        self.schedule = schedule or Exponential()
+        self.num_classes = 0 if rectangles is None else len(rectangles)
+        self._rectangles = SQUARE[None] if rectangles is None else rectangles
+        self.dtype, self.device = torch.float64, torch.device("cpu")
+        self.mean = self._rectangles.mean(dim=1)
+        widths = self._rectangles[:, 1] - self._rectangles[:, 0]
+        self.covariance = torch.diag_embed(widths**2 / 12)
+
+    def __call__(self, x: Tensor, t: float | Tensor, labels: Tensor | int | None = None) -> Tensor:
+        return self.noise(x, self.schedule.sigma(t), self.check_labels(labels, len(x)))
+
+    def check_labels(self, labels: int | Tensor | None, n: int) -> Tensor | None:
+        """See `diffusion.checks.check_labels`."""
+        return check_labels(labels, n, self.num_classes, self.device)
+
+    def noise(self, x: Tensor, sigma: float | Tensor, labels: Tensor | None = None) -> Tensor:
+        """E[eps | x_t = x] at noise level sigma; shapes as in `diffusion.Denoiser.noise`."""
+        if not self.num_classes:
+            return ideal_noise(x, sigma)
+        corners = self._rectangles[labels]  # (n, 2, 2)
+        return ideal_noise(x, sigma, corners.transpose(0, 1))

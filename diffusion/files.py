@@ -1,0 +1,88 @@
+"""Files that are either complete or absent, and weights that prove they were not altered."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+
+class WeightsError(ValueError):
+    """A weights file that is missing, damaged, altered, or holds another kind of model."""
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file through a temporary neighbour, so that no reader ever sees half of it.
+
+    The folder is made if it is not there.
+
+    Raises:
+        OSError: the folder or the file cannot be written; an existing file is then untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _digest(config: Mapping, state: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(
+    path: str | Path, kind: str, config: Mapping, state: Mapping[str, torch.Tensor]
+) -> None:
+    """Write architecture and parameters of a model, with a SHA-256 over both, atomically."""
+    buffer = io.BytesIO()
+    content = {
+        "kind": kind,
+        "config": dict(config),
+        "state": dict(state),
+        "sha256": _digest(config, state),
+    }
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_weights(path: str | Path, kind: str) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Read what `save_weights` wrote: (config, state), tensors on the CPU.
+
+    Raises:
+        WeightsError: the file is missing, truncated, altered, or of another kind of model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights file at {path}") from None
+    except IsADirectoryError:
+        raise WeightsError(f"{path} is a folder, not a weights file") from None
+    except PermissionError:
+        raise WeightsError(f"no permission to read {path}") from None
+    except Exception:
+        raise WeightsError(f"{path} is damaged or is not a weights file") from None
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        found = content.get("kind", "something else") if isinstance(content, dict) else "data"
+        raise WeightsError(f"{path} holds {found}, not the weights of a {kind}")
+    if set(content) != {"kind", "config", "state", "sha256"} or content["sha256"] != _digest(
+        content["config"], content["state"]
+    ):
+        raise WeightsError(f"{path} was altered after it was written: its SHA-256 does not match")
+    return content["config"], content["state"]

@@ -1,0 +1,141 @@
+"""Variance-exploding noise schedules: x_t = x_0 + sigma(t) eps, t in [0, 1] (Eq. 2 with S = 1).
+
+A schedule is sigma(t), its derivative, its inverse and SNR(t) = 1 / sigma(t)^2. Every method takes
+a float or a tensor of any shape and answers with a tensor of that shape; floats become float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from torch import Tensor
+
+SIGMA_MIN = math.exp(-5)
+SIGMA_MAX = 1.0
+
+
+def _tensor(value: float | Tensor) -> Tensor:
+    return value if torch.is_tensor(value) else torch.tensor(value, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise level between sigma_min = sigma(0) and sigma_max = sigma(1), strictly increasing."""
+
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                "a schedule needs 0 < sigma_min < sigma_max < infinity, "
+                f"not sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
+            )
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """Standard deviation of the noise at time t."""
+        raise NotImplementedError
+
+    def sigma_dot(self, t: float | Tensor) -> Tensor:
+        """d sigma / dt, per unit of time."""
+        raise NotImplementedError
+
+    def t(self, sigma: float | Tensor) -> Tensor:
+        """The time at which the noise has standard deviation sigma (inverse of `sigma`)."""
+        raise NotImplementedError
+
+    def snr(self, t: float | Tensor) -> Tensor:
+        """Signal-to-noise ratio 1 / sigma(t)^2, as in Eq. 9."""
+        return self.sigma(t) ** -2
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """sigma(t) = sigma_min^(1-t) sigma_max^t; with the defaults the exercise's e^{5(t-1)}."""
+
+    @property
+    def _rate(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        return self.sigma_max * torch.exp(self._rate * (_tensor(t) - 1))
+
+    def sigma_dot(self, t: float | Tensor) -> Tensor:
+        return self._rate * self.sigma(t)
+
+    def t(self, sigma: float | Tensor) -> Tensor:
+        return 1 + torch.log(_tensor(sigma) / self.sigma_max) / self._rate
+
+
+@dataclass(frozen=True)
+class Quadratic(Schedule):
+    """sigma(t) = sigma_min + (sigma_max - sigma_min) t^2: t^2 lifted to a floor."""
+
+    @property
+    def _range(self) -> float:
+        return self.sigma_max - self.sigma_min
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        return self.sigma_min + self._range * _tensor(t) ** 2
+
+    def sigma_dot(self, t: float | Tensor) -> Tensor:
+        return 2 * self._range * _tensor(t)
+
+    def t(self, sigma: float | Tensor) -> Tensor:
+        return torch.sqrt((_tensor(sigma) - self.sigma_min) / self._range)
+
+
+@dataclass(frozen=True)
+class Power(Schedule):
+    """sigma^(1/rho) linear in t (Karras et al. 2022, Eq. 5).
+
+    rho = 1 is the linear schedule, rho = 7 the one Karras et al. recommend, and rho -> infinity
+    tends to `Exponential`.
+    """
+
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.rho < math.inf:
+            raise ValueError(f"rho must be positive and finite, not {self.rho}")
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        low, high = self._ends
+        return (low + (high - low) * _tensor(t)) ** self.rho
+
+    def sigma_dot(self, t: float | Tensor) -> Tensor:
+        low, high = self._ends
+        return self.rho * (high - low) * (low + (high - low) * _tensor(t)) ** (self.rho - 1)
+
+    def t(self, sigma: float | Tensor) -> Tensor:
+        low, high = self._ends
+        return (_tensor(sigma) ** (1 / self.rho) - low) / (high - low)
+
+
+_KINDS = {"exponential": Exponential, "quadratic": Quadratic, "power": Power}
+
+
+def to_config(schedule: Schedule) -> dict[str, str | float]:
+    """Plain dictionary from which `from_config` rebuilds the schedule; goes into weights files."""
+    kind = next(name for name, cls in _KINDS.items() if type(schedule) is cls)
+    return {"kind": kind, **asdict(schedule)}
+
+
+def from_config(config: dict[str, str | float]) -> Schedule:
+    """Inverse of `to_config`.
+
+    Raises:
+        ValueError: unknown kind, or parameters that the kind does not have.
+    """
+    parameters = dict(config)
+    cls = _KINDS.get(parameters.pop("kind", None))
+    if cls is None or set(parameters) != {field.name for field in fields(cls)}:
+        raise ValueError(f"not a schedule: {config}; kinds are {', '.join(_KINDS)}")
+    return cls(**parameters)

@@ -1,0 +1,229 @@
+"""Training: the exercise's loss on the predicted noise, full batch, Adam, averaged weights.
+
+Each epoch draws for every training point a time t ~ U(0, 1) and a noise eps, forms x_t by Eq. 4
+(corrected: x_t = x_0 + sigma(t) eps) and takes one step on the mean of (eps_theta(x_t, t) - eps)^2.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion.denoiser import Denoiser
+from diffusion.files import WeightsError, write_atomically
+from diffusion.schedule import Schedule
+
+
+class TrainingError(RuntimeError):
+    """The loss became NaN or infinite; `model` holds the last good weights."""
+
+    def __init__(self, message: str, model: Denoiser) -> None:
+        super().__init__(message)
+        self.model = model
+
+
+def build(
+    points: Tensor,
+    labels: Tensor | None = None,
+    *,
+    num_classes: int = 0,
+    seed: int = 0,
+    **architecture,
+) -> Denoiser:
+    """An untrained denoiser whose scaling fits the points (n, 2), with classes if labels are given.
+
+    Args:
+        points: (n, 2) float32, the training data.
+        labels: (n,) int64 in 0..num_classes-1, or None.
+        num_classes: how many classes there are; every one needs at least three points.
+        seed: of the initial weights.
+        architecture: further arguments of `Denoiser`: width, depth, schedule.
+    """
+    groups = [points] if labels is None else [points[labels == k] for k in range(num_classes)]
+    if min(len(group) for group in groups) < 3:
+        raise ValueError("every class needs at least three points")
+    return Denoiser(
+        torch.stack([group.mean(dim=0) for group in groups]),
+        torch.stack([group.T.cov() for group in groups]),
+        num_classes=num_classes,
+        generator=torch.Generator().manual_seed(seed),
+        **architecture,
+    )
+
+
+class Training:
+    """One training run, epoch by epoch: model, average, optimiser, random state, losses.
+
+    The learning rate rises linearly over 50 epochs and falls to zero along a cosine. Times are
+    stratified, one in each of n equal parts of [0, 1] in random order: still uniform for every
+    point, with less spread of the loss. The average of the weights (EMA) is the result; it takes
+    in weights only after they have produced a finite loss.
+
+    Args:
+        model: trained in place; see `build`.
+        points: (n, 2) float32, all of them in every epoch.
+        labels: (n,) int64, for a model with classes.
+        epochs: number of updates, at least 1.
+        learning_rate: Adam's, at its peak.
+        ema_decay: share of the average that survives an epoch.
+        seed: of the times and noises.
+
+    Attributes:
+        average: the EMA model, in eval mode.
+        losses: mean squared error of every epoch so far, per coordinate.
+    """
+
+    WARM_UP = 50
+
+    def __init__(
+        self,
+        model: Denoiser,
+        points: Tensor,
+        labels: Tensor | None = None,
+        *,
+        epochs: int = 3000,
+        learning_rate: float = 3e-3,
+        ema_decay: float = 0.998,
+        seed: int = 0,
+    ) -> None:
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {epochs}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"the learning rate must be positive and finite, not {learning_rate}")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), not {ema_decay}")
+        if not points.isfinite().all():
+            raise ValueError("the training points contain a value that is NaN or infinite")
+        self.model = model.train()
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.points = points.to(model.device)
+        self.labels = model.check_labels(labels, len(points))
+        self.epochs, self.learning_rate, self.ema_decay = epochs, learning_rate, ema_decay
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.losses: list[float] = []
+
+    def epoch(self) -> float:
+        """One full-batch update; returns its loss.
+
+        Raises:
+            TrainingError: the loss is NaN or infinite. Nothing is updated; `average` is still good.
+        """
+        done = len(self.losses)
+        x_t, sigma, eps = noised(self.points, self.model.schedule, self.generator)
+        loss = (self.model.noise(x_t, sigma, self.labels) - eps).square().mean()
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss became {loss.item()} in epoch {done + 1}; "
+                f"try a learning rate below {self.learning_rate:g}",
+                self.average,
+            )
+        # The average follows fast at first, so that it forgets the initial weights.
+        decay = min(self.ema_decay, (done + 1) / (done + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.model.parameters()), 1 - decay
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * self._rate(done)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+        return self.losses[-1]
+
+    def _rate(self, done: int) -> float:
+        warm_up = min(1.0, (done + 1) / self.WARM_UP)
+        return warm_up * 0.5 * (1 + math.cos(math.pi * done / self.epochs))
+
+    def run(
+        self, *, checkpoint: str | Path | None = None, every: int = 500, progress: bool = False
+    ) -> Denoiser:
+        """Train to the last epoch and return the average.
+
+        Args:
+            checkpoint: file that receives the whole state every `every` epochs.
+            progress: show a progress bar with the loss if standard error is a terminal.
+        """
+        with tqdm(
+            total=self.epochs,
+            initial=len(self.losses),
+            desc="training",
+            unit="epoch",
+            disable=None if progress else True,
+        ) as bar:
+            while len(self.losses) < self.epochs:
+                loss = self.epoch()
+                bar.update()
+                if len(self.losses) % 50 == 0:
+                    bar.set_postfix(loss=f"{loss:.4f}")
+                if checkpoint is not None and len(self.losses) % every == 0:
+                    self.save(checkpoint)
+        return self.average
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole state of the run, atomically."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "settings": self._settings(),
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+                "losses": self.losses,
+            },
+            buffer,
+        )
+        write_atomically(path, buffer.getvalue())
+
+    def resume(self, path: str | Path) -> None:
+        """Continue from what `save` wrote, to the same bits as a run that was never stopped.
+
+        Raises:
+            WeightsError: the file is missing, damaged, or of a run with other settings.
+        """
+        try:
+            state = torch.load(path, weights_only=True)
+            settings = state["settings"]
+        except FileNotFoundError:
+            raise WeightsError(f"no checkpoint at {path}") from None
+        except Exception:
+            raise WeightsError(f"{path} is damaged or is not a checkpoint") from None
+        if settings != self._settings():
+            raise WeightsError(f"{path} belongs to a run with other settings or data")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.losses = list(state["losses"])
+
+    def _settings(self) -> dict:
+        return {
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "ema_decay": self.ema_decay,
+            "num_classes": self.model.num_classes,
+            "points": len(self.points),
+            "points_sum": self.points.double().sum().item(),
+        }
+
+
+def noised(
+    points: Tensor, schedule: Schedule, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw stratified times and noises for points (n, 2) -> x_t (n, 2), sigma(t) (n,), eps (n, 2).
+
+    Draws are made on the CPU, so that every device sees the same ones.
+    """
+    n = len(points)
+    t = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+    eps = torch.randn(n, 2, generator=generator).to(points)
+    sigma = schedule.sigma(t).to(points)
+    return points + sigma[:, None] * eps, sigma, eps
