@@ -63,3 +63,26 @@ def class_of(points: Tensor) -> Tensor:
     if not membership.any(dim=0).all():
         raise ValueError("only points in the square [-1, 1]^2 have a class")
     return membership.to(torch.int8).argmax(dim=0)
+
+
+# A quarter turn (x, y) -> (-y, x) carries each class's rectangle onto the next one's.
+_AFTER_TURN = torch.tensor([0, 4, 1, 2, 3])
+
+
+def quarter_turns(
+    points: Tensor, labels: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Turn each point (n, 2) by 0, 90, 180 or 270 degrees at random, its class (n,) along with it.
+
+    For training under the assumption that the data look the same from all four sides.
+    """
+    turns = torch.randint(4, (len(points),), generator=generator).to(points.device)
+    cos, sin = torch.tensor([[1, 0, -1, 0], [0, 1, 0, -1]]).to(points)[:, turns]
+    x, y = points.T
+    turned = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
+    if labels is None:
+        return turned, None
+    orbit = [torch.arange(NUM_CLASSES)]
+    for _ in range(3):
+        orbit.append(_AFTER_TURN[orbit[-1]])
+    return turned, torch.stack(orbit).to(labels)[turns, labels]

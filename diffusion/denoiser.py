@@ -40,6 +40,7 @@ class Denoiser(nn.Module):
         num_classes: 0 for an unconditional model.
         mean, covariance: (K, 2) and (K, 2, 2), K = max(1, num_classes): those of the training
             points (of each class), from which a matched start is drawn.
+        losses: (epochs,) float32, the loss of every training epoch; empty before training.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Denoiser(nn.Module):
         width: int = 64,
         depth: int = 2,
         schedule: Schedule | None = None,
+        losses: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -59,6 +61,7 @@ class Denoiser(nn.Module):
         groups = max(1, num_classes)
         self.register_buffer("mean", mean.reshape(groups, 2).clone())
         self.register_buffer("covariance", covariance.reshape(groups, 2, 2).clone())
+        self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
         # m and s^2 over all classes, each counted alike.
         centre = self.mean.mean(dim=0)
         spread = self.covariance.diagonal(dim1=1, dim2=2) + (self.mean - centre) ** 2
@@ -187,7 +190,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     config, state = load_weights(path, _KIND)
     try:
         schedule = from_config(config.pop("schedule"))
-        model = Denoiser(state["mean"], state["covariance"], schedule=schedule, **config)
+        statistics = {name: state[name] for name in ("mean", "covariance", "losses")}
+        model = Denoiser(**statistics, schedule=schedule, **config)
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} does not fit this version of Denoiser: {error}") from None

@@ -38,6 +38,20 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise
 
 
+def check_writable(folder: str | Path) -> None:
+    """Make a folder if it is not there, and prove that files can be written into it.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder}: {error.strerror}") from None
+
+
 def _digest(config: Mapping, state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name in sorted(state):

@@ -1,4 +1,4 @@
-"""Distance of samples, (n, 2) tensors, from the truth. Nothing here knows a model."""
+"""Distance of samples, (n, 2) tensors, and of a denoiser from the truth."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data import SQUARE, inside, uniform
+from diffusion.exact import ideal_noise
 
 GRID = 10
 
@@ -54,27 +55,27 @@ def border_distance(points: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
 
 
 def excess(
-    noise,
-    schedule,
-    ideal,
+    model,
     *,
     rectangle: Tensor = SQUARE,
+    label: int | None = None,
     num_samples: int = 100_000,
     seed: int = 0,
 ) -> float:
     """Mean of (eps_theta - eps*)^2 over t ~ U(0, 1), x_0 ~ data, eps, and both coordinates.
 
     Args:
-        noise: callable (x (n, 2) float32, sigma (n,) float32) -> predicted noise (n, 2).
-        schedule: gives sigma(t).
-        ideal: callable (x, sigma) -> ideal noise (n, 2), see `diffusion.exact`.
+        model: anything with `schedule` and `noise(x, sigma, labels)`.
         rectangle: where x_0 is uniform.
+        label: the class of which that is the rectangle, for models with classes.
         num_samples: draws, at least 20,000 for the measure to be meaningful.
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
     x_0 = uniform(num_samples, rectangle, generator=generator)
-    sigma = schedule.sigma(torch.rand(num_samples, generator=generator))
+    sigma = model.schedule.sigma(torch.rand(num_samples, generator=generator))
     x_t = x_0 + sigma[:, None] * torch.randn(num_samples, 2, generator=generator)
+    labels = None if label is None else torch.full((num_samples,), label)
     with torch.no_grad():
-        return (noise(x_t, sigma).double() - ideal(x_t, sigma)).square().mean().item()
+        difference = model.noise(x_t, sigma, labels) - ideal_noise(x_t, sigma, rectangle)
+    return difference.square().mean().item()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from tqdm import tqdm
 from diffusion.denoiser import Denoiser
 from diffusion.files import WeightsError, write_atomically
 from diffusion.schedule import Schedule
+
+Augment = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Tensor, Tensor | None]]
 
 
 class TrainingError(RuntimeError):
@@ -72,7 +75,9 @@ class Training:
         epochs: number of updates, at least 1.
         learning_rate: Adam's, at its peak.
         ema_decay: share of the average that survives an epoch.
-        seed: of the times and noises.
+        augment: applied to points and labels afresh in every epoch, (points, labels, generator)
+            -> (points, labels); see `data.quarter_turns`.
+        seed: of the times, noises and augmentation.
 
     Attributes:
         average: the EMA model, in eval mode.
@@ -88,8 +93,9 @@ class Training:
         labels: Tensor | None = None,
         *,
         epochs: int = 3000,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 6e-3,
         ema_decay: float = 0.998,
+        augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
         if epochs < 1:
@@ -104,6 +110,7 @@ class Training:
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.points = points.to(model.device)
         self.labels = model.check_labels(labels, len(points))
+        self.augment = augment
         self.epochs, self.learning_rate, self.ema_decay = epochs, learning_rate, ema_decay
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
@@ -116,8 +123,11 @@ class Training:
             TrainingError: the loss is NaN or infinite. Nothing is updated; `average` is still good.
         """
         done = len(self.losses)
-        x_t, sigma, eps = noised(self.points, self.model.schedule, self.generator)
-        loss = (self.model.noise(x_t, sigma, self.labels) - eps).square().mean()
+        points, labels = self.points, self.labels
+        if self.augment is not None:
+            points, labels = self.augment(points, labels, self.generator)
+        x_t, sigma, eps = noised(points, self.model.schedule, self.generator)
+        loss = (self.model.noise(x_t, sigma, labels) - eps).square().mean()
         if not math.isfinite(loss.item()):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {done + 1}; "
@@ -165,6 +175,7 @@ class Training:
                     bar.set_postfix(loss=f"{loss:.4f}")
                 if checkpoint is not None and len(self.losses) % every == 0:
                     self.save(checkpoint)
+        self.average.losses = torch.tensor(self.losses, device=self.average.device)
         return self.average
 
     def save(self, path: str | Path) -> None:

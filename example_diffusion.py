@@ -1,0 +1,605 @@
+"""Exercise 1, Part 1: a diffusion model of points in the plane.
+
+Trains an unconditional and a conditional model (or loads them), answers questions 1-6 of both parts
+and the bonus, draws every figure into OUT/figures and writes every number to
+OUT/results_diffusion.json. The code was written with an AI assistant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import diffusion
+from diffusion import data, exact, figures, metrics, schedule, steering
+from diffusion.exact import ExactDenoiser
+from diffusion.files import check_writable, write_atomically
+
+STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # the T of question 4
+SCHEDULES = {
+    "exponential (original)": schedule.Exponential(),
+    "Karras, ρ = 7": schedule.Power(),
+    "quadratic, t² + floor": schedule.Quadratic(),
+    "linear": schedule.Power(rho=1.0),
+}
+ACCURATE = {"solver": "dpm++", "steps": 100}  # nearer to the flow than DDIM with T = 1000
+
+
+@dataclass
+class Run:
+    """What every question needs: the models, the data, the options, and where results go."""
+
+    args: argparse.Namespace
+    model: diffusion.Denoiser
+    conditional: diffusion.Denoiser
+    points: Tensor
+    labels: Tensor
+    results: dict = field(default_factory=dict)
+
+    def draw(self, name: str, figure) -> None:
+        figures.save(figure, self.args.out / "figures" / f"diffusion_{name}.png")
+
+    def sample(self, n: int, model=None, **options):
+        """Samples by the solver and number of steps that the command line asks for."""
+        args = self.args
+        defaults = {"solver": args.solver, "steps": args.steps, "lam": args.lam, "seed": args.seed}
+        return diffusion.sample(model or self.model, n, **(defaults | options))
+
+
+# --- Unconditional model ------------------------------------------------------------------------
+
+
+def u1_forward_process(run: Run) -> None:
+    """Question 1: the forward process of a point outside the square."""
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    variance = torch.diff(run.model.schedule.sigma(t) ** 2, prepend=torch.zeros(1))
+    generator = torch.Generator().manual_seed(run.args.seed)
+    # Independent increments of the variance give one path with the marginals of Eq. 2.
+    noise = torch.randn(len(t), 2, generator=generator, dtype=torch.float64)
+    path = torch.tensor([1.6, 1.4]) + (variance.sqrt()[:, None] * noise).cumsum(dim=0)
+    run.draw("u1_forward", figures.forward_process(path, t))
+    run.results["u1"] = {"start": path[0].tolist(), "end": path[-1].tolist()}
+
+
+def u2_training_loss(run: Run) -> None:
+    """Question 2: the training loss, and the smallest loss that any network could reach."""
+    areas = torch.tensor([(r[1] - r[0]).prod() for r in data.RECTANGLES])
+    bayes = [exact.bayes_loss(run.model.schedule, rectangle) for rectangle in data.RECTANGLES]
+    curves = {
+        "unconditional": (run.model.losses, exact.bayes_loss(run.model.schedule)),
+        "conditional": (
+            run.conditional.losses,
+            float(areas @ torch.tensor(bayes, dtype=areas.dtype) / areas.sum()),
+        ),
+    }
+    window = 100
+    run.draw("u2_loss", figures.training_loss(curves, window))
+    run.results["u2"] = {
+        name: {
+            "bayes_loss": bayes,
+            "first_loss": losses[0].item(),
+            f"loss_mean_of_last_{window}_epochs": losses[-window:].mean().item(),
+            "excess": _excess(run, name == "conditional"),
+        }
+        for name, (losses, bayes) in curves.items()
+    }
+
+
+def _excess(run: Run, conditional: bool) -> float | list[float]:
+    if not conditional:
+        return metrics.excess(run.model)
+    return [
+        metrics.excess(run.conditional, rectangle=rectangle, label=label)
+        for label, rectangle in enumerate(data.RECTANGLES)
+    ]
+
+
+def u3_nine_seeds(run: Run) -> None:
+    """Question 3: nine samplings of 1000 points, nine seeds."""
+    seeds = range(run.args.seed, run.args.seed + 9)
+    samples = [run.sample(1000, seed=seed) for seed in seeds]
+    scores = [metrics.tv10(points) for points in samples]
+    titles = [f"seed {s}: TV10 {score:.3f}" for s, score in zip(seeds, scores, strict=True)]
+    run.draw("u3_seeds", figures.sample_grid(samples, titles, columns=3))
+    run.results["u3"] = {
+        "tv10": scores,
+        "tv10_of_1000_uniform_points": _uniform_tv10(1000),
+    }
+
+
+def _uniform_tv10(n: int, repeats: int = 100) -> float:
+    generator = torch.Generator().manual_seed(1)
+    return float(
+        np.mean([metrics.tv10(data.uniform(n, generator=generator)) for _ in range(repeats)])
+    )
+
+
+def u4_sampling_steps(run: Run) -> None:
+    """Question 4: what the number of sampling steps T does."""
+    n, truth = run.args.samples, ExactDenoiser(run.model.schedule)
+    samples = {T: diffusion.sample(run.model, n, steps=T, seed=run.args.seed) for T in STEP_COUNTS}
+    ideal = {T: diffusion.sample(truth, n, steps=T, seed=run.args.seed) for T in STEP_COUNTS}
+    floor = _uniform_tv10(n, repeats=20)
+    scores = {
+        name: [metrics.tv10(points) for points in by_steps.values()]
+        for name, by_steps in {"model": samples, "exact score": ideal}.items()
+    }
+    titles = [f"T = {T}\nTV10 {v:.3f}" for T, v in zip(STEP_COUNTS, scores["model"], strict=True)]
+    shown = [points[:1000] for points in samples.values()]
+    run.draw("u4_steps", figures.sample_grid(shown, titles, columns=5))
+    run.draw(
+        "u4_tv10",
+        figures.steps_against_truth(STEP_COUNTS, *scores.values(), floor, n),
+    )
+    run.results["u4"] = {
+        "steps": STEP_COUNTS,
+        "samples": n,
+        "tv10_floor": floor,
+        "tv10": scores,
+        "at_most_steps": {
+            "T": STEP_COUNTS[-1],
+            "tv10": scores["model"][-1],
+            "ks": metrics.ks(samples[STEP_COUNTS[-1]]),
+            "outside": metrics.outside_share(samples[STEP_COUNTS[-1]]),
+        },
+    }
+
+
+def u5_schedules(run: Run) -> None:
+    """Question 5: other schedules for the steps, at equal T."""
+    n, steps = run.args.samples, (5, 10, 20, 50, 100, 200)
+    truth = ExactDenoiser(run.model.schedule)
+
+    def score(model, plan, T: int) -> float:
+        points = diffusion.sample(model, n, steps=T, schedule=plan, seed=run.args.seed)
+        return metrics.tv10(points)
+
+    errors = {
+        name: tuple([score(model, plan, T) for T in steps] for model in (run.model, truth))
+        for name, plan in SCHEDULES.items()
+    }
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    sigmas = {name: plan.sigma(t) for name, plan in SCHEDULES.items()}
+    run.draw("u5_schedules", figures.schedules(t, sigmas, steps, errors))
+    run.results["u5"] = {
+        "steps": steps,
+        "tv10": {name: {"model": a, "exact score": b} for name, (a, b) in errors.items()},
+    }
+
+
+def u6_same_noise(run: Run) -> None:
+    """Question 6: the same noise ten times; DDIM repeats itself to the bit, DDPM does not."""
+    starts = diffusion.sampling.start(
+        run.model, 4, generator=torch.Generator().manual_seed(run.args.seed)
+    )
+    solvers = {"DDIM": {"solver": "ddim"}} | {
+        f"DDPM, λ = {lam:g}": {"solver": "ddpm", "lam": lam} for lam in (0.25, 0.5, 1.0)
+    }
+    outputs, spreads = {}, {}
+    for name, options in solvers.items():
+        noise = starts.repeat(10, 1)  # ten copies of the four starts, with fresh noise each
+        points = diffusion.sample(
+            run.model, 40, steps=run.args.steps, noise=noise, seed=run.args.seed, **options
+        ).reshape(10, 4, 2)
+        spreads[name] = points.std(dim=0, correction=0).square().sum(dim=1).mean().sqrt().item()
+        outputs[name] = (points, spreads[name])
+    ddim = outputs["DDIM"][0]
+    run.draw("u6_same_noise", figures.repeated_outputs(starts, outputs))
+
+    paths = {
+        name: diffusion.sample(
+            run.model,
+            4,
+            steps=run.args.steps,
+            noise=starts,
+            seed=run.args.seed,
+            return_trajectory=True,
+            **solvers[name],
+        )[1].numpy()
+        for name in ("DDIM", "DDPM, λ = 1")
+    }
+    run.draw("u6_trajectories", figures.trajectories(paths, np.linspace(1, 0, run.args.steps + 1)))
+    run.results["u6"] = {
+        "ddim_outputs_identical_to_the_bit": bool((ddim == ddim[0]).all()),
+        "spread": spreads,
+    }
+
+
+# --- Conditional model --------------------------------------------------------------------------
+
+
+def c1_classes(run: Run) -> None:
+    """Question 1: the input, coloured by class (question 2 is answered in `Denoiser`)."""
+    figure = figures.classes(
+        run.points,
+        run.labels,
+        data.CLASS_NAMES,
+        data.RECTANGLES,
+        f"{len(run.points):,} training points by class",
+    )
+    run.draw("c1_classes", figure)
+    counts = torch.bincount(run.labels, minlength=data.NUM_CLASSES).tolist()
+    run.results["c1"] = dict(zip(data.CLASS_NAMES, counts, strict=True))
+
+
+def c3_one_point_per_class(run: Run) -> None:
+    """Question 3: one trajectory per class, checked to end in its class's rectangle."""
+    labels = torch.arange(data.NUM_CLASSES)
+    points, path = run.sample(
+        data.NUM_CLASSES, run.conditional, labels=labels, return_trajectory=True
+    )
+    inside = [
+        bool(data.inside(point[None], rectangle))
+        for point, rectangle in zip(points, data.RECTANGLES, strict=True)
+    ]
+    figure = figures.class_trajectories(path, data.CLASS_NAMES, data.RECTANGLES, inside)
+    run.draw("c3_trajectories", figure)
+    run.results["c3"] = dict(zip(data.CLASS_NAMES, inside, strict=True))
+
+
+def c4_samples_by_class(run: Run) -> None:
+    """Question 4: 2000 samples, classes in the data's proportions."""
+    generator = torch.Generator().manual_seed(run.args.seed)
+    pick = torch.randint(len(run.labels), (2000,), generator=generator)
+    labels = run.labels[pick]
+    points = run.sample(len(labels), run.conditional, labels=labels)
+    figure = figures.classes(
+        points, labels, data.CLASS_NAMES, data.RECTANGLES, f"{len(labels):,} samples by class"
+    )
+    run.draw("c4_samples", figure)
+    inside = [
+        bool(data.inside(p[None], data.RECTANGLES[k])) for p, k in zip(points, labels, strict=True)
+    ]
+    run.results["c4"] = {"samples": len(labels), "share_in_own_rectangle": float(np.mean(inside))}
+
+
+def c5_analysis(run: Run) -> None:
+    """Question 5: how well each class is met, and what happens at the borders."""
+    n = run.args.samples
+    generator = torch.Generator().manual_seed(run.args.seed)
+    bins = torch.linspace(0, 0.25, 11, dtype=torch.float64)
+    table, shares, truths = {}, {}, {}
+    for k, (name, rectangle) in enumerate(zip(data.CLASS_NAMES, data.RECTANGLES, strict=True)):
+        points = diffusion.sample(run.conditional, n, labels=k, seed=run.args.seed, **ACCURATE)
+        uniform = data.uniform(n, rectangle, generator=generator)
+        distance = metrics.border_distance(points, rectangle)
+        width, height = (rectangle[1] - rectangle[0]).tolist()
+        # Share of a uniform rectangle that is nearer to its border than d.
+        below = 1 - (width - 2 * bins) * (height - 2 * bins) / (width * height)
+        shares[name] = torch.histogram(distance, bins).hist / n
+        truths[name] = torch.diff(below)
+        table[name] = {
+            "in_own_rectangle": 1 - metrics.outside_share(points, rectangle),
+            "tv10_inside": metrics.tv10(points, rectangle),
+            "tv10_of_uniform_points": metrics.tv10(uniform, rectangle),
+            "mean_border_distance": distance.mean().item(),
+            "mean_border_distance_of_uniform_points": metrics.border_distance(uniform, rectangle)
+            .mean()
+            .item(),
+            "samples_over_uniform_within_0.025_of_border": (
+                shares[name][0] / truths[name][0]
+            ).item(),
+        }
+    run.draw("c5_borders", figures.border_profiles(bins, shares, truths))
+    run.results["c5"] = {"samples": n, "classes": table}
+
+
+# Name, location, class; A and B share their location.
+PROBES = (
+    ("A", (0.0, 0.0), "centre"),
+    ("B", (0.0, 0.0), "top"),
+    ("C", (-0.25, 0.75), "top"),
+    ("D", (0.75, 0.25), "right"),
+    ("E", (0.95, 0.95), "right"),
+    ("F", (0.75, 0.25), "left"),
+    ("G", (1.2, 0.3), "right"),
+    ("H", (1.5, -1.4), "bottom"),
+)
+
+
+def c6_probability(run: Run) -> None:
+    """Question 6: Eq. 9, the complete bound and the exact density, beside the truth."""
+    model, sigma_0 = run.conditional, run.model.schedule.sigma_min
+    names, places, class_names = zip(*PROBES, strict=True)
+    x = torch.tensor(places)
+    labels = torch.tensor([data.CLASS_NAMES.index(name) for name in class_names])
+    bound = diffusion.complete_bound(model, x, labels, seed=run.args.seed)
+    log_p = diffusion.log_likelihood(model, x, labels)
+    truth = exact.log_density(x, sigma_0, data.RECTANGLES[labels].transpose(0, 1))
+    rows = ["log-probability, nats        Eq. 9 (± s.e.)  full bound   density     truth"]
+    run.results["c6"] = {"points": {}}
+    for i, name in enumerate(names):
+        rows.append(
+            f"{name} ({x[i, 0]:+.2f}, {x[i, 1]:+.2f}) {class_names[i]:<7}"
+            f"{bound.diffusion[i]:>10.2f} ±{bound.error[i]:<6.2f}{bound.total[i]:>10.2f}"
+            f"{log_p[i]:>10.2f}{truth[i]:>10.2f}"
+        )
+        run.results["c6"]["points"][name] = {
+            "location": places[i],
+            "class": class_names[i],
+            "eq9_nats": bound.diffusion[i].item(),
+            "eq9_standard_error_nats": bound.error[i].item(),
+            "bound_nats": bound.total[i].item(),
+            "bound_prior_term_nats": bound.prior[i].item(),
+            "bound_reconstruction_term_nats": bound.reconstruction[i].item(),
+            "log_density_nats": log_p[i].item(),
+            "true_log_density_nats": truth[i].item(),
+        }
+    figure = figures.probabilities(run.points, run.labels, x, names, rows)
+    run.draw("c6_probability", figure)
+
+    # Cells of 0.05 whose edges fall on the rectangles' edges.
+    extent, cells = 2.0, 80
+    axis = (torch.arange(cells) + 0.5) * (2 * extent / cells) - extent
+    grid = torch.cartesian_prod(axis, axis).flip(1)
+    maps = {"all classes": diffusion.log_likelihood(run.model, grid, rtol=1e-3, atol=1e-3)}
+    for k, name in enumerate(data.CLASS_NAMES):
+        maps[name] = diffusion.log_likelihood(model, grid, k, rtol=1e-3, atol=1e-3)
+    densities = [values.exp().reshape(cells, cells) for values in maps.values()]
+    integrals = [density.sum().item() * (2 * extent / cells) ** 2 for density in densities]
+    run.draw("c6_density", figures.density_maps(densities, list(maps), integrals, extent))
+    run.results["c6"]["integral_of_density"] = dict(zip(maps, integrals, strict=True))
+
+
+# --- Bonus --------------------------------------------------------------------------------------
+
+
+def bonus_steering(run: Run) -> None:
+    """Bonus: both models, unchanged, output a point far outside the square."""
+    target = tuple(run.args.target)
+    nearest = run.sample(run.args.samples) - torch.tensor(target)
+    report = {"target": target, "nearest_of_random_samples": nearest.norm(dim=1).min().item()}
+    ways = {
+        "inverted flow": lambda *m: steering.invert(*m, steps=100),
+        "optimised noises": lambda *m: steering.optimise(*m, steps=200),
+        "guidance": lambda *m: steering.guide(*m, steps=1000),
+        "guidance through the network": lambda *m: steering.guide(
+            *m, steps=1000, through_network=True
+        ),
+    }
+    for kind, model, label in (
+        ("unconditional", run.model, None),
+        ("conditional", run.conditional, 2),
+    ):
+        found = {}
+        for name, way in ways.items():
+            try:
+                found[name] = way(model, target, label)
+            except steering.SteeringError as error:
+                report.setdefault(kind, {})[name] = {"failed": str(error)}
+                continue
+            report.setdefault(kind, {})[name] = {
+                "output": found[name].path[-1].tolist(),
+                "distance": found[name].distance,
+                "start": found[name].path[0].tolist(),
+                "noise_energy_nats": found[name].energy,
+                "noise_log_density_nats": found[name].log_density,
+                "energy_of_random_noise_nats": len(found[name].noises),
+            }
+        if "inverted flow" in found:
+            start = found["inverted flow"].path[:1].float()
+            again = diffusion.sample(model, 1, noise=start, labels=label, steps=100)
+            report[kind]["inverted flow"]["distance_of_diffusion_sample_from_that_start"] = (
+                (again[0] - torch.tensor(target)).norm().item()
+            )
+        titles = {
+            f"{name}\nmisses by {s.distance:.2g}\nenergy {s.energy:,.0f} nats": s.path
+            for name, s in found.items()
+        }
+        run.draw(f"bonus_{kind}", figures.steering(titles, target))
+    run.results["bonus"] = report
+
+
+QUESTIONS = (
+    u1_forward_process,
+    u2_training_loss,
+    u3_nine_seeds,
+    u4_sampling_steps,
+    u5_schedules,
+    u6_same_noise,
+    c1_classes,
+    c3_one_point_per_class,
+    c4_samples_by_class,
+    c5_analysis,
+    c6_probability,
+    bonus_steering,
+)
+
+
+# --- Command line -------------------------------------------------------------------------------
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="example_diffusion.py",
+        description="Train the diffusion models of Part 1, or load them, and answer its questions.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="load the unconditional model instead of training it; "
+        "the shipped one is weights/diffusion_unconditional.pt",
+    )
+    add(
+        "--conditional-weights",
+        type=Path,
+        metavar="PATH",
+        help="load the conditional model instead of training it; "
+        "the shipped one is weights/diffusion_conditional.pt",
+    )
+    add("--epochs", type=int, default=3000, help="training epochs, one full batch each")
+    add("--points", type=int, default=3000, help="training points, 1000 to 3000")
+    add("--steps", type=int, default=1000, help="sampling steps T")
+    add(
+        "--solver",
+        default="ddim",
+        choices=tuple(diffusion.sampling.SOLVERS),
+        help="reverse process of questions U3, C3, C4 and of saved samples",
+    )
+    add("--lam", type=float, help="amount of fresh noise, solver ddpm only (its default is 1)")
+    add("--seed", type=int, default=0, help="of data, training and sampling")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to train")
+    add(
+        "--samples",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="points per measurement, and points that --save-samples writes",
+    )
+    add(
+        "--save-samples",
+        type=Path,
+        metavar="FILE.npy",
+        help="write N unconditional samples, an (N, 2) float32 array",
+    )
+    add(
+        "--target",
+        type=float,
+        nargs=2,
+        default=(4.0, 5.5),
+        metavar=("X", "Y"),
+        help="the far point of the bonus",
+    )
+    add(
+        "--save",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder that receives the trained weights",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="folder that receives figures/ and results_diffusion.json",
+    )
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse every bad option before any work is done.
+
+    Raises:
+        ValueError: saying what is wrong and what is allowed.
+    """
+    for name in ("epochs", "steps", "samples"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if not data.MIN_POINTS <= args.points <= data.MAX_POINTS:
+        raise ValueError(
+            f"--points must be in {data.MIN_POINTS}..{data.MAX_POINTS}, not {args.points}"
+        )
+    if not 0 <= args.seed < 2**32:
+        raise ValueError(f"--seed must be in 0..{2**32 - 1}, not {args.seed}")
+    if args.lam is not None and args.solver != "ddpm":
+        raise ValueError(f"--lam belongs to --solver ddpm, not to {args.solver}")
+    if args.lam is not None and not 0 <= args.lam < math.inf:
+        raise ValueError(f"--lam must be at least 0 and finite, not {args.lam}")
+    if not all(map(math.isfinite, args.target)):
+        raise ValueError(f"--target must be two finite numbers, not {args.target}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was asked for, but there is no CUDA device here")
+    if args.save_samples is not None and args.save_samples.suffix != ".npy":
+        raise ValueError(f"--save-samples must name a .npy file, not {args.save_samples}")
+
+
+def train(
+    args: argparse.Namespace, points: Tensor, labels: Tensor | None, path: Path
+) -> diffusion.Denoiser:
+    """Train one model with the default recipe and save it; the seed fixes every bit of it.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite; the last good weights were saved.
+    """
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    classes = 0 if labels is None else data.NUM_CLASSES
+    model = diffusion.build(points, labels, num_classes=classes, seed=args.seed)
+    training = diffusion.Training(
+        model.to("cuda" if cuda else "cpu"),
+        points,
+        labels,
+        epochs=args.epochs,
+        augment=data.quarter_turns,
+        seed=args.seed,
+    )
+    try:
+        return training.run(progress=True).cpu()
+    finally:
+        diffusion.save(training.average.cpu(), path)
+
+
+def load(path: Path, num_classes: int) -> diffusion.Denoiser:
+    """A model from a file, if it is of the kind that the option asks for."""
+    model = diffusion.load(path)
+    if model.num_classes != num_classes:
+        kind = "an unconditional model" if num_classes == 0 else f"{num_classes} classes"
+        raise ValueError(f"{path} has {model.num_classes} classes, but {kind} is needed here")
+    return model
+
+
+def answer(args: argparse.Namespace) -> dict:
+    """Get both models, answer every question, and return the numbers."""
+    check(args)
+    points = data.training_points(args.points, seed=args.seed)
+    labels = data.class_of(points)
+    models: dict[str, diffusion.Denoiser | None] = {
+        "diffusion_unconditional": args.weights and load(args.weights, 0),
+        "diffusion_conditional": args.conditional_weights
+        and load(args.conditional_weights, data.NUM_CLASSES),
+    }
+    outputs = [args.out / "figures", args.save]
+    if args.save_samples is not None:
+        outputs.append(args.save_samples.parent)
+    for folder in outputs:
+        check_writable(folder)
+    for name, classes in zip(models, (None, labels), strict=True):
+        if models[name] is None:
+            models[name] = train(args, points, classes, args.save / f"{name}.pt")
+
+    run = Run(args, *models.values(), points, labels)
+    seconds = {}
+    for question in tqdm(QUESTIONS, desc="questions", disable=None):
+        began = time.perf_counter()
+        question(run)
+        seconds[question.__name__] = time.perf_counter() - began
+    if args.save_samples is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, run.sample(args.samples).numpy())
+        write_atomically(args.save_samples, buffer.getvalue())
+    options = {name: vars(args)[name] for name in ("epochs", "points", "steps", "solver", "seed")}
+    return {"options": options} | run.results | {"timings_seconds": seconds}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        results = answer(args)
+        path = args.out / "results_diffusion.json"
+        write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    except (ValueError, OSError, diffusion.TrainingError, diffusion.ToleranceError) as error:
+        print(f"example_diffusion.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("example_diffusion.py: interrupted", file=sys.stderr)
+        return 130
+    print(f"figures in {args.out / 'figures'}, numbers in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
