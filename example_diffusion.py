@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -216,6 +217,38 @@ def u6_same_noise(run: Run) -> None:
     }
 
 
+def start_mismatch(run: Run) -> None:
+    """Beyond the questions: the price of starting from N(0, I), and how sigma(1) pays it off.
+
+    x_1 = x_0 + sigma(1) eps has variance sigma(1)^2 + 1/3 per coordinate, Algorithm 1 starts with
+    sigma(1)^2: a start too narrow by the factor sqrt(1 + 1 / (3 sigma(1)^2)).
+    """
+    n, levels = run.args.samples, (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+    truths = [ExactDenoiser(schedule.Exponential(sigma_max=level)) for level in levels]
+    scores, table = {}, {}
+    for prior in diffusion.sampling.PRIORS:
+        options = {"prior": prior, "seed": run.args.seed} | ACCURATE
+        ideal = [diffusion.sample(truth, n, **options) for truth in truths]
+        scores[prior] = [metrics.tv10(points) for points in ideal]
+        for name, points in (
+            ("exact score", ideal[0]),
+            ("model", diffusion.sample(run.model, n, **options)),
+        ):
+            table[f"{name}, {prior} start"] = {
+                "tv10": metrics.tv10(points),
+                "ks": metrics.ks(points),
+                "standard_deviation": points.std(dim=0).mean().item(),
+            }
+    floor = _uniform_tv10(n, repeats=20)
+    run.draw("start_mismatch", figures.start_mismatch(levels, scores, floor))
+    run.results["start_mismatch"] = {
+        "at_sigma_max_1": table,
+        "standard_deviation_of_uniform": 3**-0.5,
+        "sigma_max": levels,
+        "tv10_exact_score": scores,
+    }
+
+
 # --- Conditional model --------------------------------------------------------------------------
 
 
@@ -269,30 +302,37 @@ def c5_analysis(run: Run) -> None:
     n = run.args.samples
     generator = torch.Generator().manual_seed(run.args.seed)
     bins = torch.linspace(0, 0.25, 11, dtype=torch.float64)
-    table, shares, truths = {}, {}, {}
+
+    def profile(points: Tensor, rectangle: Tensor) -> Tensor:
+        """Share of points by distance from the border, over that of uniform points."""
+        width, height = rectangle[1] - rectangle[0]
+        nearer = 1 - (width - 2 * bins) * (height - 2 * bins) / (width * height)
+        share = torch.histogram(metrics.border_distance(points, rectangle), bins).hist / n
+        return share / torch.diff(nearer)
+
+    table, ratios = {}, {}
     for k, (name, rectangle) in enumerate(zip(data.CLASS_NAMES, data.RECTANGLES, strict=True)):
         points = diffusion.sample(run.conditional, n, labels=k, seed=run.args.seed, **ACCURATE)
         uniform = data.uniform(n, rectangle, generator=generator)
-        distance = metrics.border_distance(points, rectangle)
-        width, height = (rectangle[1] - rectangle[0]).tolist()
-        # Share of a uniform rectangle that is nearer to its border than d.
-        below = 1 - (width - 2 * bins) * (height - 2 * bins) / (width * height)
-        shares[name] = torch.histogram(distance, bins).hist / n
-        truths[name] = torch.diff(below)
+        distances = [metrics.border_distance(p, rectangle).mean().item() for p in (points, uniform)]
+        ratios[name] = profile(points, rectangle)
         table[name] = {
             "in_own_rectangle": 1 - metrics.outside_share(points, rectangle),
             "tv10_inside": metrics.tv10(points, rectangle),
             "tv10_of_uniform_points": metrics.tv10(uniform, rectangle),
-            "mean_border_distance": distance.mean().item(),
-            "mean_border_distance_of_uniform_points": metrics.border_distance(uniform, rectangle)
-            .mean()
-            .item(),
-            "samples_over_uniform_within_0.025_of_border": (
-                shares[name][0] / truths[name][0]
-            ).item(),
+            "mean_border_distance": distances[0],
+            "mean_border_distance_of_uniform_points": distances[1],
+            "samples_over_uniform_within_0.025_of_border": ratios[name][0].item(),
         }
-    run.draw("c5_borders", figures.border_profiles(bins, shares, truths))
-    run.results["c5"] = {"samples": n, "classes": table}
+    # `uniform` and `rectangle` are now those of the last, narrow class.
+    noise = torch.randn(uniform.shape, generator=generator)
+    blurred = profile(uniform + run.conditional.schedule.sigma_min * noise, rectangle)
+    run.draw("c5_borders", figures.border_profiles(bins, ratios, blurred))
+    run.results["c5"] = {
+        "samples": n,
+        "classes": table,
+        "exact_score_over_uniform_within_0.025_of_border": blurred[0].item(),
+    }
 
 
 # Name, location, class; A and B share their location.
@@ -408,6 +448,7 @@ QUESTIONS = (
     u4_sampling_steps,
     u5_schedules,
     u6_same_noise,
+    start_mismatch,
     c1_classes,
     c3_one_point_per_class,
     c4_samples_by_class,
@@ -420,8 +461,15 @@ QUESTIONS = (
 # --- Command line -------------------------------------------------------------------------------
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers a bad option with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="example_diffusion.py",
         description="Train the diffusion models of Part 1, or load them, and answer its questions.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -497,9 +545,9 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: saying what is wrong and what is allowed.
     """
-    for name in ("epochs", "steps", "samples"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    for name, least in (("epochs", 1), ("steps", 1), ("samples", 2)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
     if not data.MIN_POINTS <= args.points <= data.MAX_POINTS:
         raise ValueError(
             f"--points must be in {data.MIN_POINTS}..{data.MAX_POINTS}, not {args.points}"
@@ -528,13 +576,13 @@ def train(
     """
     cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     classes = 0 if labels is None else data.NUM_CLASSES
-    model = diffusion.build(points, labels, num_classes=classes, seed=args.seed)
+    model = diffusion.build(*data.all_turns(points, labels), num_classes=classes, seed=args.seed)
     training = diffusion.Training(
         model.to("cuda" if cuda else "cpu"),
         points,
         labels,
         epochs=args.epochs,
-        augment=data.quarter_turns,
+        augment=data.random_turns,
         seed=args.seed,
     )
     try:

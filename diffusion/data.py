@@ -65,24 +65,31 @@ def class_of(points: Tensor) -> Tensor:
     return membership.to(torch.int8).argmax(dim=0)
 
 
-# A quarter turn (x, y) -> (-y, x) carries each class's rectangle onto the next one's.
-_AFTER_TURN = torch.tensor([0, 4, 1, 2, 3])
+# _TURNED[r][k]: the class whose rectangle r quarter turns, (x, y) -> (-y, x), make of class k's.
+_TURNED = torch.tensor([[0, 1, 2, 3, 4], [0, 4, 1, 2, 3], [0, 3, 4, 1, 2], [0, 2, 3, 4, 1]])
 
 
-def quarter_turns(
-    points: Tensor, labels: Tensor | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor | None]:
-    """Turn each point (n, 2) by 0, 90, 180 or 270 degrees at random, its class (n,) along with it.
-
-    For training under the assumption that the data look the same from all four sides.
-    """
-    turns = torch.randint(4, (len(points),), generator=generator).to(points.device)
+def turn(points: Tensor, labels: Tensor | None, turns: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Turn points (n, 2) by `turns` (n,) int64 times 90 degrees, with their classes (n,)."""
     cos, sin = torch.tensor([[1, 0, -1, 0], [0, 1, 0, -1]]).to(points)[:, turns]
     x, y = points.T
     turned = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
-    if labels is None:
-        return turned, None
-    orbit = [torch.arange(NUM_CLASSES)]
-    for _ in range(3):
-        orbit.append(_AFTER_TURN[orbit[-1]])
-    return turned, torch.stack(orbit).to(labels)[turns, labels]
+    return turned, None if labels is None else _TURNED.to(labels)[turns, labels]
+
+
+def random_turns(
+    points: Tensor, labels: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Turn each point (n, 2) by 0, 90, 180 or 270 degrees at random, with its class (n,).
+
+    For training under the assumption that the data look the same from all four sides.
+    """
+    return turn(
+        points, labels, torch.randint(4, (len(points),), generator=generator).to(points.device)
+    )
+
+
+def all_turns(points: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """All four turns of all points (n, 2) -> (4 n, 2), with their classes (4 n,)."""
+    turns = torch.arange(4, device=points.device).repeat_interleave(len(points))
+    return turn(points.repeat(4, 1), None if labels is None else labels.repeat(4), turns)

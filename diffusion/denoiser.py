@@ -90,6 +90,15 @@ class Denoiser(nn.Module):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
 
+    def config(self) -> dict:
+        """What, beside the tensors, it takes to build the model again."""
+        return {
+            "num_classes": self.num_classes,
+            "width": self.width,
+            "depth": self.depth,
+            "schedule": to_config(self.schedule),
+        }
+
     @property
     def device(self) -> torch.device:
         return self.mean.device
@@ -172,13 +181,7 @@ def save(model: Denoiser, path: str | Path) -> None:
     Raises:
         OSError: the file cannot be written; an existing file is then untouched.
     """
-    config = {
-        "num_classes": model.num_classes,
-        "width": model.width,
-        "depth": model.depth,
-        "schedule": to_config(model.schedule),
-    }
-    save_weights(path, _KIND, config, model.state_dict())
+    save_weights(path, _KIND, model.config(), model.state_dict())
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
@@ -193,6 +196,6 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
         statistics = {name: state[name] for name in ("mean", "covariance", "losses")}
         model = Denoiser(**statistics, schedule=schedule, **config)
         model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not fit this version of Denoiser: {error}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise WeightsError(f"{path} does not fit the architecture that it names") from None
     return model.to(device).eval()

@@ -32,12 +32,15 @@ def _mills(z: Tensor) -> Tensor:
     return _SQRT_HALF_PI * torch.special.erfcx(z / _SQRT_2)
 
 
-def _truncated_normal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """log(Phi(b) - Phi(a)) and the mean of a standard normal truncated to [a, b], for a < b."""
+def _truncated_normal(a: Tensor, b: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """log(Phi(b) - Phi(a)) and the mean of a standard normal truncated to [a, b].
+
+    width is b - a > 0, given apart because far out a and b round to the same number.
+    """
     mirrored = a + b < 0
     a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
     # phi(b)/phi(a) and its distance from one; now |a| <= b, so neither can overflow.
-    exponent = -0.5 * (b - a) * (b + a)
+    exponent = -0.5 * width * (b + a)
     ratio, gap = torch.exp(exponent), -torch.expm1(exponent)
 
     outside = a > 0
@@ -64,7 +67,7 @@ def _standardised(
     sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
     sigma = sigma.reshape(-1, 1)
     low, high = rectangle.to(x)
-    return (low - x) / sigma, (high - x) / sigma, high - low
+    return (low - x) / sigma, (high - x) / sigma, (high - low) / sigma
 
 
 def ideal_noise(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) -> Tensor:
@@ -78,8 +81,7 @@ def ideal_noise(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) ->
     Returns:
         (n, 2) float64.
     """
-    a, b, _ = _standardised(x, sigma, rectangle)
-    return -_truncated_normal(a, b)[1]
+    return -_truncated_normal(*_standardised(x, sigma, rectangle))[1]
 
 
 def log_density(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) -> Tensor:
@@ -87,8 +89,9 @@ def log_density(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) ->
 
     Arguments as in `ideal_noise`; returns (n,) float64, nats.
     """
-    a, b, width = _standardised(x, sigma, rectangle)
-    return (_truncated_normal(a, b)[0] - torch.log(width)).sum(dim=1)
+    log_mass, _ = _truncated_normal(*_standardised(x, sigma, rectangle))
+    low, high = rectangle.to(log_mass)
+    return (log_mass - torch.log(high - low)).sum(dim=1)
 
 
 def uniform_log_density(x: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
@@ -124,7 +127,9 @@ def bayes_loss(schedule: Schedule, rectangle: Tensor = SQUARE) -> float:
         z = torch.linspace(-9, 9, 3601, dtype=torch.float64)
         middle = (low + high) / 2
         x = torch.cat([torch.minimum(low + sigma * z, middle), middle.expand(len(t), 1)], dim=1)
-        log_mass, mean = _truncated_normal((low - x) / sigma, (high - x) / sigma)
+        log_mass, mean = _truncated_normal(
+            (low - x) / sigma, (high - x) / sigma, (high - low) / sigma
+        )
         integrand = mean**2 * torch.exp(log_mass) / (high - low)
         explained.append(2 * torch.trapezoid(integrand, x, dim=1).mean())
     return 1 - float(torch.stack(explained).mean())

@@ -165,13 +165,42 @@ def steps_against_truth(steps, model, exact, floor: float, samples: int) -> Figu
     axes.plot(steps, exact, color=BLACK, linestyle="--", linewidth=1.1)
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2)
     _log_axes(axes, steps)
-    axes.set_ylim(0.8 * floor, 1.3)
-    axes.text(steps[-1], 1.12 * model[-1], "model", color=BLUE, ha="right", va="bottom")
-    axes.text(steps[0], 0.9 * floor, f"{samples:,} truly uniform points", color=GREY, va="center")
-    axes.text(steps[-4], 0.5 * (exact[-4] + floor), "exact score", ha="right", va="center")
+    axes.set_ylim(0.65 * floor, 1.3)
+    middle = len(steps) // 2
+    label = {"textcoords": "offset points", "fontsize": 9}
+    axes.annotate("model", (steps[middle], model[middle]), xytext=(8, 6), color=BLUE, **label)
+    axes.annotate(
+        "exact score", (steps[middle], exact[middle]), xytext=(-6, -10), ha="right", **label
+    )
+    axes.text(steps[0], 0.93 * floor, "truly uniform points", color=GREY, va="top")
     axes.set_xlabel("sampling steps T")
     axes.set_ylabel("TV10, distance from uniform")
     axes.set_title(f"DDIM, {samples:,} samples")
+    return figure
+
+
+@_styled
+def start_mismatch(levels, scores: Mapping[str, Sequence[float]], floor: float) -> Figure:
+    """TV10 with the exact score against sigma(1), for each way to draw the start."""
+    figure, ((axes,),) = _figure(1, 1, (4.6, 2.9))
+    names = {"matched": (BLUE, "matched start"), "standard": (VERMILLION, "start N(0, σ(1)² I)")}
+    for name, values in scores.items():
+        colour, text = names[name]
+        axes.plot(levels, values, color=colour, marker="o", ms=3.5)
+        axes.annotate(
+            text,
+            (levels[0], values[0]),
+            xytext=(8, 4),
+            textcoords="offset points",
+            color=colour,
+        )
+    axes.axhline(floor, color=GREY, linestyle=":")
+    axes.text(levels[-1], floor * 0.97, "truly uniform points", color=GREY, ha="right", va="top")
+    _log_axes(axes, levels)
+    axes.set_ylim(0.8 * floor, 1.4 * max(map(max, scores.values())))
+    axes.set_xlabel("largest noise level σ(1)")
+    axes.set_ylabel("TV10, distance from uniform")
+    axes.set_title("Exact score: what is left is the start")
     return figure
 
 
@@ -226,6 +255,7 @@ def schedules(t, sigmas: Mapping[str, np.ndarray], steps, errors: Mapping[str, t
     left.set_ylabel("noise level σ(t)")
     left.set_title("Schedules, one dot per step at T = 20")
     _log_axes(right, steps)
+    right.set_ylim(0.025, 1)
     right.set_xlabel("sampling steps T")
     right.set_ylabel("TV10, distance from uniform")
     right.set_title("DDIM samples; dashed: exact score")
@@ -253,7 +283,7 @@ def trajectories(paths: Mapping[str, np.ndarray], t) -> Figure:
     """U6: reverse trajectories (steps + 1, k, 2) of each solver, coloured by time."""
     figure, axes = _figure(1, len(paths), (3.6 * len(paths), 3.2))
     for ax, (name, path) in zip(axes[0], paths.items(), strict=True):
-        _plane(ax, limit=float(max(np.abs(p).max() for p in paths.values())) * 1.08)
+        _plane(ax, limit=float(max(np.abs(np.asarray(p)).max() for p in paths.values())) * 1.08)
         for k in range(path.shape[1]):
             dots = _timed_path(ax, path[:, k], t)
         for k in range(path.shape[1]):
@@ -311,21 +341,22 @@ def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[
 
 
 @_styled
-def border_profiles(distance_bins, shares: Mapping[str, np.ndarray], truths) -> Figure:
-    """C5: density of samples against distance from their rectangle's border, over that of uniform.
+def border_profiles(distance_bins, ratios: Mapping[str, np.ndarray], blurred) -> Figure:
+    """C5: samples over uniform points by distance from the border of their rectangle.
 
-    distance_bins (b + 1,), shares {class: (b,)}, truths {class: (b,)}; ratio 1 is perfect.
+    distance_bins (b + 1,), ratios {class: (b,)}; blurred (b,) is the ratio of uniform points that
+    carry noise sigma(0), the best that sampling down to sigma(0) can reach.
     """
     figure, ((axes,),) = _figure(1, 1, (5.2, 3.1))
     middle = 0.5 * (np.asarray(distance_bins)[1:] + np.asarray(distance_bins)[:-1])
-    for k, (name, share) in enumerate(shares.items()):
-        ratio = np.asarray(share) / np.asarray(truths[name])
-        axes.plot(middle, ratio, color=CLASS_COLOURS[k], marker="o", ms=3, label=name)
-    axes.axhline(1, color=BLACK, linestyle="--", linewidth=1)
+    for (name, ratio), colour in zip(ratios.items(), CLASS_COLOURS, strict=True):
+        axes.plot(middle, ratio, color=colour, marker="o", ms=3, label=name)
+    axes.plot(middle, blurred, color=BLACK, linestyle="--", linewidth=1, label="exact score")
+    axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
     axes.set_ylim(0.5, 1.5)
     axes.set_xlabel("distance from the border of the class's rectangle")
     axes.set_ylabel("samples / uniform points")
-    axes.set_title("No piling up at the borders: ratio to the truth by distance")
+    axes.set_title("No piling up at the borders")
     axes.legend(fontsize=8, ncols=3)
     axes.grid(color="#E6E6E6", linewidth=0.6)
     return figure
@@ -335,7 +366,7 @@ def border_profiles(distance_bins, shares: Mapping[str, np.ndarray], truths) -> 
 def probabilities(data, data_labels, points, names: Sequence[str], rows: Sequence[str]) -> Figure:
     """C6: marked points over the data, with the rows of a table beside."""
     figure, ((axes, table),) = _figure(1, 2, (8.4, 3.4), width_ratios=(1, 1.35))
-    _plane(axes, limit=float(max(1.25, np.abs(points).max() * 1.2)))
+    _plane(axes, limit=float(max(1.25, np.abs(np.asarray(points)).max() * 1.2)))
     data, data_labels = np.asarray(data), np.asarray(data_labels)
     for k, colour in enumerate(CLASS_COLOURS):
         _dots(axes, data[data_labels == k], color=colour, s=3, alpha=0.45)
@@ -356,10 +387,10 @@ def density_maps(densities, names: Sequence[str], integrals, extent: float) -> F
     """C6: densities (k, m, m) on [-extent, extent]^2, each with its integral."""
     columns = (len(names) + 1) // 2
     figure, axes = _figure(2, columns, (2.5 * columns, 5.0))
-    top = float(np.max([np.quantile(density, 0.99) for density in densities]))
+    top = float(np.max([np.quantile(np.asarray(density), 0.99) for density in densities]))
     for ax, density, name, integral in zip(axes.flat, densities, names, integrals, strict=False):
         image = ax.imshow(
-            density,
+            np.asarray(density),
             origin="lower",
             extent=(-extent, extent, -extent, extent),
             cmap="cividis",

@@ -95,8 +95,11 @@ def load_weights(path: str | Path, kind: str) -> tuple[dict, dict[str, torch.Ten
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind", "something else") if isinstance(content, dict) else "data"
         raise WeightsError(f"{path} holds {found}, not the weights of a {kind}")
-    if set(content) != {"kind", "config", "state", "sha256"} or content["sha256"] != _digest(
-        content["config"], content["state"]
-    ):
+    try:
+        config, state = content["config"], content["state"]
+        intact = content["sha256"] == _digest(config, state)
+    except (KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
         raise WeightsError(f"{path} was altered after it was written: its SHA-256 does not match")
-    return content["config"], content["state"]
+    return config, state

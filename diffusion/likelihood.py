@@ -109,6 +109,7 @@ def elbo(
         raise ValueError(f"num_samples must be at least 2, not {num_samples}")
     x = check_points(x)
     labels = model.check_labels(labels, len(x))
+    model = double(model)
     t = torch.arange(steps + 1, dtype=torch.float64) / steps
     snr = model.schedule.snr(t)
     k, eps, factors = _draws(snr[:-1] / snr[1:] - 1, num_samples, seed, low_variance)
@@ -127,10 +128,11 @@ def elbo(
         integrand = 0.5 * steps * factors * torch.cat(total).cpu().reshape(replicates, size)
         means.append(integrand.mean(dim=1))
     means = torch.stack(means) if means else torch.empty(0, replicates, dtype=torch.float64)
-    value = -means.mean(dim=1)
+    value = -means.mean(dim=1).clamp(max=torch.finfo(torch.float64).max)
     if not return_error:
         return value
-    return value, means.std(dim=1) / math.sqrt(replicates)
+    variance = (means + value[:, None]).square().sum(dim=1) / (replicates - 1)
+    return value, torch.sqrt(variance / replicates)
 
 
 def complete_bound(
@@ -198,8 +200,8 @@ def log_likelihood(
     labels = model.check_labels(labels, len(x))
     model = double(model)
     low, high = math.log(model.schedule.sigma_min), math.log(model.schedule.sigma_max)
-    values = []
-    for rows in torch.arange(len(x)).split(4096):
+    values = [torch.empty(0, dtype=torch.float64)]
+    for rows in torch.arange(len(x)).split(4096) if len(x) else ():
         label = None if labels is None else labels[rows]
         slope = partial(_flow, model, label)
         state = torch.nn.functional.pad(x[rows], (0, 1))
@@ -207,8 +209,7 @@ def log_likelihood(
         mean, factor = matched_prior(model, label)
         prior = torch.distributions.MultivariateNormal(mean, scale_tril=factor)
         values.append((prior.log_prob(state[:, :2]) + state[:, 2]).cpu())
-    log_p = torch.cat(values) if values else torch.empty(0, dtype=torch.float64)
-    return log_p.clamp(min=torch.finfo(torch.float64).min)
+    return torch.cat(values).clamp(min=torch.finfo(torch.float64).min)
 
 
 def _flow(model, labels: Tensor | None, log_sigma: float, state: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Training: the exercise's loss on the predicted noise, full batch, Adam, averaged weights.
 
-Each epoch draws for every training point a time t ~ U(0, 1) and a noise eps, forms x_t by Eq. 4
+Each epoch draws for every training point times t ~ U(0, 1) and noises eps, forms x_t by Eq. 4
 (corrected: x_t = x_0 + sigma(t) eps) and takes one step on the mean of (eps_theta(x_t, t) - eps)^2.
 """
 
@@ -75,8 +75,9 @@ class Training:
         epochs: number of updates, at least 1.
         learning_rate: Adam's, at its peak.
         ema_decay: share of the average that survives an epoch.
+        draws: pairs of time and noise that each point gets in every epoch.
         augment: applied to points and labels afresh in every epoch, (points, labels, generator)
-            -> (points, labels); see `data.quarter_turns`.
+            -> (points, labels); see `data.random_turns`.
         seed: of the times, noises and augmentation.
 
     Attributes:
@@ -93,8 +94,9 @@ class Training:
         labels: Tensor | None = None,
         *,
         epochs: int = 3000,
-        learning_rate: float = 6e-3,
+        learning_rate: float = 1e-2,
         ema_decay: float = 0.998,
+        draws: int = 4,
         augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
@@ -102,14 +104,17 @@ class Training:
             raise ValueError(f"epochs must be at least 1, not {epochs}")
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"the learning rate must be positive and finite, not {learning_rate}")
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, not {draws}")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {ema_decay}")
         if not points.isfinite().all():
             raise ValueError("the training points contain a value that is NaN or infinite")
         self.model = model.train()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.points = points.to(model.device)
-        self.labels = model.check_labels(labels, len(points))
+        labels = model.check_labels(labels, len(points))
+        self.points = points.to(model.device).repeat(draws, 1)
+        self.labels = None if labels is None else labels.repeat(draws)
         self.augment = augment
         self.epochs, self.learning_rate, self.ema_decay = epochs, learning_rate, ema_decay
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -210,6 +215,7 @@ class Training:
         if settings != self._settings():
             raise WeightsError(f"{path} belongs to a run with other settings or data")
         self.model.load_state_dict(state["model"])
+        self.average.losses = state["average"]["losses"]
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
@@ -220,7 +226,7 @@ class Training:
             "epochs": self.epochs,
             "learning_rate": self.learning_rate,
             "ema_decay": self.ema_decay,
-            "num_classes": self.model.num_classes,
+            "model": self.model.config(),
             "points": len(self.points),
             "points_sum": self.points.double().sum().item(),
         }

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,10 @@ from diffusion.files import write_atomically
 from diffusion.sampling import EVALUATIONS_PER_STEP
 
 ROOT = Path(__file__).parents[2]
-SEEDS = (101, 102, 103)
+SEEDS = (201, 202, 203)
 SAMPLES = 20_000
-FAST = {"solver": "heun", "steps": 12}  # 24 network evaluations
+PAIRS, PAIR_SIZE = 20, 1000  # of W2
+FAST = {"solver": "dpm++", "steps": 24}  # 24 network evaluations
 SPACINGS = {
     "log σ": schedule.Exponential(),
     "Karras ρ = 7": schedule.Power(),
@@ -68,16 +71,22 @@ def w2(a: Tensor, b: Tensor) -> float:
     return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
 
 
-def w2_ratio(samples: Tensor, seed: int, pairs: int = 20, size: int = 1000) -> float:
-    """W2 of samples to uniform points over W2 of uniform to uniform, means of `pairs` pairs."""
+def _uniform(seed: int) -> Callable[[], Tensor]:
     generator = torch.Generator().manual_seed(seed)
+    return lambda: data.uniform(PAIR_SIZE, generator=generator)
 
-    def uniform() -> Tensor:
-        return data.uniform(size, generator=generator)
 
-    ours = [w2(samples[i * size : (i + 1) * size], uniform()) for i in range(pairs)]
-    truth = [w2(uniform(), uniform()) for _ in range(pairs)]
-    return float(np.mean(ours) / np.mean(truth))
+@cache
+def _w2_of_truth(seed: int) -> float:
+    uniform = _uniform(seed + 1000)
+    return float(np.mean([w2(uniform(), uniform()) for _ in range(PAIRS)]))
+
+
+def w2_ratio(samples: Tensor, seed: int) -> float:
+    """W2 of samples to uniform points over W2 of uniform to uniform points, means of 20 pairs."""
+    uniform = _uniform(seed)
+    ours = [w2(part, uniform()) for part in samples.split(PAIR_SIZE)]
+    return float(np.mean(ours)) / _w2_of_truth(seed)
 
 
 def unconditional(table: Table, model) -> None:
@@ -85,7 +94,7 @@ def unconditional(table: Table, model) -> None:
     table.add("excess of the shipped model", excess, most=0.0012, floor=0)
     for name, options, tv10 in (
         ("DDIM, T = 1000", {"steps": 1000}, 0.048),
-        ("Heun, 24 evaluations", FAST, 0.052),
+        ("DPM++(2M), 24 evaluations", FAST, 0.052),
     ):
         draws = [diffusion.sample(model, SAMPLES, seed=seed, **options) for seed in SEEDS]
         for measure, function, most, floor in (
@@ -103,8 +112,8 @@ def recipe(table: Table) -> None:
     excesses = []
     for seed in SEEDS:
         points = data.training_points(seed=seed)
-        model = diffusion.build(points, seed=seed)
-        training = diffusion.Training(model, points, augment=data.quarter_turns, seed=seed)
+        model = diffusion.build(data.all_turns(points, None)[0], seed=seed)
+        training = diffusion.Training(model, points, augment=data.random_turns, seed=seed)
         excesses.append(metrics.excess(training.run(progress=True), seed=seed))
     table.add("excess, trained on three other data seeds", max(excesses), most=0.0025, floor=0)
 
@@ -177,7 +186,7 @@ def quality_against_cost(model) -> tuple[tuple, dict, dict]:
             name = f"{solver}, {spacing}"
             tv10[name] = [metrics.tv10(points) for points in samples]
             tv10[f"{name}: exact score"] = [metrics.tv10(points) for points in ideal]
-            ratio[name] = [w2_ratio(points, SEEDS[0], pairs=5) for points in samples]
+            ratio[name] = [w2_ratio(points, SEEDS[0]) for points in samples]
     return evaluations, tv10, ratio
 
 
@@ -193,7 +202,7 @@ def speed(table: Table, model) -> None:
     table.add("seconds for 20,000 samples, T = 1000", seconds(20_000, 1, steps=1000), most=12)
     table.add("seconds for 1,000 samples, T = 1000", seconds(1000, 3, steps=1000), most=1.5)
     table.add(
-        "milliseconds for 1,000 samples, Heun, 24 evaluations",
+        "milliseconds for 1,000 samples, DPM++(2M), 24 evaluations",
         1000 * seconds(1000, 20, **FAST),
         most=30,
     )

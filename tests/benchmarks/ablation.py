@@ -1,0 +1,156 @@
+"""What each part of the Part 1 recipe is worth: `python -m tests.benchmarks.ablation`.
+
+Trains the unconditional model on three data seeds for every variant, each of which changes one
+thing in the reference (the default recipe with one draw per point and epoch, to save time). Prints
+a table of means and writes report/results_diffusion_ablation.json. About ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import diffusion
+from diffusion import data, metrics, training
+from diffusion.denoiser import Denoiser
+from diffusion.files import write_atomically
+from diffusion.schedule import Schedule
+
+ROOT = Path(__file__).parents[2]
+SEEDS = (11, 12, 13)
+
+
+class RawInput(Denoiser):
+    """The MLP on the plain point and log sigma, its output taken as the noise."""
+
+    def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        _, shift = self.gain_shift(self.level(1 + 0.4 * torch.log(sigma))).chunk(2, dim=1)
+        hidden = nn.functional.silu(self.inlet(x) + shift)
+        for layer in self.hidden:
+            hidden = nn.functional.silu(layer(hidden))
+        return self.outlet(hidden)
+
+
+class NoGain(Denoiser):
+    """The scaling of Karras et al., without the gain on the first layer."""
+
+    def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        c_in = torch.rsqrt(sigma**2 + self.variance)
+        centred = c_in * (x - self.centre)
+        _, shift = self.gain_shift(self.level(1 + 0.4 * torch.log(sigma))).chunk(2, dim=1)
+        hidden = nn.functional.silu(self.inlet(centred) + shift)
+        for layer in self.hidden:
+            hidden = nn.functional.silu(layer(hidden))
+        return sigma * c_in * centred - self.variance.sqrt() * c_in * self.outlet(hidden)
+
+
+def noised_at(times: Callable[[int, torch.Generator], Tensor], antithetic: bool = False):
+    """`training.noised` with other times, and noises in opposite pairs if asked for."""
+
+    def noised(points: Tensor, schedule: Schedule, generator: torch.Generator):
+        n = len(points)
+        eps = torch.randn(n, 2, generator=generator)
+        if antithetic:
+            eps[n // 2 : 2 * (n // 2)] = -eps[: n // 2]
+        sigma = schedule.sigma(times(n, generator))
+        return points + sigma[:, None] * eps, sigma, eps
+
+    return noised
+
+
+def stratified(n: int, generator: torch.Generator) -> Tensor:
+    return (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+
+
+def independent(n: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator)
+
+
+def towards_zero(n: int, generator: torch.Generator) -> Tensor:
+    return stratified(n, generator) ** 1.5
+
+
+# Name -> changes: architecture, training options, network class, weight decay, noised, turns.
+VARIANTS: dict[str, dict] = {
+    "reference: width 64, depth 2, lr 6e-3": {},
+    "no quarter turns": {"turns": False},
+    "raw (x, log sigma) as input": {"network": RawInput},
+    "no gain on the first layer": {"network": NoGain},
+    "width 32": {"width": 32},
+    "width 128": {"width": 128},
+    "depth 1": {"depth": 1},
+    "depth 3": {"depth": 3},
+    "learning rate 1e-3": {"learning_rate": 1e-3},
+    "learning rate 3e-3": {"learning_rate": 3e-3},
+    "learning rate 2e-2": {"learning_rate": 2e-2},
+    "no average of weights": {"ema_decay": 0.0},
+    "average over 2000 epochs": {"ema_decay": 0.9995},
+    "weight decay 0.1": {"weight_decay": 0.1},
+    "independent times": {"noised": noised_at(independent)},
+    "opposite noises": {"noised": noised_at(stratified, antithetic=True)},
+    "times drawn towards 0 (t^1.5)": {"noised": noised_at(towards_zero)},
+    "four draws per point (the default recipe)": {"draws": 4},
+}
+
+
+def train(seed: int, changes: dict) -> Denoiser:
+    options = {"draws": 1} | changes
+    network = options.pop("network", Denoiser)
+    noised = options.pop("noised", training.noised)
+    turns = options.pop("turns", True)
+    decay = options.pop("weight_decay", 0.0)
+    architecture = {name: options.pop(name) for name in ("width", "depth") if name in options}
+    points = data.training_points(seed=seed)
+    fitted = data.all_turns(points, None)[0] if turns else points
+    with (
+        patch.object(training, "Denoiser", network),
+        patch.object(training, "noised", noised),
+    ):
+        run = diffusion.Training(
+            diffusion.build(fitted, seed=seed, **architecture),
+            points,
+            augment=data.random_turns if turns else None,
+            seed=seed,
+            **options,
+        )
+        run.optimizer = torch.optim.AdamW(
+            run.model.parameters(), lr=run.learning_rate, weight_decay=decay, fused=True
+        )
+        return run.run()
+
+
+def main() -> int:
+    table = []
+    print(f"{'variant':<44}{'excess':>10}{'TV10':>9}{'KS':>9}{'outside':>9}")
+    for name, changes in tqdm(VARIANTS.items(), disable=None):
+        rows = []
+        for seed in SEEDS:
+            model = train(seed, changes)
+            points = diffusion.sample(model, 20_000, solver="dpm++", steps=24, seed=seed)
+            rows.append(
+                (
+                    metrics.excess(model, seed=seed),
+                    metrics.tv10(points),
+                    metrics.ks(points),
+                    metrics.outside_share(points),
+                )
+            )
+        means = dict(zip(("excess", "tv10", "ks", "outside"), np.mean(rows, axis=0), strict=True))
+        table.append({"variant": name} | means | {"excess_of_each_seed": [r[0] for r in rows]})
+        print(f"{name:<44}" + "".join(f"{value:>9.5f} " for value in means.values()), flush=True)
+    content = {"seeds": SEEDS, "solver": "dpm++, 24 evaluations", "variants": table}
+    path = ROOT / "report/results_diffusion_ablation.json"
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

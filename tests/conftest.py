@@ -1,0 +1,47 @@
+"""Shared by all tests: reproducible hypothesis runs, and small models trained once per session."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("reproducible")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The first torch.func.jvp of a process makes torch itself call the deprecated torch.jit.script.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+    )
+
+
+def _trained(labelled: bool):
+    from diffusion import Training, build
+    from diffusion.data import NUM_CLASSES, class_of, training_points
+
+    points = training_points(1000)
+    labels = class_of(points) if labelled else None
+    model = build(points, labels, num_classes=NUM_CLASSES if labelled else 0)
+    training = Training(
+        model, points, labels, epochs=300, draws=1, learning_rate=1e-2, ema_decay=0.98, seed=1
+    )
+    return training.run()
+
+
+@pytest.fixture(scope="session")
+def denoiser():
+    """An unconditional model after a short training run; not to be changed by a test."""
+    return _trained(labelled=False)
+
+
+@pytest.fixture(scope="session")
+def conditional():
+    """A conditional model after a short training run; not to be changed by a test."""
+    return _trained(labelled=True)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,134 @@
+"""The script of Part 1, end to end at small settings, and what it says to bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffusion
+import example_diffusion
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--epochs", "40", "--points", "1000", "--steps", "20", "--samples", "400"]
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    options = [*SMALL, "--out", str(folder / "report"), "--save", str(folder / "weights")]
+    assert example_diffusion.main([*options, "--save-samples", str(folder / "points.npy")]) == 0
+    return folder
+
+
+def test_every_question_leaves_a_figure_and_numbers(small_run):
+    results = json.loads((small_run / "report/results_diffusion.json").read_text())
+    drawn = {path.stem.split("_")[1] for path in (small_run / "report/figures").iterdir()}
+    for question in ("u1", "u2", "u3", "u4", "u5", "u6", "c1", "c3", "c4", "c5", "c6", "bonus"):
+        assert question in results
+        assert question in drawn
+    assert results["u6"]["ddim_outputs_identical_to_the_bit"]
+    assert len(results["u4"]["tv10"]["model"]) == 10
+    assert sum(results["c1"].values()) == 1000
+
+
+def test_saved_samples_are_those_of_the_saved_weights(small_run):
+    points = np.load(small_run / "points.npy")
+    model = diffusion.load(small_run / "weights/diffusion_unconditional.pt")
+    again = diffusion.sample(model, 400, steps=20, seed=0)
+    assert points.shape == (400, 2)
+    np.testing.assert_array_equal(points, again.numpy())
+
+
+def test_same_command_gives_the_same_weights(small_run, tmp_path):
+    args = example_diffusion.parse(SMALL)
+    points = example_diffusion.data.training_points(1000, seed=0)
+    again = example_diffusion.train(args, points, None, tmp_path / "again.pt")
+    first = diffusion.load(small_run / "weights/diffusion_unconditional.pt")
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--solver", "euler"], "invalid choice"),
+        (["--points", "999"], "1000..3000"),
+        (["--points", "3001"], "1000..3000"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--epochs", "none"], "invalid int"),
+        (["--lam", "0.5"], "--lam belongs to --solver ddpm"),
+        (["--solver", "ddpm", "--lam", "nan"], "--lam must be at least 0"),
+        (["--target", "inf", "0"], "--target must be two finite numbers"),
+        (["--seed", "-1"], "--seed must be in"),
+        (["--save-samples", "points.csv"], "must name a .npy file"),
+        (["--weights", "{weights}/absent.pt"], "no weights file at"),
+        (["--weights", "README.md"], "is damaged or is not a weights file"),
+        (["--weights", "{weights}/diffusion_conditional.pt"], "has 5 classes"),
+        (["--conditional-weights", "{weights}/diffusion_unconditional.pt"], "has 0 classes"),
+        (["--out", "README.md"], "cannot write into"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_exit_code_2(
+    options, complaint, small_run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    options = [option.format(weights=small_run / "weights") for option in options]
+    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+    try:
+        code = example_diffusion.main([*SMALL, *folders, *options])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("example_diffusion.py: error: ")
+    assert complaint in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_asking_for_an_absent_cuda_device_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert example_diffusion.main(["--device", "cuda", "--out", str(tmp_path)]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_diverging_training_keeps_the_last_good_weights(tmp_path, capsys, monkeypatch):
+    epoch = diffusion.Training.epoch
+
+    def poisoned(self):
+        if len(self.losses) == 10:
+            with torch.no_grad():
+                self.model.outlet.bias.fill_(torch.nan)
+        return epoch(self)
+
+    monkeypatch.setattr(diffusion.Training, "epoch", poisoned)
+    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+    assert example_diffusion.main([*SMALL, *folders]) == 2
+    assert "the loss became nan in epoch 11" in capsys.readouterr().err
+    model = diffusion.load(tmp_path / "weights/diffusion_unconditional.pt")
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def test_interrupt_leaves_no_half_written_file(tmp_path):
+    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+    command = [sys.executable, "example_diffusion.py", *SMALL, *folders]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"LC_ALL": "C.UTF-8"}
+    )
+    weights = tmp_path / "weights/diffusion_unconditional.pt"
+    deadline = time.monotonic() + 60
+    while not weights.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert diffusion.load(weights).num_classes == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.suffix in {".pt", ".png"} and not path.name.startswith(".") for path in files)
