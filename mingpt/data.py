@@ -6,6 +6,8 @@ and the held-out part are tokenised apart.
 
 import argparse
 import hashlib
+import http.client
+import io
 import sys
 import urllib.error
 import urllib.request
@@ -62,7 +64,7 @@ def _load_array(path, names, sha256):
     if not path.is_file():
         raise DataError(f"{path} is missing: {rebuild}")
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         arrays = [loaded[name] for name in names] if names else [loaded]
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
         raise DataError(f"{path} cannot be read ({type(error).__name__}): {rebuild}") from None
@@ -183,8 +185,12 @@ def _read(path, url):
                 while chunk := response.read(1 << 14):
                     content += chunk
                     bar.update(len(chunk))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        reason = error if isinstance(error, urllib.error.HTTPError) else (
+            getattr(error, "reason", None) or error
+        )
         raise DataError(
             f"cannot download {url} ({reason}); give local copies with --text and --merges"
         ) from None

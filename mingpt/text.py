@@ -3,7 +3,7 @@
 import re
 
 _WORD = re.compile(r"\S*\w\S*")  # a run without white space that holds a letter or digit
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*$")  # of a text that ends here
 
 
 def token_texts(encoder, ids):
@@ -37,12 +37,11 @@ def word_positions(encoder, ids):
 def sentence_length(encoder, ids, start, least_words=1):
     """Number of tokens of ids up to the first sentence end after `start` tokens.
 
-    The end counts once ids hold at least `least_words` words before it; without one, all.
+    The end counts once ids hold at least `least_words` words up to it; without one, all.
     """
     for end in range(start + 1, len(ids) + 1):
-        words = word_positions(encoder, ids[:end])
-        finished = _SENTENCE_END.search(encoder.decode(ids[start:end]))
-        if finished and len(words) >= least_words:
+        text = encoder.decode(ids[:end])
+        if _SENTENCE_END.search(text) and len(word_positions(encoder, ids[:end])) >= least_words:
             return end
     return len(ids)
 
