@@ -17,8 +17,9 @@ from tqdm import tqdm
 import mingpt
 from mingpt import checkpoint, figures, inversion, scoring
 from mingpt.attention import all_blocks, entropy, knockout
-from mingpt.bpe import get_encoder
+from mingpt.bpe import get_encoder, spelling_groups
 from mingpt.data import BlockDataset, load_book
+from mingpt.discounting import AbsoluteDiscount
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.sampling import check_sampling
 from mingpt.text import paint_terminal, sentence_length, token_texts, word_positions
@@ -39,9 +40,15 @@ COMPRESSORS_BPB = {"xz -9e": 2.433, "bzip2 -9": 2.116, "7-Zip PPMd": 1.937, "zpa
 
 # What --max-iters, --batch-size and --learning-rate default to, and the regularisation.
 PRESETS = {
-    "cpu": {"max_iters": 260, "batch_size": 32, "learning_rate": 2e-3, "dropout": 0.2},
-    "cuda": {"max_iters": 2000, "batch_size": 64, "learning_rate": 5e-4, "dropout": 0.1},
-}
+    "cpu": {
+        "max_iters": 300, "batch_size": 32, "learning_rate": 2e-3,
+        "dropout": 0.3, "embd_init_std": 0.1, "embedding_weight_decay": 1.0,
+    },
+    "cuda": {
+        "max_iters": 2000, "batch_size": 64, "learning_rate": 5e-4,
+        "dropout": 0.1, "embd_init_std": 0.02, "embedding_weight_decay": 0.0,
+    },
+}  # fmt: skip
 TRAINING_OPTIONS = ("model", "max_iters", "batch_size", "learning_rate", "block_size", "save")
 
 
@@ -84,6 +91,7 @@ def train(args, book):
     config.vocab_size = get_encoder().vocab_size
     config.block_size = args.block_size
     config.tied_head = True
+    config.embd_init_std = args.preset["embd_init_std"]
     config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = args.preset["dropout"]
     model = GPT(config, generator=torch.Generator().manual_seed(args.seed))
     print(f"Q1  training {args.model} on {args.device} in {args.precision}: {_describe(model)}")
@@ -97,12 +105,16 @@ def train(args, book):
         lr_decay="cosine",
         min_lr_ratio=0.05,
         warmup_iters=min(20, args.max_iters // 10 + 1),
+        embedding_weight_decay=args.preset["embedding_weight_decay"],
         ema_decay=0.98,
         eval_interval=max(1, args.max_iters // 13),
         seed=args.seed,
     )
     dataset = BlockDataset(book.train, args.block_size, config.vocab_size)
-    trainer = Trainer(settings, model, dataset, lambda m: heldout_bits_per_byte(m, book))
+    discount = AbsoluteDiscount(book.train, spelling_groups(get_encoder()))
+    trainer = Trainer(
+        settings, model, dataset, lambda m: heldout_bits_per_byte(m, book), discount
+    )
     with tqdm(total=args.max_iters, desc="training", unit="it", disable=None) as bar:
 
         def report(trainer):
@@ -380,7 +392,7 @@ def parse_arguments(argv):
     add("--weights", metavar="PATH", help="load this model instead of training one")
     add("--model", default="auto", help="auto (gpt2 with CUDA, else gpt-mini) or one of "
         + ", ".join(MODEL_TYPES))
-    add("--max-iters", type=int, help="training iterations (default: 260 on CPU, 2000 on CUDA)")
+    add("--max-iters", type=int, help="training iterations (default: 300 on CPU, 2000 on CUDA)")
     add("--batch-size", type=int, help="blocks per iteration (default: 32 on CPU, 64 on CUDA)")
     add("--learning-rate", type=float, help="peak rate (default: 2e-3 on CPU, 5e-4 on CUDA)")
     add("--block-size", type=int, default=64, help="tokens per block")

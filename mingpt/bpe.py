@@ -4,6 +4,7 @@
 in GPT-2's order, merge m makes id 256 + m, and 50256 is <|endoftext|>.
 """
 
+import re
 from functools import lru_cache
 
 import tiktoken
@@ -14,6 +15,7 @@ from mingpt.data import load_merges
 PATTERN = (  # how GPT-2 splits text before merging (Radford et al. 2019)
     r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 )
+_CASES = ("[a-z]+", "[A-Z][a-z]*", "[A-Z]+")
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50256
 
@@ -72,6 +74,20 @@ class Encoder:
 def get_encoder():
     """GPT-2's encoder, built once."""
     return Encoder(load_merges())
+
+
+def spelling_groups(encoder):
+    """The kind of every token, (V,) int64: letter case (lower, Capital, UPPER, other) and
+    whether it begins with a space, as 2 * case + space."""
+    groups = []
+    for token in range(encoder.vocab_size):
+        text = encoder.decode([token])
+        word = text.strip()
+        case = next(
+            (i for i, kind in enumerate(_CASES) if re.fullmatch(kind, word)), len(_CASES)
+        )
+        groups.append(2 * case + text.startswith(" "))
+    return torch.tensor(groups)
 
 
 class BPETokenizer:

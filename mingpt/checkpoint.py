@@ -13,7 +13,7 @@ from mingpt.utils import CfgNode, atomic_path
 FORMAT = "mingpt-checkpoint-1"
 CONFIG_KEYS = (
     "model_type", "n_layer", "n_head", "n_embd", "vocab_size", "block_size",
-    "embd_pdrop", "resid_pdrop", "attn_pdrop", "tied_head",
+    "embd_pdrop", "resid_pdrop", "attn_pdrop", "embd_init_std", "tied_head",
 )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def linear_cross_entropy(hidden, weight, targets, ignore_index=-1, chunk_rows=No
 
     hidden (N, C) float, weight (V, C) float, targets (N,) int64; rows whose target is
     `ignore_index` count neither in the sum nor in the mean (all ignored: NaN, as
-    F.cross_entropy has it). Under autocast the matrix products run in its dtype. Differentiable once, in `hidden` and `weight`.
+    F.cross_entropy has it). Under autocast the matrix products run in its dtype.
+    Differentiable once, in `hidden` and `weight`.
     """
     device_type = hidden.device.type
     dtype = (

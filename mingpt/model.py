@@ -128,6 +128,7 @@ class GPT(nn.Module):
             embd_pdrop=0.1,
             resid_pdrop=0.1,
             attn_pdrop=0.1,
+            embd_init_std=0.02,  # of the token embedding
             tied_head=False,  # GPT-2 itself ties the head to the token embedding; minGPT does not
         )
 
@@ -163,6 +164,8 @@ class GPT(nn.Module):
             else:
                 layers = self.config.n_layer
                 std = 0.02 / math.sqrt(2 * layers) if name.endswith("c_proj.weight") else 0.02
+                if parameter is self.transformer.wte.weight:
+                    std = self.config.embd_init_std
                 nn.init.normal_(parameter, 0.0, std, generator=generator)
 
     @property
@@ -201,19 +204,7 @@ class GPT(nn.Module):
         last_only: logits of the last position alone, (B, 1, V).
         Raises ValueError for tokens outside the vocabulary or more positions than the block.
         """
-        x = self._embed(idx, embeddings, cache)
-        captured = {}
-        for number, block in enumerate(self.transformer.h):
-            for asked in capture or ():
-                if asked % self.config.n_layer == number:
-                    captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
-            x = block(
-                x,
-                None if cache is None else cache[number],
-                None if blocked is None else blocked.get(number),
-            )
-        x = self.transformer.ln_f(x)
-
+        x, captured = self._trunk(self._embed(idx, embeddings, cache), capture, cache, blocked)
         logits = loss = None
         if loss_only:
             loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
@@ -224,6 +215,23 @@ class GPT(nn.Module):
                     logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1
                 )
         return (logits, loss) if capture is None else (logits, loss, captured)
+
+    def hidden_states(self, idx):
+        """What the head multiplies: (B, T, C) for tokens idx (B, T) int64."""
+        return self._trunk(self._embed(idx, None, None))[0]
+
+    def _trunk(self, x, capture=None, cache=None, blocked=None):
+        captured = {}
+        for number, block in enumerate(self.transformer.h):
+            for asked in capture or ():
+                if asked % self.config.n_layer == number:
+                    captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
+            x = block(
+                x,
+                None if cache is None else cache[number],
+                None if blocked is None else blocked.get(number),
+            )
+        return self.transformer.ln_f(x), captured
 
     def _embed(self, idx, embeddings, cache):
         if (idx is None) == (embeddings is None):
@@ -236,7 +244,7 @@ class GPT(nn.Module):
                 )
             vocab_size = self.config.vocab_size
             if idx.device.type == "cpu" and idx.numel() and not (
-                0 <= int(idx.min()) and int(idx.max()) < vocab_size
+                int(idx.min()) >= 0 and int(idx.max()) < vocab_size
             ):
                 raise ValueError(
                     f"token out of range: got {int(idx.min())} to {int(idx.max())}, "
@@ -255,21 +263,26 @@ class GPT(nn.Module):
         return self.transformer.drop(embeddings + self.transformer.wpe(positions))
 
     def configure_optimizers(self, train_config):
-        """AdamW: weight decay for the weights of linear layers alone.
+        """AdamW: weight_decay for the weights of linear layers, as in minGPT.
 
-        Biases, layer norms and embeddings (a tied head among them) are not decayed, as in
-        minGPT. Reads weight_decay, learning_rate, betas; fused where the device allows.
+        Embeddings (a tied head among them) take embedding_weight_decay where the settings
+        have one and else none; biases and layer norms are never decayed. Also reads
+        learning_rate and betas.
         """
-        decayed = {
-            id(module.weight) for module in self.modules() if isinstance(module, nn.Linear)
-        } - {id(self.transformer.wte.weight)}
-        groups = [[], []]
-        for parameter in self.parameters():
-            groups[id(parameter) in decayed].append(parameter)
+        embeddings = [self.transformer.wte.weight, self.transformer.wpe.weight]
+        linear = [
+            module.weight
+            for module in self.modules()
+            if isinstance(module, nn.Linear) and module.weight is not embeddings[0]
+        ]
+        taken = {id(parameter) for parameter in (*embeddings, *linear)}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in taken]
+        embedding_decay = getattr(train_config, "embedding_weight_decay", 0.0)
         return torch.optim.AdamW(
             [
-                {"params": groups[1], "weight_decay": train_config.weight_decay},
-                {"params": groups[0], "weight_decay": 0.0},
+                {"params": linear, "weight_decay": train_config.weight_decay},
+                {"params": embeddings, "weight_decay": embedding_decay},
+                {"params": rest, "weight_decay": 0.0},
             ],
             lr=train_config.learning_rate,
             betas=train_config.betas,

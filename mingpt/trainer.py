@@ -7,8 +7,10 @@ from collections import defaultdict
 from contextlib import nullcontext
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
+from mingpt.loss import linear_cross_entropy
 from mingpt.utils import CfgNode
 
 
@@ -31,7 +33,8 @@ class Trainer:
             batch_size=64,
             learning_rate=3e-4,
             betas=(0.9, 0.95),
-            weight_decay=0.1,  # of the linear layers' weights only
+            weight_decay=0.1,  # of the linear layers' weights
+            embedding_weight_decay=0.0,
             grad_norm_clip=1.0,
             seed=None,  # batches and dropout; None uses the global generator
             precision="float32",  # or "bfloat16", "auto": matrix products of the forward pass
@@ -43,8 +46,10 @@ class Trainer:
             patience=None,  # stop after this many evaluations without a new best
         )
 
-    def __init__(self, config, model, train_dataset, evaluate=None):
-        """evaluate(model) -> float, smaller is better, is called every eval_interval.
+    def __init__(self, config, model, train_dataset, evaluate=None, discount=None):
+        """discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
+
+        evaluate(model) -> float, smaller is better, is called every eval_interval.
 
         The best averaged weights by that value are in the model when `run` returns.
         Raises ValueError for settings out of range or a device that is not there.
@@ -62,6 +67,9 @@ class Trainer:
         if config.lr_decay == "cosine" and config.max_iters is None:
             raise ValueError("a cosine decay needs max_iters")
         self.model = model.to(self.device)
+        self.objective = _Objective(
+            self.model, None if discount is None else discount.to(self.device)
+        )
         self.train_dataset = train_dataset
         self.evaluate = evaluate
         self.optimizer = None
@@ -118,9 +126,9 @@ class Trainer:
             else torch.autocast(self.device, self.autocast_dtype)
         )
         with autocast:
-            _, self.loss = self.model(x, y, loss_only=True)
+            self.loss, objective = self.objective(x, y)
         self.model.zero_grad(set_to_none=True)
-        self.loss.backward()
+        objective.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip)
         self.optimizer.step()
         self.losses.append(self.loss.item())
@@ -198,6 +206,23 @@ class Trainer:
         if patience is None or len(self.evaluations) <= patience:
             return False
         return min(value for _, value in self.evaluations[-patience:]) > self.best
+
+
+class _Objective(nn.Module):
+    """A batch's cross-entropy, and what training minimises: the same, discounted."""
+
+    def __init__(self, model, discount):
+        super().__init__()
+        self.model = model
+        self.discount = discount
+
+    def forward(self, x, y):
+        hidden, targets = self.model.hidden_states(x).flatten(0, 1), y.flatten()
+        weight = self.model.lm_head.weight
+        loss = linear_cross_entropy(hidden, weight, targets)
+        if self.discount is None:
+            return loss.detach(), loss
+        return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
 
 
 class _forked_generator:
