@@ -107,7 +107,7 @@ def train(args, book):
         warmup_iters=min(20, args.max_iters // 10 + 1),
         embedding_weight_decay=args.preset["embedding_weight_decay"],
         ema_decay=0.98,
-        eval_interval=max(1, args.max_iters // 13),
+        eval_interval=math.ceil(args.max_iters / 12),
         seed=args.seed,
     )
     dataset = BlockDataset(book.train, args.block_size, config.vocab_size)
@@ -382,8 +382,15 @@ def _describe(model):
     )
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Reports an error as one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="example_gpt.py",
         description="Part 2: train GPT-2 on Alice in Wonderland and answer the five questions.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -413,7 +420,7 @@ def parse_arguments(argv):
         _validate(args, [name for name in TRAINING_OPTIONS
                          if getattr(args, name) != parser.get_default(name)])
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(error)
     return args
 
 
@@ -450,6 +457,11 @@ def _validate(args, training_options):
 
     encoder = get_encoder()
     block_size = checkpoint.load(args.weights).block_size if args.weights else args.block_size
+    if block_size < 2 * WORD:
+        raise ValueError(
+            f"--block-size {block_size} is too small for a sentence of {WORD} words: "
+            f"give at least {2 * WORD}"
+        )
     args.prompt_ids = encoder.encode(args.prompt)
     args.target = encoder.encode(args.sentence)
     for option, ids in (("--prompt", args.prompt_ids), ("--sentence", args.target)):
@@ -459,16 +471,14 @@ def _validate(args, training_options):
             raise ValueError(
                 f"{option} has {len(ids)} tokens; the model's block holds {block_size}"
             )
+    book = load_book()
+    if not args.weights:
+        BlockDataset(book.train, args.block_size)
     prompt_words = len(word_positions(encoder, args.prompt_ids))
     if prompt_words >= WORD:
         raise ValueError(
             f"--prompt has {prompt_words} words; the model is to write word {WORD}: "
             f"give at most {WORD - 1}"
-        )
-    if block_size < 2 * WORD:
-        raise ValueError(
-            f"--block-size {block_size} is too small for a sentence of {WORD} words: "
-            f"give at least {2 * WORD}"
         )
     args.out, args.save = Path(args.out), Path(args.save)
     args.figures = args.out / "figures"
@@ -509,8 +519,6 @@ def main(argv=None):
     began = time.perf_counter()
     try:
         book = load_book()
-        if not args.weights:
-            BlockDataset(book.train, args.block_size)
         model = timed("q1", q1_train, book)
         timed("q2", q2_inversion, model, book)
         idx, words = timed("q3", q3_attention_last_block, model)

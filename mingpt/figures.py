@@ -1,6 +1,7 @@
 """Every Part 2 figure. Takes numbers and strings, knows no model, writes one PNG each."""
 
 import math
+from functools import lru_cache
 
 import matplotlib
 
@@ -8,6 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.font_manager import findfont
+from matplotlib.ft2font import FT2Font
 
 from mingpt.utils import atomic_path
 
@@ -27,9 +30,16 @@ STYLE = {
 }
 
 
+@lru_cache
+def _drawable():
+    """The characters the figures' font has, as a set of code points."""
+    return set(FT2Font(findfont("DejaVu Sans")).get_charmap())
+
+
 def visible(token):
-    """A token's text with its white space made visible enough to print in one line."""
-    return token.replace("\n", "↵").strip() or "␣"
+    """A token's text in one line of drawable characters: ↵ for a newline, □ for the unknown."""
+    text = token.replace("\n", "↵").strip() or "␣"
+    return "".join(c if c.isprintable() and ord(c) in _drawable() else "□" for c in text)
 
 
 def _save(figure, path):

@@ -26,22 +26,22 @@ def linear_cross_entropy(hidden, weight, targets, ignore_index=-1, chunk_rows=No
     F.cross_entropy has it). Under autocast the matrix products run in its dtype.
     Differentiable once, in `hidden` and `weight`.
     """
+    keep = targets != ignore_index
+    if not keep.all():
+        hidden, targets = hidden[keep], targets[keep]
     device_type = hidden.device.type
     dtype = (
         torch.get_autocast_dtype(device_type)
         if torch.is_autocast_enabled(device_type)
         else hidden.dtype
     )
-    return _LinearCrossEntropy.apply(hidden, weight, targets, ignore_index, chunk_rows, dtype)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows, dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, ignore_index, chunk_rows, dtype):
+    def forward(ctx, hidden, weight, targets, chunk_rows, dtype):
         need_hidden, need_weight = ctx.needs_input_grad[:2]
-        keep = targets != ignore_index
-        counted = keep.sum()
-        safe_targets = torch.where(keep, targets, 0)
         rows = hidden.shape[0]
         with torch.autocast(hidden.device.type, enabled=False):
             h, w = hidden.detach().to(dtype), weight.detach().to(dtype)
@@ -53,32 +53,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total = hidden.new_zeros((), dtype=torch.float32)
             for start in range(0, rows, chunk_rows):
                 part = slice(start, min(start + chunk_rows, rows))
-                y, mask = safe_targets[part].unsqueeze(1), keep[part].unsqueeze(1)
+                y = targets[part].unsqueeze(1)
                 logits = torch.mm(h[part], w.T, out=logits_buffer[: y.shape[0]])
                 target_logits = logits.gather(1, y).float()
                 largest = logits.amax(1, keepdim=True).float()
                 p = torch.softmax(logits, dim=1, out=logits)  # in place: the logits are spent
                 log_norm = largest - p.amax(1, keepdim=True).float().log()
-                total += ((log_norm - target_logits) * mask).sum()
+                total += (log_norm - target_logits).sum()
                 if not (need_hidden or need_weight):
                     continue
                 p[row_index[: y.shape[0]], y[:, 0]] -= 1.0
-                if counted < rows:
-                    p.mul_(mask)
                 if need_hidden:
                     torch.mm(p, w, out=grad_hidden[part])
                 if need_weight:
                     grad_weight.addmm_(p.T, h[part])
-        ctx.save_for_backward(grad_hidden, grad_weight, counted)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.rows = rows
         ctx.dtypes = hidden.dtype, weight.dtype
-        return total / counted
+        return total / rows if rows else total * float("nan")
 
     @staticmethod
     def backward(ctx, grad_output):
-        grad_hidden, grad_weight, counted = ctx.saved_tensors
-        scale = grad_output / counted
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_output / max(ctx.rows, 1)
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(ctx.dtypes[0]) * scale
         if grad_weight is not None:
             grad_weight = grad_weight.to(ctx.dtypes[1]) * scale
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None
