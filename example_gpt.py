@@ -42,11 +42,13 @@ COMPRESSORS_BPB = {"xz -9e": 2.433, "bzip2 -9": 2.116, "7-Zip PPMd": 1.937, "zpa
 PRESETS = {
     "cpu": {
         "max_iters": 300, "batch_size": 32, "learning_rate": 2e-3,
-        "dropout": 0.3, "embd_init_std": 0.1, "embedding_weight_decay": 1.0,
+        "dropout": 0.3, "embd_init_std": 0.08,
+        "weight_decay": 0.5, "embedding_weight_decay": 2.0,
     },
     "cuda": {
         "max_iters": 2000, "batch_size": 64, "learning_rate": 5e-4,
-        "dropout": 0.1, "embd_init_std": 0.02, "embedding_weight_decay": 0.0,
+        "dropout": 0.1, "embd_init_std": 0.02,
+        "weight_decay": 0.1, "embedding_weight_decay": 0.0,
     },
 }  # fmt: skip
 TRAINING_OPTIONS = ("model", "max_iters", "batch_size", "learning_rate", "block_size", "save")
@@ -105,6 +107,7 @@ def train(args, book):
         lr_decay="cosine",
         min_lr_ratio=0.05,
         warmup_iters=min(20, args.max_iters // 10 + 1),
+        weight_decay=args.preset["weight_decay"],
         embedding_weight_decay=args.preset["embedding_weight_decay"],
         ema_decay=0.98,
         eval_interval=math.ceil(args.max_iters / 12),
