@@ -18,13 +18,14 @@ import mingpt
 from mingpt import checkpoint, figures, inversion, scoring
 from mingpt.attention import all_blocks, entropy, knockout
 from mingpt.bpe import get_encoder, spelling_groups
-from mingpt.data import BlockDataset, load_book
+from mingpt.data import BlockDataset, Book, load_book
 from mingpt.discounting import AbsoluteDiscount
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.sampling import check_sampling
 from mingpt.text import paint_terminal, sentence_length, token_texts, word_positions
 from mingpt.trainer import Trainer, resolve_device, resolve_precision
 from mingpt.utils import CfgNode, atomic_path
+from mingpt.vocabulary import BookVocabulary
 
 SENTENCE = "I am a little squirrel holding a walnut"
 PROMPT = "Alice thought to herself, and"
@@ -51,19 +52,21 @@ PRESETS = {
         "weight_decay": 0.1, "embedding_weight_decay": 0.0,
     },
 }  # fmt: skip
-TRAINING_OPTIONS = ("model", "max_iters", "batch_size", "learning_rate", "block_size", "save")
+TRAINING_OPTIONS = (
+    "model", "vocab", "max_iters", "batch_size", "learning_rate", "block_size", "save",
+)  # fmt: skip
+DERIVED = {"book", "content", "encoder", "figures", "out", "preset", "prompt_ids", "save", "target"}
 
 
 def q1_train(args, book, results):
     """Question 1: train as standard GPT-2; loss of every iteration, held-out bits per byte."""
     if args.weights:
-        content = checkpoint.read(args.weights)
-        model = checkpoint.build(content, args.device)
-        history = content.get("history", {})
+        model = checkpoint.build(args.content, args.device)
+        history = args.content.get("history", {})
         print(f"Q1  loaded {args.weights}: {_describe(model)}")
     else:
         model, history = train(args, book)
-    bpb = heldout_bits_per_byte(model, book)
+    bpb = heldout_bits_per_byte(args, model, book)
     results["q1"] = {
         "parameters": model.num_parameters,
         "block_size_tokens": model.block_size,
@@ -71,7 +74,9 @@ def q1_train(args, book, results):
         "training_tokens": len(book.train),
         "heldout_tokens": len(book.heldout),
         "heldout_bits_per_byte": bpb,
-        "heldout_perplexity_per_token": 2 ** (bpb * _heldout_bytes(book) / len(book.heldout)),
+        "heldout_perplexity_per_token": 2 ** (
+            bpb * heldout_bytes(args, book) / len(book.heldout)
+        ),
         "compressors_bits_per_byte": COMPRESSORS_BPB,
         **history,
     }
@@ -90,7 +95,7 @@ def train(args, book):
     """Train and save a model; returns it with its history."""
     config = GPT.get_default_config()
     config.model_type = args.model
-    config.vocab_size = get_encoder().vocab_size
+    config.vocab_size = args.encoder.vocab_size
     config.block_size = args.block_size
     config.tied_head = True
     config.embd_init_std = args.preset["embd_init_std"]
@@ -114,9 +119,11 @@ def train(args, book):
         seed=args.seed,
     )
     dataset = BlockDataset(book.train, args.block_size, config.vocab_size)
-    discount = AbsoluteDiscount(book.train, spelling_groups(get_encoder()))
+    discount = None
+    if args.vocab == "gpt2":  # the book's vocabulary spells new words in known tokens
+        discount = AbsoluteDiscount(book.train, spelling_groups(args.encoder))
     trainer = Trainer(
-        settings, model, dataset, lambda m: heldout_bits_per_byte(m, book), discount
+        settings, model, dataset, lambda m: heldout_bits_per_byte(args, m, book), discount
     )
     with tqdm(total=args.max_iters, desc="training", unit="it", disable=None) as bar:
 
@@ -131,14 +138,17 @@ def train(args, book):
         "heldout_bits_per_byte_by_iteration": trainer.evaluations,
     }
     model.eval()
-    mingpt.save(model, args.save / "gpt.pt", dtype=torch.float16, history=history)
+    vocabulary = args.encoder.ids if args.vocab == "book" else None
+    mingpt.save(
+        model, args.save / "gpt.pt", dtype=torch.float16, history=history, vocabulary=vocabulary
+    )
     print(f"    saved {args.save / 'gpt.pt'}")
     return model, history
 
 
 def q2_inversion(args, model, book, results):
     """Question 2: input vectors that make the frozen model say the sentence (section 3.2.2)."""
-    encoder = get_encoder()
+    encoder = args.encoder
     target = torch.tensor(args.target)
     tokens = token_texts(encoder, args.target)
     runs, seconds = [], []
@@ -190,7 +200,7 @@ def q2_inversion(args, model, book, results):
 
 def repeat_after_me(args, model, template):
     """The other way to make a model say something: ask. Greedy continuation and score."""
-    encoder = get_encoder()
+    encoder = args.encoder
     prompt = encoder.encode(template.format(sentence=args.sentence))
     prompt = prompt[max(0, len(prompt) + len(args.target) - model.block_size) :]
     idx = torch.tensor([prompt], device=args.device)
@@ -234,7 +244,7 @@ def q4_attention_all_blocks(args, model, idx, words, results):
 
 def sample_words(args, model):
     """A sampled continuation of the prompt with at least WORD words: ids (1, T), its words."""
-    encoder = get_encoder()
+    encoder = args.encoder
     prompt = torch.tensor([args.prompt_ids], device=args.device)
     room = model.block_size - prompt.shape[1]
     generator = torch.Generator(device=args.device).manual_seed(args.seed)
@@ -264,7 +274,7 @@ def explain_word(args, model, idx, words, block):
     The claim "the top-attended token made the model say this" is checked: each earlier token
     in turn is hidden from those positions, and the word's log-probability measured.
     """
-    encoder = get_encoder()
+    encoder = args.encoder
     word, positions = words[WORD - 1]
     rows = [position - 1 for position in positions]
     scores, weights = (t[0].double().mean(dim=0).cpu() for t in mingpt.attention.attention(
@@ -327,7 +337,7 @@ def figure_of_block(args, result, title, name):
 
 def q5_log_probability(args, model, results):
     """Question 5: log-probability of a sampled sentence, the sum over its tokens."""
-    encoder = get_encoder()
+    encoder = args.encoder
     prompt = torch.tensor([encoder.encode("\n\n")], device=args.device)
     start = prompt.shape[1]
     generator = torch.Generator(device=args.device).manual_seed(args.seed)
@@ -365,16 +375,16 @@ def brute_force_log_prob(model, idx, start):
     return log_product
 
 
-def heldout_bits_per_byte(model, book):
+def heldout_bits_per_byte(args, model, book):
     size = min(HELDOUT_WINDOW, model.block_size)
     return scoring.bits_per_byte(
-        model, book.train, book.heldout, _heldout_bytes(book), size,
+        model, book.train, book.heldout, heldout_bytes(args, book), size,
         min(HELDOUT_STRIDE, max(1, size // 2)),
     )
 
 
-def _heldout_bytes(book):
-    return len(get_encoder().decode_bytes(book.heldout.tolist()))
+def heldout_bytes(args, book):
+    return len(args.encoder.decode_bytes(book.heldout.tolist()))
 
 
 def _describe(model):
@@ -402,6 +412,8 @@ def parse_arguments(argv):
     add("--weights", metavar="PATH", help="load this model instead of training one")
     add("--model", default="auto", help="auto (gpt2 with CUDA, else gpt-mini) or one of "
         + ", ".join(MODEL_TYPES))
+    add("--vocab", choices=("gpt2", "book"), default="gpt2",
+        help="GPT-2's 50,257 tokens, or only those the training part uses and all bytes")
     add("--max-iters", type=int, help="training iterations (default: 300 on CPU, 2000 on CUDA)")
     add("--batch-size", type=int, help="blocks per iteration (default: 32 on CPU, 64 on CUDA)")
     add("--learning-rate", type=float, help="peak rate (default: 2e-3 on CPU, 5e-4 on CUDA)")
@@ -458,8 +470,20 @@ def _validate(args, training_options):
     args.top_k = args.top_k or None
     check_sampling(args.temperature, args.top_k, args.top_p)
 
-    encoder = get_encoder()
-    block_size = checkpoint.load(args.weights).block_size if args.weights else args.block_size
+    book = load_book()
+    if args.weights:
+        args.content = checkpoint.read(args.weights)
+        block_size = checkpoint.build(args.content).block_size
+        encoder = args.encoder = checkpoint.encoder(args.content)
+    else:
+        block_size = args.block_size
+        BlockDataset(book.train, block_size)
+        encoder = args.encoder = {
+            "gpt2": get_encoder, "book": lambda: BookVocabulary.of(book.train)
+        }[args.vocab]()
+    args.book = book if encoder is get_encoder() else Book(
+        *(torch.tensor(encoder.from_gpt2(part.tolist())) for part in book)
+    )
     if block_size < 2 * WORD:
         raise ValueError(
             f"--block-size {block_size} is too small for a sentence of {WORD} words: "
@@ -474,9 +498,6 @@ def _validate(args, training_options):
             raise ValueError(
                 f"{option} has {len(ids)} tokens; the model's block holds {block_size}"
             )
-    book = load_book()
-    if not args.weights:
-        BlockDataset(book.train, args.block_size)
     prompt_words = len(word_positions(encoder, args.prompt_ids))
     if prompt_words >= WORD:
         raise ValueError(
@@ -504,12 +525,12 @@ def main(argv=None):
         "settings": {
             name: str(value) if isinstance(value, Path) else value
             for name, value in vars(args).items()
-            if name not in ("figures", "preset", "prompt_ids", "target", "out", "save")
+            if name not in DERIVED
         },
         "timings": {},
     }
     if args.weights:
-        for name in ("model", "max_iters", "batch_size", "learning_rate", "block_size",
+        for name in ("model", "vocab", "max_iters", "batch_size", "learning_rate", "block_size",
                      "precision"):
             del results["settings"][name]
 
@@ -521,7 +542,7 @@ def main(argv=None):
 
     began = time.perf_counter()
     try:
-        book = load_book()
+        book = args.book
         model = timed("q1", q1_train, book)
         timed("q2", q2_inversion, model, book)
         idx, words = timed("q3", q3_attention_last_block, model)

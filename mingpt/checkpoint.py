@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from mingpt.bpe import get_encoder
 from mingpt.model import GPT
 from mingpt.utils import CfgNode, atomic_path
+from mingpt.vocabulary import BookVocabulary
 
 FORMAT = "mingpt-checkpoint-1"
 CONFIG_KEYS = (
@@ -77,6 +79,21 @@ def build(content, device="cpu"):
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"the weights do not fit their configuration: {reason}") from None
     return model.to(device).eval()
+
+
+def encoder(content):
+    """The tokeniser of a dict returned by `read`: GPT-2's, or the vocabulary it carries."""
+    try:
+        ids = content.get("vocabulary")
+        chosen = get_encoder() if ids is None else BookVocabulary(ids)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's vocabulary is damaged: {error}") from None
+    if chosen.vocab_size != content["config"].get("vocab_size"):
+        raise CheckpointError(
+            f"the checkpoint's model knows {content['config'].get('vocab_size')} tokens, its "
+            f"vocabulary {chosen.vocab_size}"
+        )
+    return chosen
 
 
 def load(path, device="cpu"):

@@ -66,6 +66,12 @@ class Trainer:
             raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
         if config.lr_decay == "cosine" and config.max_iters is None:
             raise ValueError("a cosine decay needs max_iters")
+        vocab_size = getattr(train_dataset, "vocab_size", 0)
+        if vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"the data use a vocabulary of {vocab_size} tokens, the model knows "
+                f"{model.config.vocab_size}"
+            )
         self.model = model.to(self.device)
         self.objective = _Objective(
             self.model, None if discount is None else discount.to(self.device)

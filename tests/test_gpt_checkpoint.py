@@ -78,6 +78,18 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         mingpt.load(path)
 
 
+def test_a_model_of_one_vocabulary_with_another_is_refused(tmp_path):
+    mingpt.save(small_model(), tmp_path / "gpt.pt")
+    with pytest.raises(CheckpointError, match="knows 97 tokens, its vocabulary 50257"):
+        checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+    mingpt.save(small_model(), tmp_path / "gpt.pt", vocabulary=torch.arange(300))
+    with pytest.raises(CheckpointError, match="vocabulary 300"):
+        checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+    mingpt.save(small_model(), tmp_path / "gpt.pt", vocabulary=torch.arange(100))
+    with pytest.raises(CheckpointError, match="vocabulary is damaged"):
+        checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+
+
 def test_code_in_a_weights_file_is_not_run(tmp_path):
     class Payload:
         def __reduce__(self):

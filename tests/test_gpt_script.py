@@ -64,6 +64,19 @@ def test_the_saved_model_gives_the_same_answers(run, tmp_path):
     )
 
 
+def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
+    out, save = f"{tmp_path}/out", f"{tmp_path}/save"
+    small = [*SMALL, "--vocab", "book"]
+    assert example_gpt.main([*small, "--out", out, "--save", save]) == 0
+    results = json.loads((tmp_path / "out/results_gpt.json").read_text())
+    assert results["q1"]["vocabulary_tokens"] < 4000
+    assert results["q2"]["tokens_never_in_training_part"] == []
+    weights = ["--weights", f"{save}/gpt.pt", "--starts", "1"]
+    assert example_gpt.main([*weights, "--out", f"{tmp_path}/again"]) == 0
+    again = json.loads((tmp_path / "again/results_gpt.json").read_text())
+    assert again["q2"]["tokens"] == results["q2"]["tokens"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +88,7 @@ def test_the_saved_model_gives_the_same_answers(run, tmp_path):
         (["--model", "gpt-huge"], "unknown model 'gpt-huge'"),
         (["--weights", "none.pt"], "no such weights file"),
         (["--weights", "none.pt", "--max-iters", "3"], "does not go with --max-iters"),
+        (["--weights", "none.pt", "--vocab", "book"], "does not go with --vocab"),
         (["--block-size", "40000"], "larger than the data allow"),
         (["--block-size", "8"], "too small for a sentence of 11 words"),
         (["--batch-size", "0"], "--batch-size should be at least 1"),

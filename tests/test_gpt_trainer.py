@@ -166,6 +166,11 @@ def test_settings_out_of_range_are_refused(settings, message):
         trainer(**settings)
 
 
+def test_data_of_a_larger_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="vocabulary of 200 tokens, the model knows 97"):
+        trainer(dataset=BlockDataset(TEXT, 16, vocab_size=200))
+
+
 def test_code_written_for_mingpt_runs():
     from mingpt.model import GPT
 
