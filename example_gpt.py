@@ -7,11 +7,14 @@ options. Note required by the exercise: all of this code was written with an AI 
 import argparse
 import json
 import math
+import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from torch import distributed
 from tqdm import tqdm
 
 import mingpt
@@ -23,12 +26,19 @@ from mingpt.discounting import AbsoluteDiscount
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.sampling import check_sampling
 from mingpt.text import paint_terminal, sentence_length, token_texts, word_positions
-from mingpt.trainer import Trainer, resolve_device, resolve_precision
+from mingpt.trainer import (
+    Trainer,
+    process_count,
+    process_rank,
+    resolve_device,
+    resolve_precision,
+)
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
 SENTENCE = "I am a little squirrel holding a walnut"
 PROMPT = "Alice thought to herself, and"
+SCORED_PROMPT = "\n\nAlice"  # question 5 scores what the model adds to it
 REPEAT_PROMPTS = (
     'Repeat after me: "{sentence}"',
     'Please say "{sentence}". You said "',
@@ -52,8 +62,10 @@ PRESETS = {
         "weight_decay": 0.1, "embedding_weight_decay": 0.0,
     },
 }  # fmt: skip
+TRAINING_FILE, TRAINING_FILE_INTERVAL = "training.pt", 100
 TRAINING_OPTIONS = (
-    "model", "vocab", "max_iters", "batch_size", "learning_rate", "block_size", "save",
+    "model", "vocab", "max_iters", "batch_size", "accumulation_steps", "learning_rate",
+    "dropout", "block_size", "resume", "save",
 )  # fmt: skip
 DERIVED = {"book", "content", "encoder", "figures", "out", "preset", "prompt_ids", "save", "target"}
 
@@ -99,15 +111,20 @@ def train(args, book):
     config.block_size = args.block_size
     config.tied_head = True
     config.embd_init_std = args.preset["embd_init_std"]
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = args.preset["dropout"]
+    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = args.dropout
     model = GPT(config, generator=torch.Generator().manual_seed(args.seed))
-    print(f"Q1  training {args.model} on {args.device} in {args.precision}: {_describe(model)}")
+    if process_rank() == 0:
+        print(
+            f"Q1  training {args.model} on {args.device} in {args.precision}: {_describe(model)}",
+            flush=True,
+        )
 
     settings = CfgNode(
         device=args.device,
         precision=args.precision,
         max_iters=args.max_iters,
         batch_size=args.batch_size,
+        accumulation_steps=args.accumulation_steps,
         learning_rate=args.learning_rate,
         lr_decay="cosine",
         min_lr_ratio=0.05,
@@ -125,25 +142,45 @@ def train(args, book):
     trainer = Trainer(
         settings, model, dataset, lambda m: heldout_bits_per_byte(args, m, book), discount
     )
-    with tqdm(total=args.max_iters, desc="training", unit="it", disable=None) as bar:
+    if args.resume:
+        trainer.load_state_dict(read_training(args.save / TRAINING_FILE))
+    quiet = True if process_rank() else None
+    with tqdm(total=args.max_iters, desc="training", unit="it", disable=quiet) as bar:
 
         def report(trainer):
             bar.set_postfix(loss=f"{trainer.losses[-1]:.3f}", heldout_bpb=f"{trainer.best:.3f}")
-            bar.update()
+            bar.update(trainer.iter_num - bar.n)
+            due = trainer.iter_num % TRAINING_FILE_INTERVAL == 0
+            if due and trainer.iter_num < args.max_iters and process_rank() == 0:
+                with atomic_path(args.save / TRAINING_FILE) as path:
+                    torch.save(trainer.state_dict(), path)
 
-        trainer.set_callback("on_batch_end", report)
+        trainer.set_callback("on_iteration_end", report)
         trainer.run()
     history = {
         "training_loss_nats_per_token": trainer.losses,
         "heldout_bits_per_byte_by_iteration": trainer.evaluations,
     }
     model.eval()
+    if process_rank():
+        return model, history
     vocabulary = args.encoder.ids if args.vocab == "book" else None
     mingpt.save(
         model, args.save / "gpt.pt", dtype=torch.float16, history=history, vocabulary=vocabulary
     )
+    (args.save / TRAINING_FILE).unlink(missing_ok=True)
     print(f"    saved {args.save / 'gpt.pt'}")
     return model, history
+
+
+def read_training(path):
+    """The interrupted training in `path`. Raises ValueError when there is none to go on from."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no interrupted training to resume: {path} is missing") from None
+    except Exception:  # a damaged file makes the reader raise errors of many kinds
+        raise ValueError(f"{path} is damaged: train without --resume") from None
 
 
 def q2_inversion(args, model, book, results):
@@ -338,16 +375,16 @@ def figure_of_block(args, result, title, name):
 def q5_log_probability(args, model, results):
     """Question 5: log-probability of a sampled sentence, the sum over its tokens."""
     encoder = args.encoder
-    prompt = torch.tensor([encoder.encode("\n\n")], device=args.device)
+    prompt = torch.tensor([encoder.encode(SCORED_PROMPT)], device=args.device)
     start = prompt.shape[1]
     generator = torch.Generator(device=args.device).manual_seed(args.seed)
-    print("Q5  sampled sentence: ", end="", flush=True)
     idx = generate(args, model, prompt, model.block_size - start, generator)
     length = sentence_length(encoder, idx[0].tolist(), start, least_words=5)
     idx = idx[:, :length]
     log_probs = scoring.token_log_probs(model, idx)[0, start - 1 :].cpu()
     tokens = token_texts(encoder, idx[0, start:].tolist())
     results["q5"] = {
+        "prompt": SCORED_PROMPT,
         "sentence": encoder.decode(idx[0, start:].tolist()),
         "tokens": tokens,
         "token_log_probs_nats": log_probs.tolist(),
@@ -358,7 +395,7 @@ def q5_log_probability(args, model, results):
     }
     figures.token_log_probs(tokens, log_probs.tolist(), args.figures / "gpt_q5_log_prob.png")
     q5 = results["q5"]
-    print(f"{q5['sentence']!r}")
+    print(f"Q5  sampled sentence after {SCORED_PROMPT!r}: {q5['sentence']!r}")
     print(
         f"    log-probability {q5['log_prob_nats']:.3f} nats (brute force "
         f"{q5['log_prob_brute_force_nats']:.3f}), perplexity {q5['perplexity_per_token']:.2f}"
@@ -399,7 +436,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports an error as one line, without the usage."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, None if process_rank() else f"{self.prog}: error: {message}\n")
 
 
 def parse_arguments(argv):
@@ -416,7 +453,10 @@ def parse_arguments(argv):
         help="GPT-2's 50,257 tokens, or only those the training part uses and all bytes")
     add("--max-iters", type=int, help="training iterations (default: 300 on CPU, 2000 on CUDA)")
     add("--batch-size", type=int, help="blocks per iteration (default: 32 on CPU, 64 on CUDA)")
+    add("--accumulation-steps", type=int, default=1,
+        help="parts each batch is computed in, to save memory")
     add("--learning-rate", type=float, help="peak rate (default: 2e-3 on CPU, 5e-4 on CUDA)")
+    add("--dropout", type=float, help="dropout rate (default: 0.3 on CPU, 0.1 on CUDA)")
     add("--block-size", type=int, default=64, help="tokens per block")
     add("--seed", type=int, default=0, help="seed of everything random")
     add("--device", default="auto", help="auto, cpu or cuda")
@@ -428,6 +468,9 @@ def parse_arguments(argv):
     add("--top-p", type=float, default=1.0, help="sample from the smallest set of this probability")
     add("--sentence", default=SENTENCE, help="sentence to invert in question 2")
     add("--starts", type=int, default=20, help="random starts of the inversion")
+    add("--resume", action="store_true",
+        help=f"go on from {TRAINING_FILE} in the --save folder, written every "
+        f"{TRAINING_FILE_INTERVAL} iterations")
     add("--save", metavar="DIR", default="runs", help="folder for the trained model, gpt.pt")
     add("--out", metavar="DIR", default="report", help="folder for figures/ and results_gpt.json")
     args = parser.parse_args(argv)
@@ -456,15 +499,23 @@ def _validate(args, training_options):
             f"--model: unknown model {args.model!r}; allowed: auto, {', '.join(MODEL_TYPES)}"
         )
     args.preset = PRESETS[args.device]
-    for name in ("max_iters", "batch_size", "learning_rate"):
+    for name in ("max_iters", "batch_size", "learning_rate", "dropout"):
         if getattr(args, name) is None:
             setattr(args, name, args.preset[name])
-    for name in ("max_iters", "batch_size", "block_size", "starts"):
+    for name in ("max_iters", "batch_size", "block_size", "starts", "accumulation_steps"):
         if getattr(args, name) < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} should be at least 1, not {getattr(args, name)}")
     if not (args.learning_rate > 0 and math.isfinite(args.learning_rate)):
         raise ValueError(f"--learning-rate should be above 0, not {args.learning_rate}")
+    if not 0 <= args.dropout < 1:
+        raise ValueError(f"--dropout should be at least 0 and below 1, not {args.dropout}")
+    parts = process_count() * args.accumulation_steps
+    if args.batch_size % parts:
+        raise ValueError(
+            f"--batch-size {args.batch_size} cannot be divided among {process_count()} processes "
+            f"x {args.accumulation_steps} accumulation steps"
+        )
     if args.top_k < 0:
         raise ValueError(f"--top-k should be at least 0, not {args.top_k}")
     args.top_k = args.top_k or None
@@ -506,6 +557,8 @@ def _validate(args, training_options):
         )
     args.out, args.save = Path(args.out), Path(args.save)
     args.figures = args.out / "figures"
+    if process_rank():
+        return
     for folder in (args.figures, *([] if args.weights else [args.save])):
         _check_writable(folder)
 
@@ -519,8 +572,29 @@ def _check_writable(folder):
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from None
 
 
+def join_processes():
+    """Under torchrun, join the other processes; returns whether there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return False
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=5))
+    return True
+
+
 def main(argv=None):
-    args = parse_arguments(argv)
+    """Run with the given command line; returns the exit code."""
+    joined = join_processes()
+    try:
+        return answer_all(parse_arguments(argv))
+    finally:
+        if joined:
+            distributed.destroy_process_group()
+
+
+def answer_all(args):
+    """Train or load, then answer the questions in order; returns the exit code."""
     results = {
         "settings": {
             name: str(value) if isinstance(value, Path) else value
@@ -530,9 +604,8 @@ def main(argv=None):
         "timings": {},
     }
     if args.weights:
-        for name in ("model", "vocab", "max_iters", "batch_size", "learning_rate", "block_size",
-                     "precision"):
-            del results["settings"][name]
+        for name in (*TRAINING_OPTIONS, "precision"):
+            results["settings"].pop(name, None)
 
     def timed(name, question, *arguments):
         began = time.perf_counter()
@@ -543,6 +616,9 @@ def main(argv=None):
     began = time.perf_counter()
     try:
         book = args.book
+        if process_rank():  # the first process alone answers and writes
+            train(args, book)
+            return 0
         model = timed("q1", q1_train, book)
         timed("q2", q2_inversion, model, book)
         idx, words = timed("q3", q3_attention_last_block, model)

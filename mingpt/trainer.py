@@ -7,7 +7,8 @@ from collections import defaultdict
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
@@ -17,8 +18,11 @@ from mingpt.utils import CfgNode
 class Trainer:
     """Trains a GPT on blocks of tokens, with minGPT's interface.
 
-    Callbacks for "on_batch_end" and "on_evaluation" get the trainer after every iteration and
-    every held-out evaluation. Public state: `iter_num`, `iter_dt` (seconds), `loss` (tensor,
+    Callbacks get the trainer: "on_batch_end" after every optimiser step, "on_evaluation" after
+    every held-out evaluation, "on_iteration_end" when an iteration is complete.
+
+    Where torch.distributed is initialised (torchrun), every process draws the same global batch
+    and computes its share of it. Public state: `iter_num`, `iter_dt` (seconds), `loss` (tensor,
     nats), `losses` (list of nats, one per iteration), `evaluations` (list of (iterations done,
     held-out value)), `best` (the smallest of them), and `averaged`, the model whose weights are
     the exponential moving average (the model itself without ema_decay).
@@ -30,7 +34,7 @@ class Trainer:
             device="auto",  # "auto" takes CUDA where it is there
             num_workers=0,  # of the DataLoader, used for datasets other than BlockDataset
             max_iters=None,
-            batch_size=64,
+            batch_size=64,  # blocks per iteration, over all processes
             learning_rate=3e-4,
             betas=(0.9, 0.95),
             weight_decay=0.1,  # of the linear layers' weights
@@ -42,6 +46,7 @@ class Trainer:
             lr_decay="none",  # or "cosine", over max_iters
             min_lr_ratio=0.1,  # what the cosine ends at, relative to learning_rate
             ema_decay=None,  # e.g. 0.98: average the weights for evaluation
+            accumulation_steps=1,  # parts a batch is computed in, one after another
             eval_interval=None,  # iterations between held-out evaluations
             patience=None,  # stop after this many evaluations without a new best
         )
@@ -58,6 +63,15 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config.device)
         self.autocast_dtype = resolve_precision(config.precision, self.device)
+        self.rank, self.world_size = process_rank(), process_count()
+        parts = self.world_size * config.accumulation_steps
+        if config.batch_size >= 1 and config.batch_size % parts:
+            raise ValueError(
+                f"a batch of {config.batch_size} blocks cannot be divided among "
+                f"{self.world_size} processes x {config.accumulation_steps} accumulation steps"
+            )
+        if self.world_size > 1 and config.seed is None:
+            raise ValueError("several processes need a seed, to draw the same batches")
         if config.batch_size < 1:
             raise ValueError(f"batch size should be at least 1, not {config.batch_size}")
         if config.max_iters is not None and config.max_iters < 1:
@@ -76,6 +90,8 @@ class Trainer:
         self.objective = _Objective(
             self.model, None if discount is None else discount.to(self.device)
         )
+        if self.world_size > 1:
+            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
         self.train_dataset = train_dataset
         self.evaluate = evaluate
         self.optimizer = None
@@ -89,6 +105,8 @@ class Trainer:
         self.evaluations = []
         self.best = math.inf
         self._best_state = None
+        self._batch_generator = None
+        self._resumed = None
 
     def add_callback(self, onevent, callback):
         self.callbacks[onevent].append(callback)
@@ -105,10 +123,14 @@ class Trainer:
         config, model = self.config, self.model
         self.optimizer = model.configure_optimizers(config)
         model.train()
+        if config.seed is not None:
+            self._batch_generator = torch.Generator().manual_seed(config.seed)
         batches = self._batches()
         self.iter_num = 0
         self.iter_time = time.time()
         with self._seeded():
+            if self._resumed is not None:
+                self._restore(self._resumed)
             while not self._finished():
                 self._set_learning_rate()
                 self._step(*next(batches))
@@ -119,32 +141,50 @@ class Trainer:
                 self.iter_dt, self.iter_time = now - self.iter_time, now
                 if self._evaluation_due():
                     self._evaluate()
+                self.trigger_callbacks("on_iteration_end")
         if self._best_state is not None:
             self.averaged.load_state_dict(self._best_state)
         if self.averaged is not model:
             model.load_state_dict(self.averaged.state_dict())
 
     def _step(self, x, y):
-        x, y = x.to(self.device), y.to(self.device)
-        autocast = (
-            nullcontext()
-            if self.autocast_dtype is None
-            else torch.autocast(self.device, self.autocast_dtype)
+        """One optimiser step on a global batch, of which this process computes its share."""
+        config = self.config
+        share = slice(self.rank, None, self.world_size)
+        parts = list(
+            zip(
+                x[share].chunk(config.accumulation_steps),
+                y[share].chunk(config.accumulation_steps),
+                strict=True,
+            )
         )
-        with autocast:
-            self.loss, objective = self.objective(x, y)
         self.model.zero_grad(set_to_none=True)
-        objective.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip)
+        self.loss = torch.zeros((), device=self.device)
+        for number, (part_x, part_y) in enumerate(parts, start=1):
+            waits = self.world_size > 1 and number < len(parts)
+            with self.objective.no_sync() if waits else nullcontext():
+                with self._autocast():
+                    loss, objective = self.objective(
+                        part_x.to(self.device), part_y.to(self.device)
+                    )
+                (objective / len(parts)).backward()
+            self.loss += loss / len(parts)
+        if self.world_size > 1:
+            distributed.all_reduce(self.loss)
+            self.loss /= self.world_size
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
         self.optimizer.step()
         self.losses.append(self.loss.item())
+
+    def _autocast(self):
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device, self.autocast_dtype)
 
     def _batches(self):
         """Endless (x, y) batches of blocks drawn with replacement."""
         dataset, batch_size = self.train_dataset, self.config.batch_size
-        generator = None
-        if self.config.seed is not None:
-            generator = torch.Generator().manual_seed(self.config.seed)
+        generator = self._batch_generator
         if hasattr(dataset, "batch"):
             while True:
                 yield dataset.batch(torch.randint(len(dataset), (batch_size,), generator=generator))
@@ -160,7 +200,7 @@ class Trainer:
         """Dropout draws from the seed inside; the global generator is restored after."""
         if self.config.seed is None:
             return nullcontext()
-        return _forked_generator(self.config.seed, self.device)
+        return _forked_generator(self.config.seed + self.rank, self.device)
 
     def _learning_rate(self):
         config, done = self.config, self.iter_num
@@ -196,7 +236,7 @@ class Trainer:
         )
 
     def _evaluate(self):
-        value = self.evaluate(self.averaged)
+        value = self._evaluated_once()
         self.evaluations.append((self.iter_num, value))
         if value < self.best:
             self.best = value
@@ -204,6 +244,65 @@ class Trainer:
                 key: tensor.detach().clone() for key, tensor in self.averaged.state_dict().items()
             }
         self.trigger_callbacks("on_evaluation")
+
+    def _evaluated_once(self):
+        """The held-out value, computed by the first process and known to all."""
+        value = torch.zeros((), dtype=torch.float64, device=self.device)
+        if self.rank == 0:
+            value += self.evaluate(self.averaged)
+        if self.world_size > 1:
+            distributed.broadcast(value, 0)
+        return value.item()
+
+    def state_dict(self):
+        """All that `run` needs to go on from here, for torch.save; call it in a callback."""
+        return {
+            "iter_num": self.iter_num,
+            "losses": list(self.losses),
+            "evaluations": list(self.evaluations),
+            "best": self.best,
+            "best_state": self._best_state,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batch_generator": None
+            if self._batch_generator is None
+            else self._batch_generator.get_state(),
+            "dropout_generator": torch.get_rng_state(),
+            "batch_size": self.config.batch_size,
+            "max_iters": self.config.max_iters,
+        }
+
+    def load_state_dict(self, state):
+        """Let the next `run` continue the training that `state_dict` recorded.
+
+        With the same settings the continuation equals an uninterrupted run (with several
+        processes, up to the dropout they draw). Raises ValueError for other settings.
+        """
+        for name in ("batch_size", "max_iters"):
+            if state.get(name) != getattr(self.config, name):
+                raise ValueError(
+                    f"the interrupted training had {name} {state.get(name)}, "
+                    f"this one has {getattr(self.config, name)}"
+                )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+        except (KeyError, RuntimeError):
+            raise ValueError("the interrupted training was of another model") from None
+        self._resumed = state
+
+    def _restore(self, state):
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iter_num = state["iter_num"]
+        self.losses = list(state["losses"])
+        self.evaluations = [tuple(pair) for pair in state["evaluations"]]
+        self.best, self._best_state = state["best"], state["best_state"]
+        if self._batch_generator is not None:
+            self._batch_generator.set_state(state["batch_generator"])
+        if self.rank == 0:
+            torch.set_rng_state(state["dropout_generator"])
+        self._resumed = None
 
     def _finished(self):
         if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
@@ -244,6 +343,16 @@ class _forked_generator:
 
     def __exit__(self, *exception):
         return self.fork.__exit__(*exception)
+
+
+def process_rank():
+    """This process's number among those of torch.distributed, 0 without it."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def process_count():
+    """How many processes train together, 1 without torch.distributed."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def resolve_device(device):

@@ -97,6 +97,56 @@ def test_the_average_is_the_recursion_it_claims():
     assert torch.equal(model.lm_head.weight, run.averaged.lm_head.weight)
 
 
+@pytest.mark.parametrize("interrupted_after", [5, 6])
+def test_resuming_equals_an_uninterrupted_run(interrupted_after, tmp_path):
+    def complete():
+        return trainer(
+            lambda model: model.lm_head.weight.sum().item(), lr_decay="cosine", eval_interval=3,
+            ema_decay=0.9,
+        )
+
+    whole = complete()
+    whole.run()
+
+    class Killed(Exception):
+        pass
+
+    def interrupt(t):
+        if t.iter_num == interrupted_after:
+            torch.save(t.state_dict(), tmp_path / "training.pt")
+            raise Killed
+
+    first = complete()
+    first.set_callback("on_iteration_end", interrupt)
+    with pytest.raises(Killed):
+        first.run()
+    second = complete()
+    second.load_state_dict(torch.load(tmp_path / "training.pt", weights_only=True))
+    second.run()
+    assert second.losses == whole.losses
+    assert second.evaluations == whole.evaluations
+    assert torch.equal(second.model.lm_head.weight, whole.model.lm_head.weight)
+
+
+def test_resuming_other_settings_or_another_model_is_refused():
+    first = trainer()
+    first.run()
+    state = first.state_dict()
+    with pytest.raises(ValueError, match="had batch_size 8, this one has 4"):
+        trainer(batch_size=4).load_state_dict(state)
+    with pytest.raises(ValueError, match="of another model"):
+        trainer(model=small_model(block_size=17)).load_state_dict(state)
+
+
+def test_accumulated_parts_equal_the_whole_batch():
+    settings = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    whole = trainer(model=small_model(**settings))
+    parts = trainer(model=small_model(**settings), accumulation_steps=4)
+    whole.run()
+    parts.run()
+    assert parts.losses == pytest.approx(whole.losses, abs=1e-4)
+
+
 def test_warm_up_and_cosine():
     rates = []
     run = trainer(warmup_iters=4, lr_decay="cosine", min_lr_ratio=0.1, max_iters=12)
@@ -156,6 +206,7 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
     ("settings", "message"),
     [
         ({"batch_size": 0}, "batch size should be at least 1"),
+        ({"accumulation_steps": 3}, "cannot be divided among 1 processes x 3"),
         ({"max_iters": 0}, "max_iters should be at least 1"),
         ({"lr_decay": "linear"}, "lr_decay should be"),
         ({"lr_decay": "cosine", "max_iters": None}, "cosine decay needs max_iters"),
