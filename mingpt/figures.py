@@ -49,10 +49,10 @@ def _save(figure, path):
 
 
 def _new(width, height, *args, **kwargs):
-    with plt.rc_context(STYLE):
-        return plt.subplots(*args, figsize=(width, height), layout="constrained", **kwargs)
+    return plt.subplots(*args, figsize=(width, height), layout="constrained", **kwargs)
 
 
+@plt.rc_context(STYLE)
 def training_loss(losses, evaluations, compressors, path):
     """Q1. losses (nats per token, one per iteration); evaluations [(iteration, bpb)];
     compressors {name: bpb}."""
@@ -66,7 +66,7 @@ def training_loss(losses, evaluations, compressors, path):
         title="Training loss", xlabel="iteration", ylabel="cross-entropy (nats per token)"
     )
     left.text(
-        0.97, 0.95, f"thin: every iteration\nbold: mean of {width}", transform=left.transAxes,
+        0.97, 0.86, f"thin: every iteration\nbold: mean of {width}", transform=left.transAxes,
         ha="right", va="top", color=BLUE,
     )
     left.axhline(math.log(50257), color=BLACK, lw=0.8, ls=":")
@@ -80,8 +80,8 @@ def training_loss(losses, evaluations, compressors, path):
     span = steps[-1] - (0 if len(steps) == 1 else steps[0])
     right.set_xlim(0, steps[-1] + 0.32 * max(span, 1))
     right.annotate(
-        f"best {values[best]:.3f}", (steps[best], values[best]), xytext=(0, 16),
-        textcoords="offset points", ha="center", va="bottom", color=VERMILLION,
+        f"best {values[best]:.3f}", (steps[best], values[best]), xytext=(0, -16),
+        textcoords="offset points", ha="center", va="top", color=VERMILLION,
         arrowprops={"arrowstyle": "-", "color": VERMILLION, "lw": 0.8},
     )
     for name, value in compressors.items():
@@ -91,6 +91,7 @@ def training_loss(losses, evaluations, compressors, path):
     _save(figure, path)
 
 
+@plt.rc_context(STYLE)
 def inversion(losses, tokens, margins, distances, typical_distance, path):
     """Q2. losses: one list (nats per step) per start; tokens (T) strings; margins (T) logits
     and distances (T) to the nearest real token embedding, both of the first start."""
@@ -114,25 +115,23 @@ def inversion(losses, tokens, margins, distances, typical_distance, path):
     right.set_yticks(rows, [visible(t) for t in tokens])
     right.axvline(typical_distance, color=BLACK, lw=1, ls="--")
     right.set(
-        title="Distance to the nearest token", xlabel="Euclidean distance of embeddings",
+        title="Distance to the nearest token",
+        xlabel="Euclidean distance\n(dashed: typical between real tokens)",
         xlim=(0, max(*distances, typical_distance) * 1.25),
-    )
-    right.annotate(
-        "between\nreal tokens", (typical_distance, 0.02), xycoords=("data", "axes fraction"),
-        xytext=(3, 0), textcoords="offset points", va="bottom", fontsize=8,
     )
     _save(figure, path)
 
 
+@plt.rc_context(STYLE)
 def painted_attention(tokens, rows, word_tokens, scores, weights, title, path):
     """Q3 and Q4. The sentence painted by attention weight, and scores and weights as bars.
 
     tokens (T) strings; rows: the positions that predict the word; word_tokens: its positions;
     scores, weights (len(rows), T), averaged over heads, NaN or 0 after the row.
     """
-    height = 2.6 + 1.3 * len(rows)
+    height = 2.7 + 0.9 * len(rows)
     figure, axes = _new(
-        10, height, len(rows) + 1, 1, height_ratios=[1.0] * len(rows) + [1.7]
+        10, height, len(rows) + 1, 1, height_ratios=[0.9] * len(rows) + [2.4]
     )
     for axis, row, row_weights in zip(axes, rows, weights, strict=False):
         _paint_text(figure, axis, tokens, row, word_tokens, row_weights)
@@ -163,30 +162,31 @@ def _paint_text(figure, axis, tokens, row, word_tokens, weights):
     renderer = figure.canvas.get_renderer()
     largest = max(float(np.nanmax(weights)), 1e-9)
     width_px = axis.get_figure().get_figwidth() * figure.dpi * 0.93
-    x, y = 0.0, 0.86
+    x, y = 0.0, 0.8
     for position, token in enumerate(tokens[: word_tokens[-1] + 1]):
         weight = float(weights[position]) if position <= row else 0.0
         shade = weight / largest
         colour = VERMILLION if position in word_tokens else "white" if shade > 0.6 else BLACK
         gap = 0.012 if token[:1].isspace() or position == 0 else 0.0
         text = axis.text(
-            x + gap, y, visible(token), fontsize=12, va="center", color=colour,
+            x + gap, y, visible(token), fontsize=13, va="center", color=colour,
             fontweight="bold" if position in word_tokens else "normal",
             bbox={"facecolor": PAINT(shade), "edgecolor": "none", "pad": 2.0},
         )
         width = text.get_window_extent(renderer).width / width_px
         if x + gap + width > 1.0 and x > 0:
-            x, y = 0.0, y - 0.42
+            x, y = 0.0, y - 0.55
             text.set_position((x, y))
             gap = 0.0
         if position <= row:
             axis.text(
-                x + gap + width / 2, y - 0.19, f"{weight:.2f}", fontsize=7, ha="center",
+                x + gap + width / 2, y - 0.25, f"{weight:.2f}", fontsize=7, ha="center",
                 va="center", color="#444444",
             )
         x += gap + width + 0.008
 
 
+@plt.rc_context(STYLE)
 def attention_all_blocks(tokens, weights, entropies, word, path):
     """Q4. weights (blocks, T) of the predicting position, averaged over heads; entropies
     (blocks, heads) in bits."""
@@ -194,7 +194,7 @@ def attention_all_blocks(tokens, weights, entropies, word, path):
         10.5, 1.2 + 0.25 * len(tokens), 1, 2, width_ratios=[1.5, 1]
     )
     blocks = range(len(weights))
-    picture = left.imshow(weights.T, cmap=PAINT, vmin=0, aspect="auto")
+    left.imshow(weights.T, cmap=PAINT, vmin=0, aspect="auto")
     left.set_yticks(range(len(tokens)), [visible(t) for t in tokens])
     left.set_xticks(blocks, [str(b + 1) for b in blocks])
     left.set(title=f"Mean attention weight when predicting “{word}”", xlabel="block")
@@ -205,7 +205,7 @@ def attention_all_blocks(tokens, weights, entropies, word, path):
             color="white" if weight > threshold else BLACK,
         )
     left.spines[:].set_visible(False)
-    picture = right.imshow(entropies.T, cmap="cividis", vmin=0, aspect="auto")
+    right.imshow(entropies.T, cmap="cividis", vmin=0, aspect="auto")
     right.set_xticks(blocks, [str(b + 1) for b in blocks])
     right.set_yticks(range(entropies.shape[1]), [str(h + 1) for h in range(entropies.shape[1])])
     right.set(title="Entropy of each head (bits)", xlabel="block", ylabel="head")
@@ -217,24 +217,27 @@ def attention_all_blocks(tokens, weights, entropies, word, path):
         )
     right.spines[:].set_visible(False)
     _save(figure, path)
-    del picture
 
 
+@plt.rc_context(STYLE)
 def token_log_probs(tokens, log_probs, path):
     """Q5. tokens (T) strings and their log-probabilities (T) in nats."""
-    figure, axis = _new(max(6, 0.32 * len(tokens) + 2), 4, 1, 1)
-    x = np.arange(len(tokens))
-    axis.bar(x, log_probs, color=BLUE, width=0.75)
-    axis.set_xticks(x, [visible(t) for t in tokens], rotation=60, ha="right")
-    axis.set_xlim(-0.6, len(tokens) - 0.4)
-    axis.axhline(np.mean(log_probs), color=VERMILLION, lw=1.2, ls="--")
-    axis.text(
-        len(tokens) - 0.45, np.mean(log_probs), f"mean {np.mean(log_probs):.2f}", ha="right",
-        va="bottom", color=VERMILLION,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
+    lines = math.ceil(len(tokens) / 32)
+    per_line = math.ceil(len(tokens) / lines)
+    figure, axes = _new(
+        max(6, 0.32 * per_line + 1), 0.9 + 2.6 * lines, lines, 1, squeeze=False, sharey=True
     )
-    axis.set(
-        ylabel="log-probability (nats)",
-        title=f"log p(sentence | prompt) = {np.sum(log_probs):.2f} nats",
+    mean = np.mean(log_probs)
+    for line, axis in enumerate(axes[:, 0]):
+        part = slice(line * per_line, (line + 1) * per_line)
+        shown = tokens[part]
+        axis.bar(np.arange(len(shown)), log_probs[part], color=BLUE, width=0.75)
+        axis.set_xticks(range(len(shown)), [visible(t) for t in shown], rotation=60, ha="right")
+        axis.set_xlim(-0.6, per_line - 0.4)
+        axis.axhline(mean, color=VERMILLION, lw=1.2, ls="--")
+        axis.set_ylabel("log-probability (nats)")
+    axes[0, 0].set_title(
+        f"log p(sentence | prompt) = {np.sum(log_probs):.2f} nats, "
+        f"dashed: mean {mean:.2f} per token"
     )
     _save(figure, path)
