@@ -204,6 +204,7 @@ def q2_inversion(args, model, book, results):
         ],
         "starts": len(runs),
         "starts_reached": sum(run.reached for run in runs),
+        "success_rate": sum(run.reached for run in runs) / len(runs),
         "steps_per_start": [run.steps for run in runs],
         "steps_first_start": first.steps,
         "loss_first_start_nats_per_token": first.losses,
@@ -378,7 +379,14 @@ def q5_log_probability(args, model, results):
     prompt = torch.tensor([encoder.encode(SCORED_PROMPT)], device=args.device)
     start = prompt.shape[1]
     generator = torch.Generator(device=args.device).manual_seed(args.seed)
-    idx = generate(args, model, prompt, model.block_size - start, generator)
+
+    def stream(column):
+        print(encoder.decode(column.tolist()), end="", flush=True)
+
+    idx = generate(
+        args, model, prompt, model.block_size - start, generator,
+        on_token=stream if sys.stdout.isatty() else None,
+    )
     length = sentence_length(encoder, idx[0].tolist(), start, least_words=5)
     idx = idx[:, :length]
     log_probs = scoring.token_log_probs(model, idx)[0, start - 1 :].cpu()
