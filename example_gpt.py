@@ -447,11 +447,20 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, None if process_rank() else f"{self.prog}: error: {message}\n")
 
 
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except where there is none to show."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parse_arguments(argv):
     parser = OneLineParser(
         prog="example_gpt.py",
         description="Part 2: train GPT-2 on Alice in Wonderland and answer the five questions.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     add = parser.add_argument
     add("--weights", metavar="PATH", help="load this model instead of training one")
