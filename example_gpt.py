@@ -161,16 +161,14 @@ def train(args, book):
         "training_loss_nats_per_token": trainer.losses,
         "heldout_bits_per_byte_by_iteration": trainer.evaluations,
     }
-    model.eval()
     if process_rank():
         return model, history
+    path = args.save / "gpt.pt"
     vocabulary = args.encoder.ids if args.vocab == "book" else None
-    mingpt.save(
-        model, args.save / "gpt.pt", dtype=torch.float16, history=history, vocabulary=vocabulary
-    )
+    mingpt.save(model, path, dtype=torch.float16, history=history, vocabulary=vocabulary)
     (args.save / TRAINING_FILE).unlink(missing_ok=True)
-    print(f"    saved {args.save / 'gpt.pt'}")
-    return model, history
+    print(f"    saved {path}")
+    return mingpt.load(path, args.device), history  # as anyone will load it, rounded to float16
 
 
 def read_training(path):
