@@ -143,10 +143,18 @@ def test_missing_data_are_a_clear_error(tmp_path, capsys, monkeypatch):
     assert "alice.npz is missing" in capsys.readouterr().err
 
 
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+import example_gpt
+sys.exit(example_gpt.main(sys.argv[1:]))
+"""
+
+
 def test_interrupting_leaves_no_file_and_no_traceback(tmp_path):
-    command = [sys.executable, "-u", "example_gpt.py", "--model", "gpt-nano", "--batch-size", "4"]
+    command = [sys.executable, "-u", "-c", INTERRUPTIBLE, "--model", "gpt-nano"]
     process = subprocess.Popen(
-        [*command, "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"],
+        [*command, "--batch-size", "4", "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"],
         cwd=Path(example_gpt.__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
