@@ -1,0 +1,56 @@
+"""What a model attends to: scores and weights of any block, their spread, their effect."""
+
+import torch
+
+from mingpt.scoring import token_log_probs
+
+
+@torch.no_grad()
+def attention(model, idx, block=-1):
+    """Attention of one block on idx (B, T) int64: scores, weights, each (B, heads, T, T).
+
+    scores are QK^T / sqrt(head size), -inf for the future; weights their softmax over the
+    last dimension, so that every row sums to 1. Negative blocks count from the last.
+    Raises ValueError for a block the model does not have.
+    """
+    scores, weights = all_blocks(model, idx, [block])
+    return scores[0], weights[0]
+
+
+@torch.no_grad()
+def all_blocks(model, idx, blocks=None):
+    """As `attention` for several blocks (default all): each (blocks, B, heads, T, T)."""
+    count = model.config.n_layer
+    blocks = list(range(count)) if blocks is None else blocks
+    for block in blocks:
+        if not -count <= block < count:
+            raise ValueError(f"block {block} out of range: this model has blocks 0 to {count - 1}")
+    *_, captured = model(idx, capture=blocks, last_only=True)
+    scores, weights = zip(*(captured[block] for block in blocks), strict=True)
+    return torch.stack(scores), torch.stack(weights)
+
+
+def entropy(weights):
+    """Shannon entropy in bits of weights (..., T), each row a distribution -> (...)."""
+    return -(weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log2()).sum(dim=-1)
+
+
+@torch.no_grad()
+def knockout(model, idx, key, rows, blocks=None):
+    """Change of token log-probabilities when positions `rows` may not look at `key`.
+
+    idx (1, T) int64; key the hidden position; rows the querying positions; blocks the blocks
+    in which it is hidden (default all). Returns (len(rows),) float64 nats: the change of
+    log p(idx[row + 1]) for each row, negative where `key` supported the token. A row never
+    loses sight of itself.
+    """
+    T = idx.shape[1]
+    blocked = torch.zeros(T, T, dtype=torch.bool, device=idx.device)
+    blocked[rows, key] = True
+    blocked.fill_diagonal_(False)
+    blocks = range(model.config.n_layer) if blocks is None else blocks
+    number = model.config.n_layer
+    logits, _ = model(idx[:, :-1], blocked={b % number: blocked[:-1, :-1] for b in blocks})
+    rows = torch.as_tensor(rows, device=idx.device)
+    hidden = logits[0, rows].double().log_softmax(-1).gather(-1, idx[0, rows + 1, None])[:, 0]
+    return hidden - token_log_probs(model, idx)[0, rows]

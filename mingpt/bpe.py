@@ -1,0 +1,111 @@
+"""GPT-2's byte-pair encoding, on tiktoken's engine and the merges shipped in data/.
+
+`data/gpt2_merges.npy` holds for each merge the two ids it joins; ids 0 to 255 are the bytes
+in GPT-2's order, merge m makes id 256 + m, and 50256 is <|endoftext|>.
+"""
+
+import re
+from functools import lru_cache
+
+import tiktoken
+import torch
+
+from mingpt.data import load_merges
+
+PATTERN = (  # how GPT-2 splits text before merging (Radford et al. 2019)
+    r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+)
+_CASES = ("[a-z]+", "[A-Z][a-z]*", "[A-Z]+")
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 50256
+
+
+def byte_order():
+    """The 256 bytes in the order of their token ids: printable Latin-1 first, then the rest."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return printable + [byte for byte in range(256) if byte not in printable]
+
+
+def token_bytes(merges):
+    """The byte string of every token but the special one, list of 256 + len(merges)."""
+    tokens = [bytes([byte]) for byte in byte_order()]
+    for left, right in merges.tolist():
+        tokens.append(tokens[left] + tokens[right])
+    return tokens
+
+
+class Encoder:
+    """Text to GPT-2 token ids and back; any Unicode text survives the round trip."""
+
+    def __init__(self, merges):
+        """merges (M, 2) integer array, row m the two ids that make id 256 + m."""
+        self._encoding = tiktoken.Encoding(
+            "gpt2",
+            pat_str=PATTERN,
+            mergeable_ranks={token: rank for rank, token in enumerate(token_bytes(merges))},
+            special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
+        )
+
+    @property
+    def vocab_size(self):
+        return self._encoding.n_vocab
+
+    def encode(self, text):
+        """List of ids; the text `<|endoftext|>` is text like any other."""
+        return self._encoding.encode_ordinary(text)
+
+    def decode(self, ids):
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD.
+
+        Raises ValueError for an id outside the vocabulary.
+        """
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids):
+        """The bytes of the ids. Raises ValueError for an id outside the vocabulary."""
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(f"token {i} out of range: allowed 0 to {self.vocab_size - 1}")
+        return self._encoding.decode_bytes(ids)
+
+
+@lru_cache
+def get_encoder():
+    """GPT-2's encoder, built once."""
+    return Encoder(load_merges())
+
+
+def spelling_groups(encoder):
+    """The kind of every token, (V,) int64: letter case (lower, Capital, UPPER, other) and
+    whether it begins with a space, as 2 * case + space."""
+    groups = []
+    for token in range(encoder.vocab_size):
+        text = encoder.decode([token])
+        word = text.strip()
+        case = next(
+            (i for i, kind in enumerate(_CASES) if re.fullmatch(kind, word)), len(_CASES)
+        )
+        groups.append(2 * case + text.startswith(" "))
+    return torch.tensor(groups)
+
+
+class BPETokenizer:
+    """PyTorch-flavoured encoder: text -> LongTensor (1, T), and back."""
+
+    def __init__(self):
+        self.encoder = get_encoder()
+
+    def __call__(self, text, return_tensors="pt"):
+        """text (one string) -> int64 (1, T)."""
+        if return_tensors != "pt":
+            raise ValueError(f"only PyTorch tensors ('pt') are returned, not {return_tensors!r}")
+        if not isinstance(text, str):
+            raise ValueError(f"text should be a string, not {type(text).__name__}")
+        return torch.tensor([self.encoder.encode(text)], dtype=torch.long)
+
+    def decode(self, idx):
+        """idx (T,) int64 -> text."""
+        if idx.ndim != 1:
+            raise ValueError(f"tokens should have one dimension, not shape {tuple(idx.shape)}")
+        return self.encoder.decode(idx.tolist())

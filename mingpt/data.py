@@ -1,0 +1,227 @@
+"""The tokenised book: loading, blocks, batches; `python -m mingpt.data` builds the arrays.
+
+The text is cut at the first newline at or after 90 % of its characters; the training part
+and the held-out part are tokenised apart.
+"""
+
+import argparse
+import hashlib
+import http.client
+import io
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from mingpt.utils import atomic_path
+
+DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+TRAIN_SHARE = 0.9
+
+TEXT_URL = (
+    "https://gist.githubusercontent.com/phillipj/4944029/raw/"
+    "75ba2243dd5ec2875f629bf5d79f6c1e4b5a8b46/alice_in_wonderland.txt"
+)
+TEXT_SHA256 = "c8f5de222fcf1804197e97b0df02d30d25ab70715fcf93bb8d61c0f7b2c13acb"
+MERGES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models/124M/vocab.bpe"
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+
+# SHA-256 of the arrays' contents (uint16, little endian), whatever file format wraps them.
+BOOK_ARRAYS_SHA256 = "22664d522353cf9c2ab1440788687d86bc8fae066b56f2d55cb1774749d52cdc"
+MERGES_ARRAY_SHA256 = "80d121a7b35cab0a6344b48302353f3eccdc93b2889e22901b77f783cbc6bb24"
+
+
+class DataError(ValueError):
+    """A data file is missing, damaged or not what was expected."""
+
+
+class Book(NamedTuple):
+    """Token ids of the two parts of the book, int64 (N,)."""
+
+    train: torch.Tensor
+    heldout: torch.Tensor
+
+
+def load_book(data_dir=DATA_DIR):
+    """The Book shipped as data/alice.npz, in GPT-2's tokens. Raises DataError."""
+    arrays = _load_array(Path(data_dir) / "alice.npz", ("train", "heldout"), BOOK_ARRAYS_SHA256)
+    return Book(*(torch.from_numpy(a.astype(np.int64)) for a in arrays))
+
+
+def load_merges(data_dir=DATA_DIR):
+    """GPT-2's merges, uint16 (50000, 2): the ids each merge joins. Raises DataError."""
+    return _load_array(Path(data_dir) / "gpt2_merges.npy", (), MERGES_ARRAY_SHA256)[0]
+
+
+def _load_array(path, names, sha256):
+    rebuild = "build it again with `python -m mingpt.data` (see data/README.md)"
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {rebuild}")
+    try:
+        loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        arrays = [loaded[name] for name in names] if names else [loaded]
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        raise DataError(f"{path} cannot be read ({type(error).__name__}): {rebuild}") from None
+    if _arrays_sha256(arrays) != sha256:
+        raise DataError(f"{path} has a wrong checksum: {rebuild}")
+    return arrays
+
+
+def _arrays_sha256(arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, dtype="<u2").tobytes())
+    return digest.hexdigest()
+
+
+class BlockDataset(Dataset):
+    """Every block of a token array: tokens[i : i+block_size] -> tokens[i+1 : i+block_size+1].
+
+    Works as a PyTorch dataset; `batch` cuts many blocks at once straight from the array.
+    """
+
+    def __init__(self, tokens, block_size, vocab_size=None):
+        """tokens int64 (N,). Raises ValueError when N is too short for one block."""
+        if block_size < 1:
+            raise ValueError(f"block size should be at least 1, not {block_size}")
+        if len(tokens) <= block_size:
+            raise ValueError(
+                f"block size {block_size} is larger than the data allow: "
+                f"{len(tokens)} tokens make blocks of at most {len(tokens) - 1}"
+            )
+        self.tokens = tokens
+        self.block_size = block_size
+        self.vocab_size = int(tokens.max()) + 1 if vocab_size is None else vocab_size
+
+    def __len__(self):
+        return len(self.tokens) - self.block_size
+
+    def __getitem__(self, i):
+        x, y = self.batch(torch.tensor([range(len(self))[i]]))
+        return x[0], y[0]
+
+    def batch(self, starts):
+        """starts (B,) int64 -> x, y, each (B, block_size) int64."""
+        blocks = self.tokens[starts[:, None] + torch.arange(self.block_size + 1)]
+        return blocks[:, :-1], blocks[:, 1:]
+
+    def get_vocab_size(self):
+        return self.vocab_size
+
+    def get_block_size(self):
+        return self.block_size
+
+
+def split_text(text):
+    """(training part, held-out part) of the book's text; the cut's newline is held out."""
+    cut = text.index("\n", int(len(text) * TRAIN_SHARE))
+    return text[:cut], text[cut:]
+
+
+def parse_merges(merges_text):
+    """GPT-2's merge list as published (vocab.bpe) -> uint16 (M, 2) ids."""
+    from mingpt.bpe import byte_order  # bpe builds on this module
+
+    # The published list writes byte b as chr(b) where printable, else as chr(256), chr(257)...
+    order = byte_order()
+    ids = {
+        chr(byte) if rank < 188 else chr(256 + rank - 188): rank for rank, byte in enumerate(order)
+    }
+    pairs = []
+    for line in merges_text.splitlines():
+        if line and not line.startswith("#version"):
+            left, right = line.split(" ")
+            pairs.append((ids[left], ids[right]))
+            ids[left + right] = 255 + len(pairs)
+    return np.array(pairs, dtype=np.uint16)
+
+
+def build(text_bytes, merges_bytes, data_dir=DATA_DIR):
+    """Write data_dir/alice.npz and gpt2_merges.npy from the two published files.
+
+    Raises DataError when either file is not the expected one.
+    """
+    from mingpt.bpe import Encoder
+
+    _verify("the book's text", text_bytes, TEXT_SHA256)
+    _verify("GPT-2's merge list", merges_bytes, MERGES_SHA256)
+    merges = parse_merges(merges_bytes.decode("utf-8"))
+    encoder = Encoder(merges)
+    parts = split_text(text_bytes.decode("utf-8"))
+    train, heldout = (np.array(encoder.encode(part), dtype=np.uint16) for part in parts)
+    with atomic_path(Path(data_dir) / "gpt2_merges.npy") as path:
+        np.save(path, merges)
+    with atomic_path(Path(data_dir) / "alice.npz") as path:
+        np.savez(path, train=train, heldout=heldout)
+
+
+def _verify(what, content, expected):
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{what} has a wrong checksum: expected SHA-256 {expected}, found {found}"
+        )
+
+
+def _read(path, url):
+    """The content of a local file, or of a download when there is none."""
+    if path is not None:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            content = bytearray()
+            name = url.rsplit("/", 1)[-1]
+            with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None) as bar:
+                while chunk := response.read(1 << 14):
+                    content += chunk
+                    bar.update(len(chunk))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        reason = error if isinstance(error, urllib.error.HTTPError) else (
+            getattr(error, "reason", None) or error
+        )
+        raise DataError(
+            f"cannot download {url} ({reason}); give local copies with --text and --merges"
+        ) from None
+    if size is not None and len(content) != size:
+        raise DataError(f"download of {url} broke off after {len(content)} of {size} bytes")
+    return bytes(content)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m mingpt.data",
+        description="Build data/alice.npz (the tokenised book) and data/gpt2_merges.npy.",
+    )
+    parser.add_argument("--text", help="local copy of the book (default: download)")
+    parser.add_argument("--merges", help="local copy of vocab.bpe (default: download)")
+    parser.add_argument("--text-url", default=TEXT_URL, help="where to download the book")
+    parser.add_argument("--merges-url", default=MERGES_URL, help="where to download vocab.bpe")
+    parser.add_argument("--out", default=DATA_DIR, help="folder to write (default: data/)")
+    args = parser.parse_args(argv)
+    try:
+        build(
+            _read(args.text, args.text_url), _read(args.merges, args.merges_url), args.out
+        )
+    except (DataError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    print(f"wrote {Path(args.out) / 'alice.npz'} and {Path(args.out) / 'gpt2_merges.npy'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

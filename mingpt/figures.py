@@ -1,0 +1,243 @@
+"""Every Part 2 figure. Takes numbers and strings, knows no model, writes one PNG each."""
+
+import math
+from functools import lru_cache
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.font_manager import findfont
+from matplotlib.ft2font import FT2Font
+
+from mingpt.utils import atomic_path
+
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
+)  # fmt: skip
+PAINT = LinearSegmentedColormap.from_list("paint", ["#FFFFFF", SKY, BLUE])
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "text.parse_math": False,  # a token may be a dollar sign
+}
+
+
+@lru_cache
+def _drawable():
+    """The characters the figures' font has, as a set of code points."""
+    return set(FT2Font(findfont("DejaVu Sans")).get_charmap())
+
+
+def visible(token):
+    """A token's text in one line of drawable characters: ↵ for a newline, □ for the unknown."""
+    text = token.replace("\n", "↵").strip() or "␣"
+    return "".join(c if c.isprintable() and ord(c) in _drawable() else "□" for c in text)
+
+
+def _save(figure, path):
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+    plt.close(figure)
+
+
+def _new(width, height, *args, **kwargs):
+    return plt.subplots(*args, figsize=(width, height), layout="constrained", **kwargs)
+
+
+@plt.rc_context(STYLE)
+def training_loss(losses, evaluations, compressors, path):
+    """Q1. losses (nats per token, one per iteration); evaluations [(iteration, bpb)];
+    compressors {name: bpb}."""
+    figure, (left, right) = _new(9, 3.8, 1, 2)
+    iterations = np.arange(1, len(losses) + 1)
+    left.plot(iterations, losses, color=SKY, lw=0.8)
+    width = max(1, len(losses) // 25)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    left.plot(iterations[width - 1 :], smooth, color=BLUE, lw=1.8)
+    left.set(
+        title="Training loss", xlabel="iteration", ylabel="cross-entropy (nats per token)"
+    )
+    left.text(
+        0.97, 0.86, f"thin: every iteration\nbold: mean of {width}", transform=left.transAxes,
+        ha="right", va="top", color=BLUE,
+    )
+    left.axhline(math.log(50257), color=BLACK, lw=0.8, ls=":")
+    left.text(len(losses), math.log(50257), "uniform guess", ha="right", va="bottom", fontsize=9)
+
+    steps, values = np.array(evaluations).T
+    right.plot(steps, values, color=VERMILLION, marker="o", ms=3.5, lw=1.8)
+    best = int(values.argmin())
+    below = min([*values, *compressors.values()]) - 0.06
+    right.set_ylim(below, min(max(values.max(), max(compressors.values())) + 0.1, 3.2))
+    span = steps[-1] - (0 if len(steps) == 1 else steps[0])
+    right.set_xlim(0, steps[-1] + 0.32 * max(span, 1))
+    right.annotate(
+        f"best {values[best]:.3f}", (steps[best], values[best]), xytext=(0, -16),
+        textcoords="offset points", ha="center", va="top", color=VERMILLION,
+        arrowprops={"arrowstyle": "-", "color": VERMILLION, "lw": 0.8},
+    )
+    for name, value in compressors.items():
+        right.axhline(value, color=BLACK, lw=0.8, ls="--", alpha=0.6)
+        right.text(right.get_xlim()[1], value, name, ha="right", va="bottom", fontsize=9)
+    right.set(title="Held-out text", xlabel="iteration", ylabel="bits per byte")
+    _save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def inversion(losses, tokens, margins, distances, typical_distance, path):
+    """Q2. losses: one list (nats per step) per start; tokens (T) strings; margins (T) logits
+    and distances (T) to the nearest real token embedding, both of the first start."""
+    figure, (left, middle, right) = _new(10.5, 3.8, 1, 3, width_ratios=[1.3, 1, 1])
+    for curve in losses[1:]:
+        left.plot(curve, color=SKY, lw=0.7)
+    left.plot(losses[0], color=BLUE, lw=1.8)
+    left.set(
+        title="Inversion loss", xlabel="optimiser step", ylabel="cross-entropy (nats per token)"
+    )
+    left.text(
+        0.97, 0.95, f"bold: first start\nthin: {len(losses) - 1} other starts",
+        transform=left.transAxes, ha="right", va="top", color=BLUE,
+    )
+    rows = np.arange(len(tokens))[::-1]
+    middle.barh(rows, margins, color=GREEN)
+    middle.set_yticks(rows, [visible(t) for t in tokens])
+    middle.axvline(0, color=BLACK, lw=0.8)
+    middle.set(title="Margin of the target", xlabel="logit lead over the runner-up")
+    right.barh(rows, distances, color=ORANGE)
+    right.set_yticks(rows, [visible(t) for t in tokens])
+    right.axvline(typical_distance, color=BLACK, lw=1, ls="--")
+    right.set(
+        title="Distance to the nearest token",
+        xlabel="Euclidean distance\n(dashed: typical between real tokens)",
+        xlim=(0, max(*distances, typical_distance) * 1.25),
+    )
+    _save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def painted_attention(tokens, rows, word_tokens, scores, weights, title, path):
+    """Q3 and Q4. The sentence painted by attention weight, and scores and weights as bars.
+
+    tokens (T) strings; rows: the positions that predict the word; word_tokens: its positions;
+    scores, weights (len(rows), T), averaged over heads, NaN or 0 after the row.
+    """
+    height = 2.7 + 0.9 * len(rows)
+    figure, axes = _new(
+        10, height, len(rows) + 1, 1, height_ratios=[0.9] * len(rows) + [2.4]
+    )
+    for axis, row, row_weights in zip(axes, rows, weights, strict=False):
+        _paint_text(figure, axis, tokens, row, word_tokens, row_weights)
+        target = visible(tokens[row + 1])
+        axis.set_title(f"{title}: position “{visible(tokens[row])}” predicts “{target}”")
+    bars = axes[-1]
+    row = rows[0]
+    x = np.arange(row + 1)
+    bars.bar(x, weights[0][: row + 1], color=BLUE, width=0.7)
+    bars.set_xticks(x, [visible(t) for t in tokens[: row + 1]], rotation=60, ha="right")
+    bars.set_ylabel("mean weight", color=BLUE)
+    bars.set_xlim(-0.6, row + 0.6)
+    twin = bars.twinx()
+    twin.plot(x, scores[0][: row + 1], color=VERMILLION, marker="o", ms=4, lw=0)
+    twin.set_ylabel("mean score QKᵀ/√d", color=VERMILLION)
+    twin.spines["right"].set_visible(True)
+    bars.set_title(
+        f"weights (bars, sum {np.nansum(weights[0]):.3f}) and scores (dots) of the "
+        f"position that predicts “{visible(tokens[row + 1])}”"
+    )
+    _save(figure, path)
+
+
+def _paint_text(figure, axis, tokens, row, word_tokens, weights):
+    """Write tokens line by line, each on a background as dark as its weight."""
+    axis.axis("off")
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    renderer = figure.canvas.get_renderer()
+    largest = max(float(np.nanmax(weights)), 1e-9)
+    width_px = axis.get_figure().get_figwidth() * figure.dpi * 0.93
+    x, y = 0.0, 0.8
+    for position, token in enumerate(tokens[: word_tokens[-1] + 1]):
+        weight = float(weights[position]) if position <= row else 0.0
+        shade = weight / largest
+        colour = VERMILLION if position in word_tokens else "white" if shade > 0.6 else BLACK
+        gap = 0.012 if token[:1].isspace() or position == 0 else 0.0
+        text = axis.text(
+            x + gap, y, visible(token), fontsize=13, va="center", color=colour,
+            fontweight="bold" if position in word_tokens else "normal",
+            bbox={"facecolor": PAINT(shade), "edgecolor": "none", "pad": 2.0},
+        )
+        width = text.get_window_extent(renderer).width / width_px
+        if x + gap + width > 1.0 and x > 0:
+            x, y = 0.0, y - 0.55
+            text.set_position((x, y))
+            gap = 0.0
+        if position <= row:
+            axis.text(
+                x + gap + width / 2, y - 0.25, f"{weight:.2f}", fontsize=7, ha="center",
+                va="center", color="#444444",
+            )
+        x += gap + width + 0.008
+
+
+@plt.rc_context(STYLE)
+def attention_all_blocks(tokens, weights, entropies, word, path):
+    """Q4. weights (blocks, T) of the predicting position, averaged over heads; entropies
+    (blocks, heads) in bits."""
+    figure, (left, right) = _new(
+        10.5, 1.2 + 0.25 * len(tokens), 1, 2, width_ratios=[1.5, 1]
+    )
+    blocks = range(len(weights))
+    left.imshow(weights.T, cmap=PAINT, vmin=0, aspect="auto")
+    left.set_yticks(range(len(tokens)), [visible(t) for t in tokens])
+    left.set_xticks(blocks, [str(b + 1) for b in blocks])
+    left.set(title=f"Mean attention weight when predicting “{word}”", xlabel="block")
+    threshold = 0.6 * weights.max()
+    for (block, position), weight in np.ndenumerate(weights):
+        left.text(
+            block, position, f"{weight:.2f}", ha="center", va="center", fontsize=7,
+            color="white" if weight > threshold else BLACK,
+        )
+    left.spines[:].set_visible(False)
+    right.imshow(entropies.T, cmap="cividis", vmin=0, aspect="auto")
+    right.set_xticks(blocks, [str(b + 1) for b in blocks])
+    right.set_yticks(range(entropies.shape[1]), [str(h + 1) for h in range(entropies.shape[1])])
+    right.set(title="Entropy of each head (bits)", xlabel="block", ylabel="head")
+    middle = entropies.max() / 2
+    for (block, head), value in np.ndenumerate(entropies):
+        right.text(
+            block, head, f"{value:.1f}", ha="center", va="center", fontsize=8,
+            color="white" if value < middle else BLACK,
+        )
+    right.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def token_log_probs(tokens, log_probs, path):
+    """Q5. tokens (T) strings and their log-probabilities (T) in nats."""
+    lines = math.ceil(len(tokens) / 32)
+    per_line = math.ceil(len(tokens) / lines)
+    figure, axes = _new(
+        max(6, 0.32 * per_line + 1), 0.9 + 2.6 * lines, lines, 1, squeeze=False, sharey=True
+    )
+    mean = np.mean(log_probs)
+    for line, axis in enumerate(axes[:, 0]):
+        part = slice(line * per_line, (line + 1) * per_line)
+        shown = tokens[part]
+        axis.bar(np.arange(len(shown)), log_probs[part], color=BLUE, width=0.75)
+        axis.set_xticks(range(len(shown)), [visible(t) for t in shown], rotation=60, ha="right")
+        axis.set_xlim(-0.6, per_line - 0.4)
+        axis.axhline(mean, color=VERMILLION, lw=1.2, ls="--")
+        axis.set_ylabel("log-probability (nats)")
+    axes[0, 0].set_title(
+        f"log p(sentence | prompt) = {np.sum(log_probs):.2f} nats, "
+        f"dashed: mean {mean:.2f} per token"
+    )
+    _save(figure, path)

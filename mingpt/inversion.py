@@ -1,0 +1,100 @@
+"""Inverting a model: input vectors whose next-token predictions spell a given sentence."""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+
+class Inversion(NamedTuple):
+    """What `invert` found."""
+
+    vectors: torch.Tensor  # (T, C) in place of the token embedding's output
+    losses: list  # cross-entropy in nats before each step
+    history: list  # (step, (T,) int64 argmax tokens), every `record_every` steps and at the end
+    reached: bool  # whether the argmax at every position is the target
+    margins: torch.Tensor  # (T,) logit of the target minus the best other logit
+    steps: int  # optimiser steps taken
+
+
+def invert(model, target_ids, seed=0, max_steps=500, learning_rate=0.05, record_every=25,
+           margin=0.0, progress=False):
+    """Learn vectors (T, C) with argmax model(vectors)[i] = target_ids[i] for every i.
+
+    The model is frozen; Adam minimises the cross-entropy of all T positions. The vectors start
+    as Gaussian noise of the token embedding's scale, drawn from `seed`. Stops as soon as every
+    target's logit leads by more than `margin`, or after max_steps.
+    target_ids (T,) int64. Raises ValueError for an empty or too long target.
+    """
+    target = torch.as_tensor(target_ids, dtype=torch.int64)
+    if target.ndim != 1 or not 0 < len(target) <= model.block_size:
+        raise ValueError(
+            f"the sentence has {target.numel()} tokens; inversion takes 1 to {model.block_size}"
+        )
+    table = model.transformer.wte.weight
+    if not 0 <= int(target.min()) <= int(target.max()) < len(table):
+        raise ValueError(f"token out of range: allowed 0 to {len(table) - 1}")
+    device = table.device
+    target = target.to(device)
+    noise = torch.randn(
+        len(target), table.shape[1], generator=torch.Generator().manual_seed(seed)
+    )
+    vectors = (noise.to(device) * table.detach().std()).requires_grad_()
+    optimizer = torch.optim.Adam([vectors], lr=learning_rate)
+
+    losses, history = [], []
+    was_training = model.training
+    model.eval()
+    bar = tqdm(total=max_steps, desc="inversion", unit="step", disable=None if progress else True)
+    for step in range(max_steps + 1):
+        logits = model(embeddings=vectors[None])[0][0]  # (T, V)
+        margins = _margins(logits.detach(), target)
+        reached = bool((margins > margin).all())
+        stop = reached or step == max_steps
+        if step % record_every == 0 or stop:
+            history.append((step, logits.argmax(dim=-1).cpu()))
+        loss = F.cross_entropy(logits, target)
+        losses.append(loss.item())
+        if stop:
+            break
+        (vectors.grad,) = torch.autograd.grad(loss, [vectors])
+        optimizer.step()
+        bar.update()
+    bar.close()
+    model.train(was_training)
+    return Inversion(vectors.detach(), losses, history, reached, margins.cpu(), step)
+
+
+def _margins(logits, target):
+    """Logit of the target minus the largest other logit, (T,)."""
+    wanted = logits.gather(1, target[:, None])
+    others = logits.scatter(1, target[:, None], float("-inf"))
+    return wanted[:, 0] - others.amax(dim=1)
+
+
+class NearestTokens(NamedTuple):
+    """The real token embeddings closest to given vectors."""
+
+    ids: torch.Tensor  # (T,) int64
+    distances: torch.Tensor  # (T,) Euclidean
+    cosines: torch.Tensor  # (T,) largest cosine with any token embedding
+    predicted: torch.Tensor  # (T,) int64: argmax of the model fed with `ids`
+    typical_distance: float  # median distance of a token embedding to its own nearest neighbour
+
+
+@torch.no_grad()
+def nearest_tokens(model, vectors, sample=512):
+    """NearestTokens of vectors (T, C), and what the model predicts from those tokens.
+
+    typical_distance comes from `sample` tokens spread evenly over the vocabulary.
+    """
+    table = model.transformer.wte.weight
+    distances, ids = torch.cdist(vectors[None], table[None])[0].min(dim=1)
+    cosines = (F.normalize(vectors, dim=1) @ F.normalize(table, dim=1).T).amax(dim=1)
+    predicted = model(ids[None])[0][0].argmax(dim=-1)
+    probe = torch.linspace(0, len(table) - 1, min(sample, len(table))).long().to(table.device)
+    neighbours = torch.cdist(table[probe][None], table[None])[0]
+    neighbours[torch.arange(len(probe)), probe] = float("inf")
+    typical = neighbours.amin(dim=1).median().item()
+    return NearestTokens(ids.cpu(), distances.cpu(), cosines.cpu(), predicted.cpu(), typical)

@@ -1,0 +1,377 @@
+"""GPT-2: a decoder-only transformer (Radford et al. 2019), readable from top to bottom.
+
+Names, configuration and state-dict keys are minGPT's, so that code written for minGPT runs
+unchanged. On top of it, all as arguments and return values: vectors in place of the token
+embedding, attention of any block, a tied head, a loss that never holds all logits, and
+generation with cached keys and values.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mingpt.loss import linear_cross_entropy
+from mingpt.sampling import next_token
+from mingpt.utils import CfgNode
+
+MODEL_TYPES = {
+    "openai-gpt": {"n_layer": 12, "n_head": 12, "n_embd": 768},  # 117M
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},  # 124M
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},  # 350M
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},  # 774M
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},  # 1558M
+    "gopher-44m": {"n_layer": 8, "n_head": 16, "n_embd": 512},
+    "gpt-mini": {"n_layer": 6, "n_head": 6, "n_embd": 192},
+    "gpt-micro": {"n_layer": 4, "n_head": 4, "n_embd": 128},
+    "gpt-nano": {"n_layer": 3, "n_head": 3, "n_embd": 48},
+}
+
+
+class NewGELU(nn.Module):
+    """GELU in GPT-2's tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+
+    def forward(self, x):
+        return F.gelu(x, approximate="tanh")
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention in which a position sees itself and what came before."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.n_embd = config.n_embd
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key, value in one
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.attn_pdrop = config.attn_pdrop
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        causal = torch.ones(config.block_size, config.block_size).tril()
+        self.register_buffer("bias", causal.view(1, 1, *causal.shape))  # minGPT's key
+
+    def query_key_value(self, x):
+        """x (B, T, C) -> q, k, v, each (B, nh, T, hs) with nh * hs = C."""
+        B, T, _ = x.shape
+        q, k, v = self.c_attn(x).split(self.n_embd, dim=2)
+        return (t.view(B, T, self.n_head, -1).transpose(1, 2) for t in (q, k, v))
+
+    def forward(self, x, cache=None, blocked=None):
+        """x (B, T, C) -> (B, T, C).
+
+        cache: a dict that gives and takes the keys and values of earlier positions.
+        blocked: (T, T) bool, True where query row may not look at key column.
+        """
+        B, T, C = x.shape
+        q, k, v = self.query_key_value(x)
+        if cache is not None:
+            if "k" in cache:
+                k = torch.cat([cache["k"], k], dim=2)  # (B, nh, T_past + T, hs)
+                v = torch.cat([cache["v"], v], dim=2)
+            cache["k"], cache["v"] = k, v
+        allowed = None if blocked is None else (self.bias[0, 0, :T, :T] == 1) & ~blocked
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, dropout_p=self.attn_pdrop if self.training else 0.0,
+            is_causal=allowed is None and T > 1,  # a single new query sees every key
+        )
+        y = y.transpose(1, 2).reshape(B, T, C)
+        return self.resid_dropout(self.c_proj(y))
+
+    def scores_and_weights(self, x):
+        """QK^T / sqrt(hs) and its causal softmax, each (B, nh, T, T).
+
+        Future positions score -inf and weigh 0; weights are those before dropout.
+        """
+        q, k, _ = self.query_key_value(x)
+        T = x.shape[1]
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        scores = scores.masked_fill(self.bias[:, :, :T, :T] == 0, float("-inf"))
+        return scores, scores.softmax(dim=-1)
+
+
+class Block(nn.Module):
+    """One transformer block: attention, then a two-layer perceptron, each on a residual."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = nn.ModuleDict(
+            {
+                "c_fc": nn.Linear(config.n_embd, 4 * config.n_embd),
+                "c_proj": nn.Linear(4 * config.n_embd, config.n_embd),
+                "act": NewGELU(),
+                "dropout": nn.Dropout(config.resid_pdrop),
+            }
+        )
+
+    def forward(self, x, cache=None, blocked=None):
+        x = x + self.attn(self.ln_1(x), cache, blocked)
+        m = self.mlp
+        return x + m.dropout(m.c_proj(m.act(m.c_fc(self.ln_2(x)))))
+
+
+class GPT(nn.Module):
+    """The language model; see `forward` and `generate`."""
+
+    @staticmethod
+    def get_default_config():
+        """Settings with minGPT's defaults: set model_type or the three sizes, and the rest."""
+        return CfgNode(
+            model_type="gpt",
+            n_layer=None,
+            n_head=None,
+            n_embd=None,
+            vocab_size=None,
+            block_size=None,
+            embd_pdrop=0.1,
+            resid_pdrop=0.1,
+            attn_pdrop=0.1,
+            embd_init_std=0.02,  # of the token embedding
+            tied_head=False,  # GPT-2 itself ties the head to the token embedding; minGPT does not
+        )
+
+    def __init__(self, config, generator=None):
+        """Build and initialise (N(0, 0.02^2), residual projections over sqrt(2 n_layer)).
+
+        `generator` (torch.Generator) draws the initial weights; None uses the global one.
+        Raises ValueError for an unknown model_type or impossible sizes.
+        """
+        super().__init__()
+        config = self.config = _complete(config)
+        self.block_size = config.block_size
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "drop": nn.Dropout(config.embd_pdrop),
+                "h": nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
+                "ln_f": nn.LayerNorm(config.n_embd),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tied_head:
+            self.lm_head.weight = self.transformer.wte.weight
+        self._initialise(generator)
+
+    def _initialise(self, generator):
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+            elif ".ln_" in name:
+                nn.init.ones_(parameter)
+            else:
+                layers = self.config.n_layer
+                std = 0.02 / math.sqrt(2 * layers) if name.endswith("c_proj.weight") else 0.02
+                if parameter is self.transformer.wte.weight:
+                    std = self.config.embd_init_std
+                nn.init.normal_(parameter, 0.0, std, generator=generator)
+
+    @property
+    def num_parameters(self):
+        """Number of trainable numbers, a tied head counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        """As in PyTorch; a state dict whose head differs from its embedding unties ours first.
+
+        So a minGPT checkpoint (untied) loads into a model built with `tied_head`.
+        """
+        head = state_dict.get("lm_head.weight")
+        embedding = state_dict.get("transformer.wte.weight")
+        if self.config.tied_head and head is not None and embedding is not None:
+            same = head.data_ptr() == embedding.data_ptr() or torch.equal(head, embedding)
+            if not same:
+                self.lm_head.weight = nn.Parameter(self.lm_head.weight.detach().clone())
+                self.config.tied_head = False
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def forward(self, idx=None, targets=None, *, embeddings=None, capture=None, loss_only=False,
+                cache=None, last_only=False, blocked=None):
+        """Logits (B, T, V) and, with targets, the mean cross-entropy in nats.
+
+        idx (B, T) int64 tokens, or `embeddings` (B, T, C) in place of what the token
+        embedding would return for them (position embeddings are added either way).
+        targets (B, T) int64, -1 ignored. Returns (logits, loss), loss None without targets.
+
+        capture: block numbers (negative from the end) whose attention to return; the result
+        is then (logits, loss, {block: (scores, weights)}), each (B, heads, T, T).
+        loss_only: skip the logits (None in their place) and compute the loss in row chunks.
+        cache: list of one dict per block, holding the keys and values of earlier calls; with
+        keys present, idx is the one token that follows them.
+        blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column).
+        last_only: logits of the last position alone, (B, 1, V).
+        Raises ValueError for tokens outside the vocabulary or more positions than the block.
+        """
+        x, captured = self._trunk(self._embed(idx, embeddings, cache), capture, cache, blocked)
+        logits = loss = None
+        if loss_only:
+            loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
+        else:
+            logits = self.lm_head(x[:, -1:] if last_only else x)
+            if targets is not None:
+                loss = F.cross_entropy(
+                    logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1
+                )
+        return (logits, loss) if capture is None else (logits, loss, captured)
+
+    def hidden_states(self, idx):
+        """What the head multiplies: (B, T, C) for tokens idx (B, T) int64."""
+        return self._trunk(self._embed(idx, None, None))[0]
+
+    def _trunk(self, x, capture=None, cache=None, blocked=None):
+        captured = {}
+        for number, block in enumerate(self.transformer.h):
+            for asked in capture or ():
+                if asked % self.config.n_layer == number:
+                    captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
+            x = block(
+                x,
+                None if cache is None else cache[number],
+                None if blocked is None else blocked.get(number),
+            )
+        return self.transformer.ln_f(x), captured
+
+    def _embed(self, idx, embeddings, cache):
+        if (idx is None) == (embeddings is None):
+            raise ValueError("give either token indices or embeddings, not both")
+        past = cache[0]["k"].shape[2] if cache and "k" in cache[0] else 0
+        if embeddings is None:
+            if idx.ndim != 2 or idx.dtype != torch.int64:
+                raise ValueError(
+                    f"tokens should be int64 of shape (B, T), not {idx.dtype} {tuple(idx.shape)}"
+                )
+            vocab_size = self.config.vocab_size
+            if idx.device.type == "cpu" and idx.numel() and not (
+                int(idx.min()) >= 0 and int(idx.max()) < vocab_size
+            ):
+                raise ValueError(
+                    f"token out of range: got {int(idx.min())} to {int(idx.max())}, "
+                    f"allowed 0 to {vocab_size - 1}"
+                )
+            embeddings = self.transformer.wte(idx)
+        elif embeddings.ndim != 3 or embeddings.shape[2] != self.config.n_embd:
+            raise ValueError(
+                f"embeddings should be of shape (B, T, {self.config.n_embd}), "
+                f"not {tuple(embeddings.shape)}"
+            )
+        T = embeddings.shape[1]
+        if not 0 < T + past <= self.block_size:
+            raise ValueError(f"{T + past} positions given; this model takes 1 to {self.block_size}")
+        positions = torch.arange(past, past + T, device=embeddings.device)
+        return self.transformer.drop(embeddings + self.transformer.wpe(positions))
+
+    def configure_optimizers(self, train_config):
+        """AdamW: weight_decay for the weights of linear layers, as in minGPT.
+
+        Embeddings (a tied head among them) take embedding_weight_decay where the settings
+        have one and else none; biases and layer norms are never decayed. Also reads
+        learning_rate and betas.
+        """
+        embeddings = [self.transformer.wte.weight, self.transformer.wpe.weight]
+        linear = [
+            module.weight
+            for module in self.modules()
+            if isinstance(module, nn.Linear) and module.weight is not embeddings[0]
+        ]
+        taken = {id(parameter) for parameter in (*embeddings, *linear)}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in taken]
+        embedding_decay = getattr(train_config, "embedding_weight_decay", 0.0)
+        return torch.optim.AdamW(
+            [
+                {"params": linear, "weight_decay": train_config.weight_decay},
+                {"params": embeddings, "weight_decay": embedding_decay},
+                {"params": rest, "weight_decay": 0.0},
+            ],
+            lr=train_config.learning_rate,
+            betas=train_config.betas,
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def generate(self, idx, max_new_tokens, temperature=1.0, do_sample=False, top_k=None, *,
+                 top_p=None, generator=None, use_cache=True, on_token=None):
+        """Continue idx (B, T) int64 by max_new_tokens tokens -> (B, T + max_new_tokens).
+
+        do_sample False takes the most probable token; True draws from the softmax of
+        logits / temperature, restricted to the top_k tokens and to the smallest set of
+        probability top_p where given. `generator` makes draws reproducible apart from the
+        global state. Keys and values are cached while the sequence fits the block; beyond
+        it the window slides, every position moves, and the window is computed afresh.
+        on_token(column (B,) int64) is called after every token. Use in eval mode.
+        Raises ValueError for an empty prompt or settings out of range.
+        """
+        if idx.ndim != 2 or idx.shape[1] == 0:
+            raise ValueError("the prompt is empty: give at least one token")
+        cache = None
+        for _ in range(max_new_tokens):
+            if not use_cache or idx.shape[1] > self.block_size:
+                window, cache = idx[:, -self.block_size :], None
+            elif cache is None:
+                window, cache = idx, [{} for _ in self.transformer.h]
+            else:
+                window = idx[:, -1:]
+            logits, _ = self(window, cache=cache, last_only=True)
+            token = next_token(logits[:, -1], temperature, do_sample, top_k, top_p, generator)
+            idx = torch.cat([idx, token], dim=1)
+            if on_token is not None:
+                on_token(token[:, 0])
+        return idx
+
+    @classmethod
+    def from_pretrained(cls, model_type):
+        """A GPT with the weights of a Hugging Face GPT-2: a model name or a local directory.
+
+        Needs the transformers package, imported here alone.
+        """
+        try:
+            from transformers import GPT2LMHeadModel
+        except ImportError:
+            raise ImportError(
+                "GPT.from_pretrained reads Hugging Face models: pip install transformers"
+            ) from None
+        theirs = GPT2LMHeadModel.from_pretrained(model_type)
+        shape = theirs.config
+        config = cls.get_default_config()
+        config.merge_from_dict(
+            {
+                "n_layer": shape.n_layer,
+                "n_head": shape.n_head,
+                "n_embd": shape.n_embd,
+                "vocab_size": shape.vocab_size,
+                "block_size": shape.n_positions,
+                "tied_head": shape.tie_word_embeddings,
+            }
+        )
+        model = cls(config)
+        state = model.state_dict()
+        for key, value in theirs.state_dict().items():
+            if key in state and not key.endswith(".attn.bias"):
+                # Theirs keeps projection matrices as (in, out); nn.Linear has (out, in).
+                transposed = ".c_" in key and key.endswith(".weight")
+                state[key] = value.T if transposed else value
+        model.load_state_dict(state)
+        return model.eval()
+
+
+def _complete(config):
+    """A copy of the config with the sizes of its model_type filled in, checked."""
+    config = CfgNode(**{**GPT.get_default_config().to_dict(), **config.to_dict()})
+    sizes = ("n_layer", "n_head", "n_embd")
+    if config.model_type in MODEL_TYPES:
+        config.merge_from_dict(MODEL_TYPES[config.model_type])
+    elif config.model_type not in (None, "gpt"):
+        raise ValueError(
+            f"unknown model type {config.model_type!r}; known: {', '.join(MODEL_TYPES)}"
+        )
+    for name in (*sizes, "vocab_size", "block_size"):
+        value = getattr(config, name)
+        if not (isinstance(value, int) and value > 0):
+            raise ValueError(
+                f"{name} should be a positive whole number, not {value!r}"
+                + (" (or set model_type)" if name in sizes else "")
+            )
+    if config.n_embd % config.n_head:
+        raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
+    return config

@@ -1,0 +1,35 @@
+"""From logits to the next token: temperature, top-k, top-p."""
+
+import torch
+from torch.nn import functional as F
+
+
+def check_sampling(temperature, top_k, top_p):
+    """Raise ValueError for a temperature, top_k or top_p out of range."""
+    if not temperature > 0:
+        raise ValueError(f"temperature should be above 0, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top-k should be at least 1, not {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top-p should be above 0 and at most 1, not {top_p}")
+
+
+def next_token(logits, temperature=1.0, do_sample=False, top_k=None, top_p=None, generator=None):
+    """The next token (B, 1) int64 for logits (B, V): the likeliest, or drawn with do_sample.
+
+    top_k keeps the k likeliest tokens, then top_p the smallest set of likeliest tokens whose
+    probability reaches p (nucleus sampling, Holtzman et al. 2020).
+    """
+    check_sampling(temperature, top_k, top_p)
+    if not do_sample:
+        return logits.argmax(dim=-1, keepdim=True)
+    logits = logits.float() / temperature
+    if top_k is not None:
+        smallest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
+    if top_p is not None:
+        probabilities, order = F.softmax(logits, dim=-1).sort(dim=-1, descending=True)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= top_p)
+        logits = logits.masked_fill(dropped, float("-inf"))
+    return torch.multinomial(F.softmax(logits, dim=-1), 1, generator=generator)

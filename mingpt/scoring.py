@@ -1,0 +1,80 @@
+"""Log-probabilities of text under a model, in nats; held-out bits per byte."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+WINDOW_BATCH = 16
+
+
+@torch.no_grad()
+def token_log_probs(model, idx):
+    """log p(idx[:, t+1] | idx[:, : t+1]) for idx (B, T) int64 -> (B, T-1) float64 nats.
+
+    Past the model's block each token is predicted from the block_size tokens before it.
+    Raises ValueError when there is no token to predict.
+    """
+    if idx.ndim != 2 or idx.shape[1] < 2:
+        raise ValueError("scoring needs at least two tokens: one to start from, one to predict")
+    size = model.block_size
+    first, _ = model(idx[:, : min(size, idx.shape[1] - 1)])
+    rows = [first]
+    for end in range(size + 1, idx.shape[1]):
+        rows.append(model(idx[:, end - size : end], last_only=True)[0])
+    log_probs = torch.cat(rows, dim=1).double().log_softmax(dim=-1)
+    return log_probs.gather(-1, idx[:, 1:, None])[..., 0]
+
+
+def sequence_log_prob(model, idx, prompt_length=1):
+    """log p of idx[:, prompt_length:] given what comes before: (B,) float64 nats.
+
+    The product of the token probabilities, taken as a sum in log space.
+    """
+    return token_log_probs(model, idx)[:, prompt_length - 1 :].sum(dim=1)
+
+
+def perplexity(log_probs):
+    """exp of the mean negative log-probability of log_probs (..., T) nats -> (...)."""
+    return (-log_probs.mean(dim=-1)).exp()
+
+
+def windows(context, tokens, size=64, stride=32):
+    """Overlapping windows that score each token of `tokens` (N,) int64 once.
+
+    Windows of `size` inputs move by `stride`; each scores its last `stride` targets, so every
+    token is predicted from at least size - stride tokens. The end of `context` (M,) serves the
+    first window. Returns x, y, each (W, size) int64, y -1 where not scored.
+    Raises ValueError when the context is too short.
+    """
+    overlap = size - stride
+    if len(context) <= overlap:
+        raise ValueError(f"the context should hold more than {overlap} tokens")
+    text = torch.cat([context[len(context) - overlap - 1 :], tokens])
+    count = math.ceil(len(tokens) / stride)
+    text = F.pad(text, (0, count * stride - len(tokens)), value=-1)
+    blocks = text.unfold(0, size + 1, stride)
+    x, y = blocks[:, :-1].clamp(min=0), blocks[:, 1:].clone()
+    y[:, :overlap] = -1
+    return x, y
+
+
+@torch.no_grad()
+def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
+    """-log2 p(tokens | context) / num_bytes, each token scored once (see `windows`).
+
+    Windows of `size` tokens (default the model's block) moved by `stride` (default half).
+    The model is evaluated in eval mode and left as it was.
+    """
+    size = model.block_size if size is None else size
+    x, y = windows(context, tokens, size, size // 2 if stride is None else stride)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    nats = 0.0
+    for start in range(0, len(x), WINDOW_BATCH):
+        targets = y[start : start + WINDOW_BATCH].to(device)
+        _, loss = model(x[start : start + WINDOW_BATCH].to(device), targets, loss_only=True)
+        nats += float(loss) * int((targets != -1).sum())
+    model.train(was_training)
+    return nats / math.log(2) / num_bytes

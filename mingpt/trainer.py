@@ -1,0 +1,394 @@
+"""The training loop: batches, steps, held-out evaluation; nothing about plots or files."""
+
+import copy
+import math
+import time
+from collections import defaultdict
+from contextlib import nullcontext
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, RandomSampler
+
+from mingpt.loss import linear_cross_entropy
+from mingpt.utils import CfgNode
+
+
+class Trainer:
+    """Trains a GPT on blocks of tokens, with minGPT's interface.
+
+    Callbacks get the trainer: "on_batch_end" after every optimiser step, "on_evaluation" after
+    every held-out evaluation, "on_iteration_end" when an iteration is complete.
+
+    Where torch.distributed is initialised (torchrun), every process draws the same global batch
+    and computes its share of it. Public state: `iter_num`, `iter_dt` (seconds), `loss` (tensor,
+    nats), `losses` (list of nats, one per iteration), `evaluations` (list of (iterations done,
+    held-out value)), `best` (the smallest of them), and `averaged`, the model whose weights are
+    the exponential moving average (the model itself without ema_decay).
+    """
+
+    @staticmethod
+    def get_default_config():
+        return CfgNode(
+            device="auto",  # "auto" takes CUDA where it is there
+            num_workers=0,  # of the DataLoader, used for datasets other than BlockDataset
+            max_iters=None,
+            batch_size=64,  # blocks per iteration, over all processes
+            learning_rate=3e-4,
+            betas=(0.9, 0.95),
+            weight_decay=0.1,  # of the linear layers' weights
+            embedding_weight_decay=0.0,
+            grad_norm_clip=1.0,
+            seed=None,  # batches and dropout; None uses the global generator
+            precision="float32",  # or "bfloat16", "auto": matrix products of the forward pass
+            warmup_iters=0,  # linear rise of the learning rate
+            lr_decay="none",  # or "cosine", over max_iters
+            min_lr_ratio=0.1,  # what the cosine ends at, relative to learning_rate
+            ema_decay=None,  # e.g. 0.98: average the weights for evaluation
+            accumulation_steps=1,  # parts a batch is computed in, one after another
+            eval_interval=None,  # iterations between held-out evaluations
+            patience=None,  # stop after this many evaluations without a new best
+        )
+
+    def __init__(self, config, model, train_dataset, evaluate=None, discount=None):
+        """discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
+
+        evaluate(model) -> float, smaller is better, is called every eval_interval.
+
+        The best averaged weights by that value are in the model when `run` returns.
+        Raises ValueError for settings out of range or a device that is not there.
+        """
+        config = CfgNode(**{**self.get_default_config().to_dict(), **config.to_dict()})
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.autocast_dtype = resolve_precision(config.precision, self.device)
+        self.rank, self.world_size = process_rank(), process_count()
+        parts = self.world_size * config.accumulation_steps
+        if config.batch_size >= 1 and config.batch_size % parts:
+            raise ValueError(
+                f"a batch of {config.batch_size} blocks cannot be divided among "
+                f"{self.world_size} processes x {config.accumulation_steps} accumulation steps"
+            )
+        if self.world_size > 1 and config.seed is None:
+            raise ValueError("several processes need a seed, to draw the same batches")
+        if config.batch_size < 1:
+            raise ValueError(f"batch size should be at least 1, not {config.batch_size}")
+        if config.max_iters is not None and config.max_iters < 1:
+            raise ValueError(f"max_iters should be at least 1, not {config.max_iters}")
+        if config.lr_decay not in ("none", "cosine"):
+            raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
+        if config.lr_decay == "cosine" and config.max_iters is None:
+            raise ValueError("a cosine decay needs max_iters")
+        vocab_size = getattr(train_dataset, "vocab_size", 0)
+        if vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"the data use a vocabulary of {vocab_size} tokens, the model knows "
+                f"{model.config.vocab_size}"
+            )
+        self.model = model.to(self.device)
+        self.objective = _Objective(
+            self.model, None if discount is None else discount.to(self.device)
+        )
+        if self.world_size > 1:
+            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
+        self.train_dataset = train_dataset
+        self.evaluate = evaluate
+        self.optimizer = None
+        self.averaged = model if config.ema_decay is None else copy.deepcopy(model)
+        self.callbacks = defaultdict(list)
+        self.iter_num = 0
+        self.iter_time = 0.0
+        self.iter_dt = 0.0
+        self.loss = None
+        self.losses = []
+        self.evaluations = []
+        self.best = math.inf
+        self._best_state = None
+        self._batch_generator = None
+        self._resumed = None
+
+    def add_callback(self, onevent, callback):
+        self.callbacks[onevent].append(callback)
+
+    def set_callback(self, onevent, callback):
+        self.callbacks[onevent] = [callback]
+
+    def trigger_callbacks(self, onevent):
+        for callback in self.callbacks.get(onevent, []):
+            callback(self)
+
+    def run(self):
+        """Train until max_iters, or until early stopping; then load the best weights."""
+        config, model = self.config, self.model
+        self.optimizer = model.configure_optimizers(config)
+        model.train()
+        if config.seed is not None:
+            self._batch_generator = torch.Generator().manual_seed(config.seed)
+        batches = self._batches()
+        self.iter_num = 0
+        self.iter_time = time.time()
+        with self._seeded():
+            if self._resumed is not None:
+                self._restore(self._resumed)
+            while not self._finished():
+                self._set_learning_rate()
+                self._step(*next(batches))
+                self._average()
+                self.trigger_callbacks("on_batch_end")
+                self.iter_num += 1
+                now = time.time()
+                self.iter_dt, self.iter_time = now - self.iter_time, now
+                if self._evaluation_due():
+                    self._evaluate()
+                self.trigger_callbacks("on_iteration_end")
+        if self._best_state is not None:
+            self.averaged.load_state_dict(self._best_state)
+        if self.averaged is not model:
+            model.load_state_dict(self.averaged.state_dict())
+
+    def _step(self, x, y):
+        """One optimiser step on a global batch, of which this process computes its share."""
+        config = self.config
+        share = slice(self.rank, None, self.world_size)
+        parts = list(
+            zip(
+                x[share].chunk(config.accumulation_steps),
+                y[share].chunk(config.accumulation_steps),
+                strict=True,
+            )
+        )
+        self.model.zero_grad(set_to_none=True)
+        self.loss = torch.zeros((), device=self.device)
+        for number, (part_x, part_y) in enumerate(parts, start=1):
+            waits = self.world_size > 1 and number < len(parts)
+            with self.objective.no_sync() if waits else nullcontext():
+                with self._autocast():
+                    loss, objective = self.objective(
+                        part_x.to(self.device), part_y.to(self.device)
+                    )
+                (objective / len(parts)).backward()
+            self.loss += loss / len(parts)
+        if self.world_size > 1:
+            distributed.all_reduce(self.loss)
+            self.loss /= self.world_size
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
+        self.optimizer.step()
+        self.losses.append(self.loss.item())
+
+    def _autocast(self):
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device, self.autocast_dtype)
+
+    def _batches(self):
+        """Endless (x, y) batches of blocks drawn with replacement."""
+        dataset, batch_size = self.train_dataset, self.config.batch_size
+        generator = self._batch_generator
+        if hasattr(dataset, "batch"):
+            while True:
+                yield dataset.batch(torch.randint(len(dataset), (batch_size,), generator=generator))
+        sampler = RandomSampler(
+            dataset, replacement=True, num_samples=10**10, generator=generator
+        )
+        yield from DataLoader(
+            dataset, sampler=sampler, batch_size=batch_size, num_workers=self.config.num_workers,
+            pin_memory=self.device == "cuda",
+        )
+
+    def _seeded(self):
+        """Dropout draws from the seed inside; the global generator is restored after."""
+        if self.config.seed is None:
+            return nullcontext()
+        return _forked_generator(self.config.seed + self.rank, self.device)
+
+    def _learning_rate(self):
+        config, done = self.config, self.iter_num
+        rate = config.learning_rate
+        if done < config.warmup_iters:
+            return rate * (done + 1) / config.warmup_iters
+        if config.lr_decay == "cosine":
+            progress = (done - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)
+            cosine = 0.5 * (1 + math.cos(math.pi * progress))
+            return rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
+        return rate
+
+    def _set_learning_rate(self):
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+
+    @torch.no_grad()
+    def _average(self):
+        if self.averaged is self.model:
+            return
+        # A young average forgets faster, so that it does not carry the initial weights along.
+        decay = min(self.config.ema_decay, (1 + self.iter_num) / (10 + self.iter_num))
+        torch._foreach_lerp_(
+            list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
+        )
+
+    def _evaluation_due(self):
+        if self.evaluate is None:
+            return False
+        interval = self.config.eval_interval
+        return self.iter_num == self.config.max_iters or (
+            interval is not None and self.iter_num % interval == 0
+        )
+
+    def _evaluate(self):
+        value = self._evaluated_once()
+        self.evaluations.append((self.iter_num, value))
+        if value < self.best:
+            self.best = value
+            self._best_state = {
+                key: tensor.detach().clone() for key, tensor in self.averaged.state_dict().items()
+            }
+        self.trigger_callbacks("on_evaluation")
+
+    def _evaluated_once(self):
+        """The held-out value, computed by the first process and known to all."""
+        value = torch.zeros((), dtype=torch.float64, device=self.device)
+        if self.rank == 0:
+            value += self.evaluate(self.averaged)
+        if self.world_size > 1:
+            distributed.broadcast(value, 0)
+        return value.item()
+
+    def state_dict(self):
+        """All that `run` needs to go on from here, for torch.save; call it in a callback."""
+        return {
+            "iter_num": self.iter_num,
+            "losses": list(self.losses),
+            "evaluations": list(self.evaluations),
+            "best": self.best,
+            "best_state": self._best_state,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batch_generator": None
+            if self._batch_generator is None
+            else self._batch_generator.get_state(),
+            "dropout_generator": torch.get_rng_state(),
+            "batch_size": self.config.batch_size,
+            "max_iters": self.config.max_iters,
+        }
+
+    def load_state_dict(self, state):
+        """Let the next `run` continue the training that `state_dict` recorded.
+
+        With the same settings the continuation equals an uninterrupted run (with several
+        processes, up to the dropout they draw). Raises ValueError for other settings.
+        """
+        for name in ("batch_size", "max_iters"):
+            if state.get(name) != getattr(self.config, name):
+                raise ValueError(
+                    f"the interrupted training had {name} {state.get(name)}, "
+                    f"this one has {getattr(self.config, name)}"
+                )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+        except (KeyError, RuntimeError):
+            raise ValueError("the interrupted training was of another model") from None
+        self._resumed = state
+
+    def _restore(self, state):
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iter_num = state["iter_num"]
+        self.losses = list(state["losses"])
+        self.evaluations = [tuple(pair) for pair in state["evaluations"]]
+        self.best, self._best_state = state["best"], state["best_state"]
+        if self._batch_generator is not None:
+            self._batch_generator.set_state(state["batch_generator"])
+        if self.rank == 0:
+            torch.set_rng_state(state["dropout_generator"])
+        self._resumed = None
+
+    def _finished(self):
+        if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
+            return True
+        patience = self.config.patience
+        if patience is None or len(self.evaluations) <= patience:
+            return False
+        return min(value for _, value in self.evaluations[-patience:]) > self.best
+
+
+class _Objective(nn.Module):
+    """A batch's cross-entropy, and what training minimises: the same, discounted."""
+
+    def __init__(self, model, discount):
+        super().__init__()
+        self.model = model
+        self.discount = discount
+
+    def forward(self, x, y):
+        hidden, targets = self.model.hidden_states(x).flatten(0, 1), y.flatten()
+        weight = self.model.lm_head.weight
+        loss = linear_cross_entropy(hidden, weight, targets)
+        if self.discount is None:
+            return loss.detach(), loss
+        return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
+
+
+class _forked_generator:
+    """torch.random.fork_rng with a seed, as a context manager."""
+
+    def __init__(self, seed, device):
+        self.seed = seed
+        self.fork = torch.random.fork_rng(devices=[0] if device == "cuda" else [])
+
+    def __enter__(self):
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *exception):
+        return self.fork.__exit__(*exception)
+
+
+def process_rank():
+    """This process's number among those of torch.distributed, 0 without it."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def process_count():
+    """How many processes train together, 1 without torch.distributed."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def resolve_device(device):
+    """"auto" -> "cuda" where PyTorch finds it, else "cpu"; another name is checked.
+
+    Raises ValueError for a device PyTorch cannot use here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    if device == "cuda":
+        if torch.cuda.is_available():
+            return device
+        raise ValueError("device 'cuda' was asked for, but PyTorch finds no CUDA GPU here")
+    raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda")
+
+
+def bfloat16_supported(device):
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def resolve_precision(precision, device):
+    """The autocast dtype of "float32" (None), "bfloat16", or "auto" (bfloat16 where fast).
+
+    Raises ValueError for an unknown name or bfloat16 on a processor without it.
+    """
+    if precision == "float32":
+        return None
+    if precision == "auto":
+        return torch.bfloat16 if bfloat16_supported(device) else None
+    if precision == "bfloat16":
+        if bfloat16_supported(device):
+            return torch.bfloat16
+        raise ValueError("bfloat16 was asked for, but this processor does not support it")
+    raise ValueError(f"unknown precision {precision!r}; allowed: auto, float32, bfloat16")

@@ -1,0 +1,71 @@
+"""A small vocabulary for small machines: GPT-2's tokens cut down to those a text uses."""
+
+import torch
+
+from mingpt.bpe import get_encoder
+from mingpt.data import load_merges
+
+BYTES = 256  # the first ids of GPT-2's vocabulary are the single bytes
+
+
+class BookVocabulary:
+    """GPT-2's encoding restricted to some of its tokens, numbered 0 to V-1.
+
+    A token outside the vocabulary is taken apart into the two tokens its merge joined, again
+    and again, as if that merge had never been made; all single bytes are inside, so every
+    text still encodes, and decodes to itself. Text that uses only known tokens keeps exactly
+    GPT-2's tokens. Same interface as mingpt.bpe.Encoder.
+    """
+
+    def __init__(self, ids):
+        """ids (V,) int64: GPT-2 ids, ascending, all bytes among them. Raises ValueError."""
+        ids = torch.as_tensor(ids, dtype=torch.int64)
+        if (
+            ids.ndim != 1
+            or not torch.equal(ids, ids.unique())
+            or not torch.equal(ids[:BYTES], torch.arange(BYTES))
+        ):
+            raise ValueError("a vocabulary lists GPT-2 ids in ascending order, all bytes included")
+        self._merges = load_merges()
+        if int(ids[-1]) >= BYTES + len(self._merges):
+            raise ValueError(f"GPT-2 id {int(ids[-1])} is not a token of text")
+        self.ids = ids
+        self._number = {token: number for number, token in enumerate(ids.tolist())}
+        self._gpt2 = get_encoder()
+
+    @classmethod
+    def of(cls, tokens):
+        """The vocabulary of GPT-2 tokens (N,) int64: those that occur, and all bytes."""
+        return cls(torch.cat([torch.arange(BYTES), tokens]).unique())
+
+    @property
+    def vocab_size(self):
+        return len(self.ids)
+
+    def encode(self, text):
+        """List of ids in this vocabulary."""
+        return self.from_gpt2(self._gpt2.encode(text))
+
+    def decode(self, ids):
+        """The text of the ids. Raises ValueError for an id outside the vocabulary."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids):
+        """The bytes of the ids. Raises ValueError for an id outside the vocabulary."""
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(f"token {i} out of range: allowed 0 to {self.vocab_size - 1}")
+        return self._gpt2.decode_bytes(self.ids[ids].tolist() if ids else [])
+
+    def from_gpt2(self, tokens):
+        """GPT-2 ids (list) -> ids of this vocabulary (list, at least as long)."""
+        found, waiting = [], list(reversed(tokens))
+        while waiting:
+            token = waiting.pop()
+            if token in self._number:
+                found.append(self._number[token])
+            else:
+                left, right = self._merges[token - BYTES].tolist()
+                waiting += [right, left]
+        return found

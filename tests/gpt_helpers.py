@@ -1,0 +1,24 @@
+"""Small models for the GPT tests."""
+
+import torch
+
+from mingpt.model import GPT
+from mingpt.utils import CfgNode
+
+
+def small_model(seed=0, vocab_size=97, block_size=16, scale=1.0, **settings):
+    """A 3-layer GPT of width 24 in eval mode; scale > 1 makes its predictions less uniform."""
+    config = GPT.get_default_config()
+    config.merge_from_dict(
+        {"n_layer": 3, "n_head": 3, "n_embd": 24, "vocab_size": vocab_size,
+         "block_size": block_size, **settings}
+    )
+    model = GPT(CfgNode(**config.to_dict()), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale if parameter.ndim > 1 else 1.0)
+    return model.eval()
+
+
+def tokens(*shape, vocab_size=97, seed=0):
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))

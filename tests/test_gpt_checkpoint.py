@@ -1,0 +1,128 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import mingpt
+from mingpt import checkpoint
+from mingpt.checkpoint import CheckpointError
+from tests.gpt_helpers import small_model, tokens
+
+
+@pytest.mark.parametrize("tied_head", [False, True])
+def test_round_trip(tmp_path, tied_head):
+    model = small_model(scale=4, tied_head=tied_head)
+    mingpt.save(model, tmp_path / "gpt.pt", note="a note")
+    loaded = mingpt.load(tmp_path / "gpt.pt")
+    assert not loaded.training
+    assert torch.equal(loaded(tokens(1, 9))[0], model(tokens(1, 9))[0])
+    assert loaded.num_parameters == model.num_parameters
+    assert checkpoint.read(tmp_path / "gpt.pt")["note"] == "a note"
+
+
+def test_half_precision_storage_keeps_a_tied_head_once(tmp_path):
+    model = small_model(vocab_size=5000, tied_head=True)
+    mingpt.save(model, tmp_path / "full.pt")
+    mingpt.save(model, tmp_path / "half.pt", dtype=torch.float16)
+    table = 5000 * 24
+    assert (tmp_path / "half.pt").stat().st_size < 2 * model.num_parameters + table
+    loaded = mingpt.load(tmp_path / "half.pt")
+    assert loaded.lm_head.weight is loaded.transformer.wte.weight
+    assert loaded.lm_head.weight.dtype == torch.float32
+    assert "lm_head.weight" in checkpoint.read(tmp_path / "half.pt")["model"]
+
+
+def test_missing_truncated_altered_or_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "gpt.pt"
+    with pytest.raises(CheckpointError, match="no such weights file"):
+        mingpt.load(path)
+    mingpt.save(small_model(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        mingpt.load(path)
+    middle = bytearray(whole)
+    middle[len(whole) // 2] ^= 0xFF
+    path.write_bytes(middle)
+    with pytest.raises(CheckpointError, match="damaged"):
+        mingpt.load(path)
+    path.write_text("not weights at all")
+    with pytest.raises(CheckpointError, match="not a readable weights file"):
+        mingpt.load(path)
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="not a GPT checkpoint"):
+        mingpt.load(path)
+
+
+def test_tampered_weights_are_noticed(tmp_path):
+    path = tmp_path / "gpt.pt"
+    mingpt.save(small_model(), path)
+    content = torch.load(path, weights_only=True)
+    content["model"]["lm_head.weight"][0, 0] += 1
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="altered"):
+        mingpt.load(path)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    path = tmp_path / "gpt.pt"
+    mingpt.save(small_model(), path)
+    content = torch.load(path, weights_only=True)
+    content["config"]["n_layer"] = 5
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="do not fit their configuration"):
+        mingpt.load(path)
+
+
+def test_a_model_of_one_vocabulary_with_another_is_refused(tmp_path):
+    mingpt.save(small_model(), tmp_path / "gpt.pt")
+    with pytest.raises(CheckpointError, match="knows 97 tokens, its vocabulary 50257"):
+        checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+    mingpt.save(small_model(), tmp_path / "gpt.pt", vocabulary=torch.arange(300))
+    with pytest.raises(CheckpointError, match="vocabulary 300"):
+        checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+    mingpt.save(small_model(), tmp_path / "gpt.pt", vocabulary=torch.arange(100))
+    with pytest.raises(CheckpointError, match="vocabulary is damaged"):
+        checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+
+
+def test_code_in_a_weights_file_is_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"format": checkpoint.FORMAT, "model": Payload()}, tmp_path / "gpt.pt")
+    with pytest.raises(CheckpointError):
+        mingpt.load(tmp_path / "gpt.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+SAVER = """
+import sys
+import mingpt
+from tests.gpt_helpers import small_model
+model = small_model(vocab_size=20000)
+mingpt.save(model, sys.argv[1])
+print("saved", flush=True)
+while True:
+    mingpt.save(model, sys.argv[1])
+"""
+
+
+def test_a_process_killed_while_saving_leaves_the_file_whole(tmp_path):
+    path = tmp_path / "gpt.pt"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    with process.stdout as output:
+        assert output.readline() == "saved\n"
+        for _ in range(3):
+            time.sleep(0.02)
+            mingpt.load(path)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert mingpt.load(path).config.vocab_size == 20_000

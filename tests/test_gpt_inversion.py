@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from mingpt.inversion import invert, nearest_tokens
+from tests.gpt_helpers import small_model, tokens
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model(scale=6)
+
+
+def test_the_vectors_found_spell_the_target(model):
+    target = tokens(6, seed=3)
+    result = invert(model, target, seed=0)
+    assert result.reached
+    logits = model(embeddings=result.vectors[None])[0][0]
+    assert torch.equal(logits.argmax(-1), target)
+    assert torch.equal(result.history[-1][1], target)
+    assert result.vectors.shape == (6, 24)
+    assert len(result.losses) == result.steps + 1
+    assert result.losses[-1] < result.losses[0]
+
+
+def test_margins_are_the_lead_over_the_runner_up(model):
+    target = tokens(6, seed=3)
+    result = invert(model, target, seed=0, margin=0.5)
+    logits = model(embeddings=result.vectors[None])[0][0].detach()
+    for row, wanted, margin in zip(logits, target, result.margins, strict=True):
+        others = torch.cat([row[:wanted], row[wanted + 1 :]])
+        assert margin.item() == pytest.approx((row[wanted] - others.max()).item(), abs=1e-5)
+        assert margin > 0.5
+
+
+def test_the_model_stays_frozen_and_seeds_repeat(model):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    first, again = (invert(model, tokens(4), seed=5) for _ in range(2))
+    other = invert(model, tokens(4), seed=6)
+    assert torch.equal(first.vectors, again.vectors)
+    assert not torch.equal(first.vectors, other.vectors)
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_giving_up_is_reported(model):
+    result = invert(model, tokens(6, seed=3), max_steps=1, record_every=1)
+    assert not result.reached
+    assert result.steps == 1
+    assert [step for step, _ in result.history] == [0, 1]
+
+
+def test_real_embeddings_are_their_own_nearest_tokens(model):
+    ids = tokens(5)
+    nearest = nearest_tokens(model, model.transformer.wte(ids).detach())
+    assert torch.equal(nearest.ids, ids)
+    torch.testing.assert_close(nearest.distances, torch.zeros(5), atol=1e-2, rtol=0)
+    torch.testing.assert_close(nearest.cosines, torch.ones(5))
+    assert torch.equal(nearest.predicted, model(ids[None])[0][0].argmax(-1))
+    assert nearest.typical_distance > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.zeros(0, dtype=torch.int64), "0 tokens; inversion takes 1 to 16"),
+        (torch.zeros(17, dtype=torch.int64), "17 tokens; inversion takes 1 to 16"),
+        (torch.tensor([97]), "token out of range"),
+    ],
+)
+def test_bad_targets_are_refused(model, target, message):
+    with pytest.raises(ValueError, match=message):
+        invert(model, target)

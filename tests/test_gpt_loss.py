@@ -1,0 +1,82 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mingpt.loss import linear_cross_entropy, linear_cross_entropy_reference
+
+
+def problem(rows, width, classes, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, width, generator=generator) * scale
+    weight = torch.randn(classes, width, generator=generator)
+    targets = torch.randint(classes, (rows,), generator=generator)
+    return hidden.requires_grad_(), weight.requires_grad_(), targets
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 30),
+    chunk_rows=st.one_of(st.none(), st.integers(1, 40)),
+    ignored=st.integers(0, 29),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_reference_in_value_and_gradient(rows, chunk_rows, ignored, seed):
+    hidden, weight, targets = problem(rows, 8, 50, seed)
+    targets[: min(ignored, rows - 1)] = -1
+    expected = linear_cross_entropy_reference(hidden, weight, targets)
+    found = linear_cross_entropy(hidden, weight, targets, chunk_rows=chunk_rows)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for a, b in zip(
+        torch.autograd.grad(3 * found, (hidden, weight)),
+        torch.autograd.grad(3 * expected, (hidden, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_gpt2s_vocabulary_to_float32_rounding():
+    hidden, weight, targets = problem(300, 16, 50257)
+    expected = linear_cross_entropy_reference(hidden.double(), weight.double(), targets)
+    found = linear_cross_entropy(hidden, weight, targets)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    a = torch.autograd.grad(found, (hidden, weight))
+    b = torch.autograd.grad(expected, (hidden, weight))
+    for x, y in zip(a, b, strict=True):
+        assert (x - y).norm() < 1e-5 * y.norm()
+
+
+def test_extreme_logits_stay_finite():
+    hidden, weight, targets = problem(12, 8, 50, scale=300.0)
+    found = linear_cross_entropy(hidden, weight, targets)
+    expected = linear_cross_entropy_reference(hidden, weight, targets)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(found, (hidden, weight)))
+
+
+def test_bfloat16_products_change_the_loss_by_less_than_half_a_percent():
+    hidden, weight, targets = problem(512, 64, 5000, scale=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_cross_entropy(hidden, weight, targets)
+    expected = linear_cross_entropy_reference(hidden, weight, targets)
+    assert found.item() == pytest.approx(expected.item(), rel=5e-3)
+    for x, y in zip(
+        torch.autograd.grad(found, (hidden, weight)),
+        torch.autograd.grad(expected, (hidden, weight)),
+        strict=True,
+    ):
+        assert x.dtype == torch.float32
+        assert (x - y).norm() < 0.02 * y.norm()
+
+
+def test_frozen_weight_gets_no_gradient_work():
+    hidden, weight, targets = problem(6, 8, 50)
+    loss = linear_cross_entropy(hidden, weight.detach(), targets)
+    (found,) = torch.autograd.grad(loss, [hidden])
+    expected = linear_cross_entropy_reference(hidden, weight, targets)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, [hidden])[0])
+
+
+def test_all_rows_ignored_is_nan_as_in_pytorch():
+    hidden, weight, targets = problem(3, 8, 50)
+    assert linear_cross_entropy(hidden, weight, torch.full_like(targets, -1)).isnan()

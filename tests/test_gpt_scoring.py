@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mingpt.scoring import (
+    bits_per_byte,
+    perplexity,
+    sequence_log_prob,
+    token_log_probs,
+    windows,
+)
+from tests.gpt_helpers import small_model, tokens
+
+
+def test_scores_equal_cross_entropy():
+    model, idx = small_model(scale=4), tokens(3, 16)
+    logits, _ = model(idx[:, :-1])
+    expected = -F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
+    found = token_log_probs(model, idx)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.flatten().float(), expected)
+
+
+def test_sequence_log_prob_is_the_log_of_the_product():
+    model, idx = small_model(scale=4), tokens(1, 8)
+    product = 1.0
+    for end in range(3, 8):
+        probabilities = model(idx[:, :end])[0][0, -1].double().softmax(-1)
+        product *= probabilities[idx[0, end]].item()
+    found = sequence_log_prob(model, idx, prompt_length=3)
+    assert found.item() == pytest.approx(math.log(product), rel=1e-6)
+
+
+def test_past_the_block_the_window_slides():
+    model, idx = small_model(scale=4), tokens(2, 30)
+    found = token_log_probs(model, idx)
+    for t in (0, 14, 15, 16, 28):
+        window = idx[:, max(0, t + 1 - 16) : t + 1]
+        expected = model(window)[0][:, -1].double().log_softmax(-1).gather(1, idx[:, t + 1, None])
+        torch.testing.assert_close(found[:, t], expected[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
+    assert perplexity(torch.full((7,), -math.log(13.0))).item() == pytest.approx(13.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 200])
+def test_every_token_is_scored_once_from_what_precedes_it(length):
+    context, text = torch.arange(100, 150), torch.arange(1000, 1000 + length)
+    x, y = windows(context, text, size=64, stride=32)
+    assert x.shape == y.shape
+    assert x.shape[1] == 64
+    assert y[y != -1].tolist() == text.tolist()
+    whole = torch.cat([context, text]).tolist()
+    for row_x, row_y in zip(x.tolist(), y.tolist(), strict=True):
+        for t in range(64):
+            if row_y[t] != -1:
+                before = whole[: whole.index(row_y[t])]
+                assert row_x[: t + 1] == before[-(t + 1) :]
+                assert t >= 32
+
+
+def test_bits_per_byte_adds_up_and_leaves_the_model_as_it_was():
+    model = small_model(scale=4).train()
+    context, text = tokens(40), tokens(50, seed=1)
+    found = bits_per_byte(model, context, text, num_bytes=123)
+    assert model.training
+    model.eval()
+    x, y = windows(context, text, 16, 8)
+    logits = model(x)[0]
+    nats = F.cross_entropy(
+        logits.flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum"
+    ).item()
+    assert found == pytest.approx(nats / math.log(2) / 123, rel=1e-6)
+
+
+def test_too_little_text_is_refused():
+    with pytest.raises(ValueError, match="at least two tokens"):
+        token_log_probs(small_model(), tokens(1, 1))
+    with pytest.raises(ValueError, match="context should hold more than 8"):
+        bits_per_byte(small_model(), tokens(8), tokens(20), num_bytes=10)

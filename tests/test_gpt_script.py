@@ -1,0 +1,167 @@
+"""example_gpt.py end to end at small settings, and its errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import example_gpt
+import mingpt
+from mingpt import data
+
+SMALL = ["--model", "gpt-nano", "--max-iters", "4", "--batch-size", "4", "--starts", "2"]
+FIGURES = {
+    "gpt_q1_loss.png", "gpt_q2_inversion.png", "gpt_q3_last_block.png", "gpt_q4_first_block.png",
+    "gpt_q4_all_blocks.png", "gpt_q5_log_prob.png",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder, results) of one small training run."""
+    folder = tmp_path_factory.mktemp("run")
+    assert example_gpt.main([*SMALL, "--out", f"{folder}/out", "--save", f"{folder}/save"]) == 0
+    return folder, json.loads((folder / "out/results_gpt.json").read_text())
+
+
+def test_every_figure_and_number_is_written(run):
+    folder, results = run
+    assert {p.name for p in (folder / "out/figures").iterdir()} == FIGURES
+    assert {p.name for p in (folder / "out").iterdir()} == {"figures", "results_gpt.json"}
+    assert set(results) == {"settings", "timings", "q1", "q2", "q3", "q4", "q5"}
+    assert len(results["q1"]["training_loss_nats_per_token"]) == 4
+    assert results["q1"]["vocabulary_tokens"] == 50257
+    assert results["q2"]["tokens_never_in_training_part"] == [" squirrel", "nut"]
+    for question in ("q3", "q4"):
+        assert results[question]["sum_of_weights"][0] == pytest.approx(1)
+        first = results[question]["word_positions"][0]
+        assert results[question]["predicting_positions"][0] == first - 1
+        assert len(results[question]["sentence"].split()) >= 11
+    q5 = results["q5"]
+    assert q5["log_prob_nats"] == pytest.approx(sum(q5["token_log_probs_nats"]))
+    assert q5["log_prob_nats"] == pytest.approx(q5["log_prob_brute_force_nats"], abs=1e-3)
+
+
+def test_the_saved_model_gives_the_same_answers(run, tmp_path):
+    folder, results = run
+    weights = folder / "save/gpt.pt"
+    assert mingpt.load(weights).config.n_layer == 3
+    assert example_gpt.main(
+        ["--weights", str(weights), "--starts", "1", "--out", str(tmp_path)]
+    ) == 0
+    again = json.loads((tmp_path / "results_gpt.json").read_text())
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == FIGURES
+    for question in ("q1", "q3", "q4", "q5"):
+        assert again[question] == results[question]
+
+
+def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
+    out, save = f"{tmp_path}/out", f"{tmp_path}/save"
+    small = [*SMALL, "--vocab", "book"]
+    assert example_gpt.main([*small, "--out", out, "--save", save]) == 0
+    results = json.loads((tmp_path / "out/results_gpt.json").read_text())
+    assert results["q1"]["vocabulary_tokens"] < 4000
+    assert results["q2"]["tokens_never_in_training_part"] == []
+    weights = ["--weights", f"{save}/gpt.pt", "--starts", "1"]
+    assert example_gpt.main([*weights, "--out", f"{tmp_path}/again"]) == 0
+    again = json.loads((tmp_path / "again/results_gpt.json").read_text())
+    assert again["q2"]["tokens"] == results["q2"]["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", ""], "--prompt is empty"),
+        (["--prompt", "word " * 80], "--prompt has"),
+        (["--prompt", "one two three four five six seven eight nine ten eleven"], "at most 10"),
+        (["--sentence", ""], "--sentence is empty"),
+        (["--sentence", "walnut " * 80], "--sentence has"),
+        (["--model", "gpt-huge"], "unknown model 'gpt-huge'"),
+        (["--weights", "none.pt"], "no such weights file"),
+        (["--weights", "none.pt", "--max-iters", "3"], "does not go with --max-iters"),
+        (["--weights", "none.pt", "--vocab", "book"], "does not go with --vocab"),
+        (["--block-size", "40000"], "larger than the data allow"),
+        (["--block-size", "8"], "too small for a sentence of 11 words"),
+        (["--batch-size", "0"], "--batch-size should be at least 1"),
+        (["--max-iters", "-3"], "--max-iters should be at least 1"),
+        (["--learning-rate", "-1"], "--learning-rate should be above 0"),
+        (["--temperature", "-1"], "temperature should be above 0"),
+        (["--top-k", "-1"], "--top-k should be at least 0"),
+        (["--top-p", "0"], "top-p should be above 0"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--precision", "half"], "unknown precision 'half'"),
+        (["--max-iters", "many"], "invalid int value"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        example_gpt.main([*arguments, "--out", f"{tmp_path}/out"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("example_gpt.py: error: ")
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_kind_are_refused(tmp_path, capsys):
+    (tmp_path / "other.pt").write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(SystemExit) as stop:
+        example_gpt.main(["--weights", f"{tmp_path}/other.pt", "--out", f"{tmp_path}/out"])
+    assert stop.value.code == 2
+    assert "not a readable weights file" in capsys.readouterr().err
+
+
+def test_unwritable_output_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit) as stop:
+        example_gpt.main([*SMALL, "--out", f"{tmp_path}/file"])
+    assert stop.value.code == 2
+    assert "cannot write to" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_cuda_where_there_is_none_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        example_gpt.main(["--device", "cuda", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "finds no CUDA GPU" in capsys.readouterr().err
+
+
+def test_missing_data_are_a_clear_error(tmp_path, capsys, monkeypatch):
+    book = data.load_book
+    monkeypatch.setattr("example_gpt.load_book", lambda: book(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        example_gpt.main([*SMALL, "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"])
+    assert stop.value.code == 2
+    assert "alice.npz is missing" in capsys.readouterr().err
+
+
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+import example_gpt
+sys.exit(example_gpt.main(sys.argv[1:]))
+"""
+
+
+def test_interrupting_leaves_no_file_and_no_traceback(tmp_path):
+    command = [sys.executable, "-u", "-c", INTERRUPTIBLE, "--model", "gpt-nano"]
+    process = subprocess.Popen(
+        [*command, "--batch-size", "4", "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"],
+        cwd=Path(example_gpt.__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    with process.stdout as output, process.stderr as errors:
+        assert output.readline().startswith("Q1  training gpt-nano")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert "Traceback" not in errors.read()
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

@@ -1,0 +1,234 @@
+import copy
+
+import pytest
+import torch
+
+from mingpt.data import BlockDataset
+from mingpt.trainer import Trainer, resolve_device, resolve_precision
+from mingpt.utils import CfgNode
+from tests.gpt_helpers import small_model, tokens
+
+TEXT = tokens(400, seed=5) % 11  # few kinds of tokens: quickly learnt
+
+
+def trainer(evaluate=None, model=None, dataset=None, **settings):
+    config = Trainer.get_default_config()
+    config.merge_from_dict(
+        {"device": "cpu", "max_iters": 12, "batch_size": 8, "learning_rate": 1e-2, "seed": 3,
+         **settings}
+    )
+    dataset = BlockDataset(TEXT, 16) if dataset is None else dataset
+    return Trainer(config, model or small_model(), dataset, evaluate)
+
+
+def test_training_lowers_the_loss_and_repeats_by_seed():
+    first, again, other = trainer(), trainer(), trainer(seed=4)
+    state = torch.get_rng_state()
+    for t in (first, again, other):
+        t.run()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.losses == again.losses
+    assert first.losses != other.losses
+    assert len(first.losses) == 12
+    assert first.losses[-1] < first.losses[0] - 1
+
+
+def test_the_first_loss_is_the_models_cross_entropy():
+    model = small_model(embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
+    before = copy.deepcopy(model)
+    run = trainer(model=model, max_iters=1)
+    run.run()
+    starts = torch.randint(len(run.train_dataset), (8,), generator=torch.Generator().manual_seed(3))
+    _, expected = before(*run.train_dataset.batch(starts))
+    assert run.losses[0] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_callbacks_see_every_iteration():
+    run, seen = trainer(), []
+    run.add_callback("on_batch_end", lambda t: seen.append((t.iter_num, t.loss.item())))
+    run.set_callback("on_evaluation", lambda t: pytest.fail("no evaluation was asked for"))
+    run.run()
+    assert [i for i, _ in seen] == list(range(12))
+    assert [loss for _, loss in seen] == run.losses
+
+
+def test_any_pytorch_dataset_will_do():
+    plain = list(BlockDataset(TEXT, 16))
+    run = trainer(dataset=plain)
+    run.run()
+    assert run.losses[-1] < run.losses[0] - 1
+
+
+def test_the_best_averaged_weights_are_kept():
+    values = iter([3.0, 1.0, 2.0, 1.5])
+    states = []
+
+    def evaluate(model):
+        assert not any(torch.equal(model.lm_head.weight, s) for s in states)
+        states.append(model.lm_head.weight.detach().clone())
+        return next(values)
+
+    run = trainer(evaluate, eval_interval=3, ema_decay=0.9)
+    run.run()
+    assert run.evaluations == [(3, 3.0), (6, 1.0), (9, 2.0), (12, 1.5)]
+    assert run.best == 1.0
+    assert torch.equal(run.model.lm_head.weight, states[1])
+
+
+def test_early_stopping():
+    values = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+    run = trainer(lambda model: next(values), eval_interval=1, patience=2, max_iters=100)
+    run.run()
+    assert len(run.losses) == 4
+
+
+def test_the_average_is_the_recursion_it_claims():
+    model = small_model()
+    average = model.lm_head.weight.detach().clone()
+    run = trainer(model=model, ema_decay=0.5, max_iters=6)
+
+    def follow(t):
+        decay = min(0.5, (1 + t.iter_num) / (10 + t.iter_num))
+        average.lerp_(model.lm_head.weight.detach(), 1 - decay)
+
+    run.set_callback("on_batch_end", follow)
+    run.run()
+    torch.testing.assert_close(run.averaged.lm_head.weight, average)
+    assert torch.equal(model.lm_head.weight, run.averaged.lm_head.weight)
+
+
+@pytest.mark.parametrize("interrupted_after", [5, 6])
+def test_resuming_equals_an_uninterrupted_run(interrupted_after, tmp_path):
+    def complete():
+        return trainer(
+            lambda model: model.lm_head.weight.sum().item(), lr_decay="cosine", eval_interval=3,
+            ema_decay=0.9,
+        )
+
+    whole = complete()
+    whole.run()
+
+    class Killed(Exception):
+        pass
+
+    def interrupt(t):
+        if t.iter_num == interrupted_after:
+            torch.save(t.state_dict(), tmp_path / "training.pt")
+            raise Killed
+
+    first = complete()
+    first.set_callback("on_iteration_end", interrupt)
+    with pytest.raises(Killed):
+        first.run()
+    second = complete()
+    second.load_state_dict(torch.load(tmp_path / "training.pt", weights_only=True))
+    second.run()
+    assert second.losses == whole.losses
+    assert second.evaluations == whole.evaluations
+    assert torch.equal(second.model.lm_head.weight, whole.model.lm_head.weight)
+
+
+def test_resuming_other_settings_or_another_model_is_refused():
+    first = trainer()
+    first.run()
+    state = first.state_dict()
+    with pytest.raises(ValueError, match="had batch_size 8, this one has 4"):
+        trainer(batch_size=4).load_state_dict(state)
+    with pytest.raises(ValueError, match="of another model"):
+        trainer(model=small_model(block_size=17)).load_state_dict(state)
+
+
+def test_accumulated_parts_equal_the_whole_batch():
+    settings = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    whole = trainer(model=small_model(**settings))
+    parts = trainer(model=small_model(**settings), accumulation_steps=4)
+    whole.run()
+    parts.run()
+    assert parts.losses == pytest.approx(whole.losses, abs=1e-4)
+
+
+def test_warm_up_and_cosine():
+    rates = []
+    run = trainer(warmup_iters=4, lr_decay="cosine", min_lr_ratio=0.1, max_iters=12)
+    run.set_callback("on_batch_end", lambda t: rates.append(t.optimizer.param_groups[0]["lr"]))
+    run.run()
+    assert rates[:5] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
+    assert rates[8] == pytest.approx(0.0055)  # half way down the cosine
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] > 0.001
+
+
+def test_gradients_are_clipped():
+    model = small_model(scale=8)
+    run = trainer(model=model, grad_norm_clip=0.01, max_iters=2)
+    norms = []
+    run.set_callback(
+        "on_batch_end",
+        lambda t: norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm()),
+    )
+    run.run()
+    assert all(norm.item() == pytest.approx(0.01, rel=1e-3) for norm in norms)
+
+
+def test_precision_names():
+    assert resolve_precision("float32", "cpu") is None
+    assert resolve_precision("auto", "cpu") in (None, torch.bfloat16)
+    with pytest.raises(ValueError, match="unknown precision 'half'"):
+        resolve_precision("half", "cpu")
+
+
+def test_bfloat16_on_a_processor_without_it_is_refused(monkeypatch):
+    monkeypatch.setattr("mingpt.trainer.bfloat16_supported", lambda device: False)
+    with pytest.raises(ValueError, match="bfloat16 was asked for"):
+        trainer(precision="bfloat16")
+    assert resolve_precision("auto", "cpu") is None
+
+
+def test_bfloat16_keeps_the_loss_within_half_a_percent(monkeypatch):
+    monkeypatch.setattr("mingpt.trainer.bfloat16_supported", lambda device: True)
+    full, half = trainer(max_iters=3), trainer(max_iters=3, precision="bfloat16")
+    full.run()
+    half.run()
+    assert half.losses == pytest.approx(full.losses, rel=5e-3)
+    assert half.losses != full.losses
+
+
+def test_cuda_where_there_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="finds no CUDA GPU"):
+        resolve_device("cuda")
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        resolve_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch size should be at least 1"),
+        ({"accumulation_steps": 3}, "cannot be divided among 1 processes x 3"),
+        ({"max_iters": 0}, "max_iters should be at least 1"),
+        ({"lr_decay": "linear"}, "lr_decay should be"),
+        ({"lr_decay": "cosine", "max_iters": None}, "cosine decay needs max_iters"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(**settings)
+
+
+def test_data_of_a_larger_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="vocabulary of 200 tokens, the model knows 97"):
+        trainer(dataset=BlockDataset(TEXT, 16, vocab_size=200))
+
+
+def test_code_written_for_mingpt_runs():
+    from mingpt.model import GPT
+
+    config = CfgNode(model=GPT.get_default_config(), trainer=Trainer.get_default_config())
+    config.merge_from_args(["--model.model_type=gpt-nano", "--trainer.max_iters=3"])
+    config.model.vocab_size, config.model.block_size = 11, 16
+    run = Trainer(config.trainer, GPT(config.model), BlockDataset(TEXT, 16))
+    run.set_callback("on_batch_end", lambda t: t.iter_num)
+    run.run()
+    assert run.model.generate(TEXT[None, :4], 3, do_sample=True, top_k=5).shape == (1, 7)
