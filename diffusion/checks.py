@@ -7,17 +7,29 @@ from torch import Tensor
 
 
 def check_points(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
-    """x itself, if it has shape (n, 2) and is finite.
+    """x itself, if it is a tensor of shape (n, 2) and finite.
 
     Raises:
         ValueError: otherwise.
     """
+    if not torch.is_tensor(x):
+        raise ValueError(f"{name} must be a tensor, not {type(x).__name__}")
     if x.ndim != 2 or x.shape[1] != 2 or (n is not None and len(x) != n):
         expected = "n" if n is None else n
         raise ValueError(f"{name} must have shape ({expected}, 2), not {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError(f"{name} contains a value that is NaN or infinite")
     return x
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number that is not a positive int.
+
+    Raises:
+        ValueError: then.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
 
 
 def check_labels(

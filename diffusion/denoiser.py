@@ -33,7 +33,9 @@ class Denoiser(nn.Module):
     The first term is the exact answer for round Gaussian data with that mean and variance; F is the
     MLP. The gain exp(g(log sigma)) on its first layer lets one set of features serve every scale.
     A class enters through `nn.Embedding`; the first fully connected layer mixes its vector with the
-    point.
+    point. Of the equations only D changes, to D(x_t, t, label), and with it what is computed from
+    it: x_hat in Eq. 8, the score in Eq. 7, the expectation in Eq. 9. The forward process, Eq. 4,
+    does not know the class.
 
     Attributes:
         schedule: sigma(t), fixed at construction.
@@ -119,15 +121,16 @@ class Denoiser(nn.Module):
             (n, 2), the prediction of eps.
 
         Raises:
-            ValueError: wrong shape, a value of x or t that is not finite, a label that is missing,
-                out of range, or given to an unconditional model.
+            ValueError: wrong shape, a value of x that is not finite, a t outside [0, 1], a label
+                that is missing, out of range, or given to an unconditional model.
         """
         check_points(x)
-        sigma = self.schedule.sigma(torch.as_tensor(t, dtype=torch.float64)).to(x)
+        t = torch.as_tensor(t, dtype=torch.float64)
+        if not ((t >= 0) & (t <= 1)).all():
+            raise ValueError("t must be in [0, 1]")
+        sigma = self.schedule.sigma(t).to(x)
         if sigma.ndim and sigma.shape != (len(x),):
             raise ValueError(f"t must be one number or {len(x)}, not shape {tuple(sigma.shape)}")
-        if not sigma.isfinite().all():
-            raise ValueError("t contains a value that is NaN or infinite")
         return self.noise(x, sigma, self.check_labels(labels, len(x)))
 
     def check_labels(self, labels: int | Tensor | None, n: int) -> Tensor | None:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from diffusion.files import write_atomically
@@ -38,6 +39,11 @@ _STYLE = {
     "figure.constrained_layout.use": True,
 }
 
+
+_SOLVER_NAMES = {"ddim": "DDIM", "ddpm": "DDPM, λ = 1", "heun": "Heun", "dpm++": "DPM-Solver++(2M)"}
+
+# A white rim keeps labels readable on top of lines and dots.
+_HALO = {"path_effects": [withStroke(linewidth=2.5, foreground="white")]}
 
 _styled = mpl.rc_context(_STYLE)
 
@@ -90,7 +96,7 @@ def _timed_path(axes: Axes, path, t) -> LineCollection:
 
 
 def _mark(axes: Axes, point, text: str, offset=(6, 6), **options) -> None:
-    style = {"textcoords": "offset points", "fontsize": 8, "zorder": 5} | options
+    style = {"textcoords": "offset points", "fontsize": 8, "zorder": 5, **_HALO} | options
     axes.annotate(text, np.asarray(point), xytext=offset, **style)
     axes.plot(*np.asarray(point), "o", ms=4, mfc="white", mec=BLACK, zorder=4)
 
@@ -144,16 +150,18 @@ def training_loss(curves: Mapping[str, tuple], window: int) -> Figure:
 
 
 @_styled
-def sample_grid(samples: Sequence, titles: Sequence[str], columns: int, dot: float = 2.0) -> Figure:
-    """U3, U4: many samplings (n, 2) side by side."""
+def sample_grid(samples: Sequence, titles: Sequence[str], columns: int, note: str = "") -> Figure:
+    """U3, U4: many samplings (n, 2) side by side, in the plane [-1.45, 1.45]^2."""
     rows = -(-len(samples) // columns)
     figure, axes = _figure(rows, columns, (1.75 * columns, 1.9 * rows))
     for ax in axes.flat[len(samples) :]:
         ax.set_axis_off()
     for ax, points, title in zip(axes.flat, samples, titles, strict=False):
         _plane(ax, limit=1.45, ticks=False)
-        _dots(ax, points, s=dot)
+        _dots(ax, points, s=2)
         ax.set_title(title, fontsize=8)
+    if note:
+        figure.suptitle(note, fontsize=9)
     return figure
 
 
@@ -223,9 +231,14 @@ def quality_against_cost(evaluations, curves: Mapping[str, Sequence], floor, yla
         ax.axhline(floor, color=GREY, linestyle=":")
         _log_axes(ax, evaluations)
         ax.set_xlabel("network evaluations")
-        ax.set_title(solver.upper())
+        ax.set_ylim(0.85 * floor, 1.2 * max(map(max, curves.values())))
+        ax.set_title(_SOLVER_NAMES[solver])
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].legend(fontsize=7, title="steps even in", title_fontsize=7)
+    axes[0, 0].legend(
+        fontsize=7,
+        title="dashed: exact score\ndotted: uniform points\nsteps even in",
+        title_fontsize=7,
+    )
     return figure
 
 
@@ -335,6 +348,8 @@ def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[
             textcoords="offset points",
             color=colour,
             fontsize=8,
+            zorder=5,
+            **_HALO,
         )
     axes.set_title("One point of each class: × noise, ● output\n✓ ends in its class's rectangle")
     return figure
@@ -351,7 +366,9 @@ def border_profiles(distance_bins, ratios: Mapping[str, np.ndarray], blurred) ->
     middle = 0.5 * (np.asarray(distance_bins)[1:] + np.asarray(distance_bins)[:-1])
     for (name, ratio), colour in zip(ratios.items(), CLASS_COLOURS, strict=True):
         axes.plot(middle, ratio, color=colour, marker="o", ms=3, label=name)
-    axes.plot(middle, blurred, color=BLACK, linestyle="--", linewidth=1, label="exact score")
+    axes.plot(
+        middle, blurred, color=BLACK, linestyle="--", linewidth=1, label="uniform + σ(0) noise"
+    )
     axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
     axes.set_ylim(0.5, 1.5)
     axes.set_xlabel("distance from the border of the class's rectangle")
@@ -365,7 +382,7 @@ def border_profiles(distance_bins, ratios: Mapping[str, np.ndarray], blurred) ->
 @_styled
 def probabilities(data, data_labels, points, names: Sequence[str], rows: Sequence[str]) -> Figure:
     """C6: marked points over the data, with the rows of a table beside."""
-    figure, ((axes, table),) = _figure(1, 2, (8.4, 3.4), width_ratios=(1, 1.35))
+    figure, ((axes, table),) = _figure(1, 2, (8.8, 3.4), width_ratios=(1, 1.5))
     _plane(axes, limit=float(max(1.25, np.abs(np.asarray(points)).max() * 1.2)))
     data, data_labels = np.asarray(data), np.asarray(data_labels)
     for k, colour in enumerate(CLASS_COLOURS):
@@ -377,7 +394,7 @@ def probabilities(data, data_labels, points, names: Sequence[str], rows: Sequenc
         _mark(axes, point, ", ".join(here), offset=(0, 5), ha="center", weight="bold")
     table.set_axis_off()
     table.text(
-        0, 0.5, "\n".join(rows), family="monospace", fontsize=7, va="center", linespacing=1.6
+        0, 0.5, "\n".join(rows), family="monospace", fontsize=7.5, va="center", linespacing=1.6
     )
     return figure
 

@@ -55,8 +55,19 @@ def check_writable(folder: str | Path) -> None:
 def _digest(config: Mapping, state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(name.encode() + fingerprint(state[name]).encode())
+    return digest.hexdigest()
+
+
+def fingerprint(*tensors: torch.Tensor | None) -> str:
+    """SHA-256 over types, shapes and values of tensors, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is None:
+            digest.update(b"none")
+            continue
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

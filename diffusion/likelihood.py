@@ -18,14 +18,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_points
+from diffusion.checks import check_count, check_points
 from diffusion.ode import integrate
 from diffusion.sampling import double, matched_prior
 
 # Network rows evaluated at once.
 _ROWS = 65_536
 # Independent randomisations from which the low-variance estimator takes its standard error.
-_REPLICATES = 16
+_REPLICATES = 8
 
 
 class Bound(NamedTuple):
@@ -52,7 +52,8 @@ def _draws(
         k = torch.randint(steps, (num_samples, 1), generator=generator)
         eps = torch.randn(num_samples, 1, 2, generator=generator, dtype=torch.float64)
         return k, eps, weights[k]
-    half = max(1, num_samples // (2 * _REPLICATES))
+    # Sobol points are evenly spread in numbers that are powers of two.
+    half = 2 ** int(math.log2(max(1, num_samples // (2 * _REPLICATES))))
     cumulative = weights.cumsum(0) / weights.sum()
     uniform = torch.stack(
         [
@@ -93,8 +94,9 @@ def elbo(
             points and classes are less noisy than the values.
         seed: of the pairs.
         low_variance: draw the pairs as scrambled Sobol points (stratified in time and noise), each
-            noise with its negative, times in proportion to w(t). False draws t and eps
-            independently, as the exercise describes. Both are unbiased.
+            noise with its negative, times in proportion to w(t); their number is rounded down to
+            16 times a power of two, 16 at least. False draws t and eps independently, as the
+            exercise describes. Both are unbiased.
         return_error: also return the standard error.
 
     Returns:
@@ -103,8 +105,7 @@ def elbo(
     Raises:
         ValueError: x or labels as in `Denoiser.forward`; steps or num_samples too small.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    check_count("steps", steps)
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, not {num_samples}")
     x = check_points(x)

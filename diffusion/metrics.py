@@ -75,7 +75,8 @@ def excess(
     x_0 = uniform(num_samples, rectangle, generator=generator)
     sigma = model.schedule.sigma(torch.rand(num_samples, generator=generator))
     x_t = x_0 + sigma[:, None] * torch.randn(num_samples, 2, generator=generator)
-    labels = None if label is None else torch.full((num_samples,), label)
+    labels = None if label is None else torch.full((num_samples,), label, device=model.device)
     with torch.no_grad():
-        difference = model.noise(x_t, sigma, labels) - ideal_noise(x_t, sigma, rectangle)
+        predicted = model.noise(x_t.to(model.device), sigma.to(model.device), labels).cpu()
+        difference = predicted - ideal_noise(x_t, sigma, rectangle)
     return difference.square().mean().item()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion.checks import check_points
+from diffusion.checks import check_count, check_points
 from diffusion.schedule import Schedule
 
 Predict = Callable[[Tensor, float], Tensor]
@@ -192,10 +192,8 @@ def sample(
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
-    if n < 1:
-        raise ValueError(f"the number of points must be at least 1, not {n}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    check_count("n", n)
+    check_count("steps", steps)
     options = {}
     for name, value, owner in (("lam", lam, "ddpm"), ("churn", churn, "heun")):
         if value is None:
@@ -227,6 +225,8 @@ def sample(
     for x_t in tqdm(points, total=steps, desc=solver, leave=False, disable=hidden):
         if return_trajectory:
             path.append(x_t)
+    if not x_t.isfinite().all():
+        raise ValueError(f"{solver} left the range of numbers; take more steps or less fresh noise")
     return (x_t, torch.stack(path)) if return_trajectory else x_t
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_points
+from diffusion.checks import check_count, check_points
 from diffusion.sampling import ddim, ddpm, double, matched_prior, reverse
 
 
@@ -57,9 +57,8 @@ class _Process:
     """The sampler as a function of its standardised noises, for one point, in float64."""
 
     def __init__(self, model, target, label: int | None, steps: int, lam: float) -> None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
-        target = torch.as_tensor(target, dtype=torch.float64).reshape(1, -1)
+        check_count("steps", steps)
+        target = torch.as_tensor(target, dtype=torch.float64, device=model.device).reshape(1, -1)
         self.target = check_points(target, "the target")[0]
         labels = model.check_labels(label, 1)
         model = double(model)
@@ -74,6 +73,14 @@ class _Process:
     def standardise(self, x: Tensor) -> Tensor:
         """x_1 (1, 2) -> standardised noise (1, 2)."""
         return torch.linalg.solve(self.factor[0], (x - self.mean)[0])[None]
+
+    def steered(self, path: Tensor, noises: Tensor) -> Steered:
+        """The result, if it is finite."""
+        if not (path.isfinite().all() and noises.isfinite().all()):
+            raise SteeringError(
+                "the way to the target leaves the range of numbers; take a nearer one"
+            )
+        return Steered(self.target, path, noises)
 
     def run(self, noises: Tensor) -> Tensor:
         """Standardised noises (1 + fresh, 2) -> points (steps + 1, 2)."""
@@ -100,11 +107,11 @@ def invert(
 
     Raises:
         ValueError: a target that is not two finite numbers, a bad label, steps below 1.
-        SteeringError: Newton's method does not converge on some step.
+        SteeringError: Newton's method does not converge on some step, or the way there overflows.
     """
     process = _Process(model, target, label, steps, lam=0.0)
     x = process.target[None]
-    identity = torch.eye(2, dtype=x.dtype)
+    identity = torch.eye(2).to(x)
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
     for t_next, t in pairwise(reversed(times)):
         step = ddim(process.predict, process.schedule, None)
@@ -125,7 +132,7 @@ def invert(
                 f"({x[0, 0]:.4g}, {x[0, 1]:.4g}); more steps make each of them easier to invert"
             )
     noises = process.standardise(x)
-    return Steered(process.target, process.run(noises), noises)
+    return process.steered(process.run(noises), noises)
 
 
 def optimise(
@@ -138,12 +145,12 @@ def optimise(
     iterations: int = 100,
     tolerance: float = 1e-6,
 ) -> Steered:
-    """The most probable noises that make the sampler end at the target: smallest energy.
+    """The most probable noises, for the given lam, that make the sampler end at the target.
 
-    Minimises |u|^2 / 2 subject to x_0(u) = target by sequential quadratic programming: with J the
-    Jacobian of x_0 at u, the least-norm solution of the linearised constraint is
-    u+ = J^T (J J^T)^-1 (J u + target - x_0(u)), and the step towards it is halved until it lowers
-    energy + penalty * distance.
+    Looks for a (local) minimum of |u|^2 / 2 subject to x_0(u) = target by sequential quadratic
+    programming: with J the Jacobian of x_0 at u, the least-norm solution of the linearised
+    constraint is u+ = J^T (J J^T)^-1 (J u + target - x_0(u)), and the step towards it is halved
+    until it lowers energy + penalty * distance.
 
     Args:
         model, target, label, steps: as in `invert`.
@@ -156,7 +163,7 @@ def optimise(
         SteeringError: the target is not reached to within 100 times the tolerance.
     """
     process = _Process(model, target, label, steps, lam)
-    u = torch.zeros(1 + (steps if lam else 0), 2, dtype=torch.float64)
+    u = torch.zeros(1 + (steps if lam else 0), 2).to(process.target)
     penalty = 1.0
 
     def merit(u: Tensor) -> float:
@@ -183,7 +190,7 @@ def optimise(
             rate /= 2
         u = u + rate * direction
     with torch.no_grad():
-        steered = Steered(process.target, process.run(u), u)
+        steered = process.steered(process.run(u), u)
     if not steered.distance <= 100 * tolerance:
         raise SteeringError(
             f"the noises found miss the target by {steered.distance:.3g} after "
@@ -219,11 +226,12 @@ def guide(
 
     Raises:
         ValueError: as `invert`, or a weight that is not positive and finite.
+        SteeringError: the way there overflows.
     """
     if not 0 < weight < math.inf:
         raise ValueError(f"weight must be positive and finite, not {weight}")
     process = _Process(model, target, label, steps, lam=1.0)
-    noises = [torch.zeros(1, 2, dtype=torch.float64)]
+    noises = [torch.zeros(1, 2).to(process.target)]
     unguided = ddpm(process.predict, process.schedule, lambda: noises[-1])
 
     def step(x: Tensor, t: float, t_next: float) -> Tensor:
@@ -244,4 +252,4 @@ def guide(
     with torch.no_grad():
         x = process.start(noises[0])
         path = torch.cat([x, *reverse(step, x, steps)])
-    return Steered(process.target, path, torch.cat(noises))
+    return process.steered(path, torch.cat(noises))

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion.denoiser import Denoiser
-from diffusion.files import WeightsError, write_atomically
+from diffusion.files import WeightsError, fingerprint, write_atomically
 from diffusion.schedule import Schedule
 
 Augment = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Tensor, Tensor | None]]
@@ -118,6 +118,7 @@ class Training:
         self.augment = augment
         self.epochs, self.learning_rate, self.ema_decay = epochs, learning_rate, ema_decay
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+        self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
         self.losses: list[float] = []
 
@@ -166,6 +167,13 @@ class Training:
             checkpoint: file that receives the whole state every `every` epochs.
             progress: show a progress bar with the loss if standard error is a terminal.
         """
+        try:
+            self._run(checkpoint, every, progress)
+        finally:
+            self.average.losses = torch.tensor(self.losses, device=self.average.device)
+        return self.average
+
+    def _run(self, checkpoint: str | Path | None, every: int, progress: bool) -> None:
         with tqdm(
             total=self.epochs,
             initial=len(self.losses),
@@ -180,8 +188,6 @@ class Training:
                     bar.set_postfix(loss=f"{loss:.4f}")
                 if checkpoint is not None and len(self.losses) % every == 0:
                     self.save(checkpoint)
-        self.average.losses = torch.tensor(self.losses, device=self.average.device)
-        return self.average
 
     def save(self, path: str | Path) -> None:
         """Write the whole state of the run, atomically."""
@@ -227,8 +233,9 @@ class Training:
             "learning_rate": self.learning_rate,
             "ema_decay": self.ema_decay,
             "model": self.model.config(),
-            "points": len(self.points),
-            "points_sum": self.points.double().sum().item(),
+            "seed": self.seed,
+            "augment": getattr(self.augment, "__name__", str(self.augment)),
+            "data": fingerprint(self.points, self.labels),
         }
 
 

@@ -117,8 +117,10 @@ def test_untrained_network_is_ideal_for_round_gaussian_data():
         (torch.tensor([[0.0, torch.nan]]), 0.5, "NaN or infinite"),
         (torch.tensor([[torch.inf, 0.0]]), 0.5, "NaN or infinite"),
         (torch.zeros(3, 2), torch.zeros(2), "t must be one number or 3"),
-        (torch.zeros(3, 2), torch.nan, "t contains"),
-        (torch.zeros(3, 2), torch.tensor([0.0, torch.nan, 1.0]), "t contains"),
+        (torch.zeros(3, 2), torch.nan, r"t must be in \[0, 1\]"),
+        (torch.zeros(3, 2), 1.001, r"t must be in \[0, 1\]"),
+        (torch.zeros(3, 2), torch.tensor([0.0, -1e-6, 1.0]), r"t must be in \[0, 1\]"),
+        ([[0.0, 0.0]], 0.5, "must be a tensor"),
     ],
 )
 def test_bad_points_and_times_are_refused(model, x, t, message):

@@ -115,10 +115,10 @@ def test_standard_error_is_honest(denoiser, quadrature, low_variance):
         options = {"steps": 10, "num_samples": 640, "seed": seed, "return_error": True}
         value, error = elbo(denoiser, POINTS[:1], low_variance=low_variance, **options)
         deviations.append(((value - quadrature(denoiser.schedule)[0]) / error).item())
-    # Student's t with 15 degrees of freedom has standard deviation 1.07; sixty of them give it
-    # within a tenth, and their mean within 1.07 / sqrt(60).
-    assert np.std(deviations) == pytest.approx(1.07, abs=0.4)
-    assert abs(np.mean(deviations)) < 4 * 1.07 / math.sqrt(60)
+    # Eight replicates make this Student's t with 7 degrees of freedom, of standard deviation 1.18;
+    # many independent draws make it normal. Sixty values give either within a tenth.
+    assert np.std(deviations) == pytest.approx(1.1, abs=0.4)
+    assert abs(np.mean(deviations)) < 4 * 1.18 / math.sqrt(60)
 
 
 def test_every_point_meets_the_same_draws(denoiser):
@@ -259,7 +259,7 @@ def test_labels_shapes_and_dtypes(conditional):
     assert complete_bound(conditional, POINTS[:0], 4, **few).total.shape == (0,)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.lists(st.tuples(finite, finite), min_size=6, max_size=6))
 @example([(1e30, -1e30), (FLOAT32_MAX, FLOAT32_MAX), (0.0, 1e10), (1.0, 1.0), (-1e3, 0), (0, 0)])
 def test_density_is_finite_for_every_finite_point(denoiser, x):
@@ -286,6 +286,7 @@ def test_elbo_is_finite_for_every_finite_point(denoiser, truth, x, y):
     [
         (torch.zeros(3), 0, "shape"),
         (torch.zeros(3, 3), 0, "shape"),
+        ([[0.0, 0.0]], 0, "must be a tensor"),
         (torch.tensor([[0.0, torch.nan]]), 0, "NaN or infinite"),
         (torch.tensor([[0.0, torch.inf]]), 0, "NaN or infinite"),
         (torch.zeros(3, 2), None, "labels"),
@@ -299,9 +300,9 @@ def test_bad_points_and_labels_are_refused(conditional, function, x, labels, mes
 
 
 @pytest.mark.parametrize("function", [elbo, complete_bound])
-@pytest.mark.parametrize("options", [{"steps": 0}, {"num_samples": 1}, {"num_samples": 0}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1.5}, {"num_samples": 1}])
 def test_bad_sizes_are_refused(denoiser, function, options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} must be at least"):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))} must be .*at least"):
         function(denoiser, POINTS, **options)
 
 

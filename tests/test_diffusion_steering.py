@@ -122,12 +122,6 @@ def test_optimised_noises_need_less_energy_than_guidance(network, target, throug
     assert guided.distance < 0.5 * math.hypot(*target)
 
 
-@pytest.mark.parametrize("target", TARGETS[1:])
-def test_freedom_in_every_step_needs_less_energy_than_the_start_alone(network, target):
-    start_alone = optimise(network, target, steps=STEPS, lam=0.0)
-    assert optimise(network, target, steps=STEPS, lam=1.0).energy < start_alone.energy
-
-
 def test_the_path_is_what_the_sampler_makes_of_the_noises(model_label):
     model, label = model_label
     target = (1.5, 1.2)
@@ -200,8 +194,8 @@ def test_the_model_is_not_changed_and_repeats_itself(denoiser, steer):
         (((0.0, math.nan),), {}, "target contains"),
         (((1.0, 2.0, 3.0),), {}, "target must have shape"),
         ((1.0,), {}, "target must have shape"),
-        (((1.0, 2.0),), {"steps": 0}, "steps must be at least 1"),
-        (((1.0, 2.0),), {"steps": -5}, "steps must be at least 1"),
+        (((1.0, 2.0),), {"steps": 0}, "steps must be a whole number"),
+        (((1.0, 2.0),), {"steps": 2.5}, "steps must be a whole number"),
         (((1.0, 2.0), 0), {}, "unconditional"),
     ],
 )
@@ -228,3 +222,9 @@ def test_failure_is_a_clear_error(denoiser):
         invert(denoiser, (4.0, 5.5), steps=STEPS, newton_steps=1)
     with pytest.raises(SteeringError, match="miss the target"):
         optimise(denoiser, (4.0, 5.5), steps=STEPS, iterations=1)
+
+
+@pytest.mark.parametrize("way", [invert, optimise, guide])
+def test_a_target_out_of_the_range_of_numbers_is_refused(way, network):
+    with pytest.raises((SteeringError, ValueError)):
+        way(network, (1e308, 0.0), steps=STEPS)

@@ -214,7 +214,7 @@ def test_run_writes_its_checkpoint(tmp_path):
     assert resumed.losses == whole.losses[:10]
 
 
-EPOCHS = 1500
+EPOCHS = 1000
 TRAINED_UNTIL_KILLED = f"""
 import sys
 from tests.test_diffusion_training import training
@@ -250,6 +250,7 @@ def test_infinite_loss_stops_and_keeps_the_last_good_weights():
     assert all(p.isfinite().all() for p in model.parameters())
     assert model(POINTS, 0.5).isfinite().all()
     assert torch.tensor(run.losses).isfinite().all()
+    assert torch.equal(model.losses, torch.tensor(run.losses))
     assert f"epoch {len(run.losses) + 1};" in str(caught.value)
     before = copy.deepcopy(state(run))
     with pytest.raises(TrainingError):
@@ -312,6 +313,9 @@ def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
         {"draws": 2},
         {"points": POINTS[1:]},
         {"points": -POINTS},
+        {"points": POINTS.flip(0)},
+        {"seed": 1},
+        {"augment": random_turns},
         {"labels": class_of(POINTS)},
         {"width": 8},
         {"schedule": Power()},

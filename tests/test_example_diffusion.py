@@ -1,7 +1,6 @@
 """The script of Part 1, end to end at small settings, and what it says to bad input."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,6 +23,9 @@ def small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     options = [*SMALL, "--out", str(folder / "report"), "--save", str(folder / "weights")]
     assert example_diffusion.main([*options, "--save-samples", str(folder / "points.npy")]) == 0
+    (folder / "weights/folder.npy").mkdir()
+    untrained = diffusion.build(example_diffusion.data.training_points())
+    diffusion.save(untrained, folder / "weights/untrained.pt")
     return folder
 
 
@@ -61,11 +63,14 @@ def test_same_command_gives_the_same_weights(small_run, tmp_path):
         (["--solver", "euler"], "invalid choice"),
         (["--points", "999"], "1000..3000"),
         (["--points", "3001"], "1000..3000"),
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["--steps", "0"], "--steps must be in 1.."),
         (["--epochs", "none"], "invalid int"),
         (["--lam", "0.5"], "--lam belongs to --solver ddpm"),
-        (["--solver", "ddpm", "--lam", "nan"], "--lam must be at least 0"),
-        (["--target", "inf", "0"], "--target must be two finite numbers"),
+        (["--solver", "ddpm", "--lam", "nan"], "--lam must be in 0..10"),
+        (["--target", "inf", "0"], "--target must be two numbers in"),
+        (["--samples", "1000000000000"], "--samples must be in 2.."),
+        (["--save-samples", "{weights}/folder.npy"], "is a folder"),
+        (["--weights", "{weights}/untrained.pt"], "was never trained"),
         (["--seed", "-1"], "--seed must be in"),
         (["--save-samples", "points.csv"], "must name a .npy file"),
         (["--weights", "{weights}/absent.pt"], "no weights file at"),
@@ -111,24 +116,41 @@ def test_diverging_training_keeps_the_last_good_weights(tmp_path, capsys, monkey
     folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
     assert example_diffusion.main([*SMALL, *folders]) == 2
     assert "the loss became nan in epoch 11" in capsys.readouterr().err
-    model = diffusion.load(tmp_path / "weights/diffusion_unconditional.pt")
+    (saved,) = (tmp_path / "weights").iterdir()
+    assert saved.name == "diffusion_unconditional_last_good.pt"
+    model = diffusion.load(saved)
+    assert len(model.losses) == 10
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
 
-def test_interrupt_leaves_no_half_written_file(tmp_path):
-    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
-    command = [sys.executable, "example_diffusion.py", *SMALL, *folders]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"LC_ALL": "C.UTF-8"}
-    )
-    weights = tmp_path / "weights/diffusion_unconditional.pt"
+def interrupted(folder: Path, options: list[str], when) -> subprocess.Popen:
+    """Start the script, send SIGINT as soon as `when()` holds, and return the ended process."""
+    folders = ["--out", str(folder / "report"), "--save", str(folder / "weights")]
+    command = [sys.executable, "example_diffusion.py", *options, *folders]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not weights.exists() and time.monotonic() < deadline:
+    while not when() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+    return process
+
+
+def test_interrupt_leaves_no_half_written_file(tmp_path):
+    weights = tmp_path / "weights/diffusion_unconditional.pt"
+    interrupted(tmp_path, SMALL, weights.exists)
     assert diffusion.load(weights).num_classes == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert all(path.suffix in {".pt", ".png"} and not path.name.startswith(".") for path in files)
+
+
+def test_interrupted_training_leaves_existing_weights_alone(tmp_path):
+    weights = tmp_path / "weights/diffusion_unconditional.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"the weights of an earlier run")
+    figures = tmp_path / "report/figures"
+    interrupted(tmp_path, ["--epochs", "100000"], figures.exists)
+    assert weights.read_bytes() == b"the weights of an earlier run"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [weights]

@@ -58,9 +58,12 @@ def noised_at(times: Callable[[int, torch.Generator], Tensor], antithetic: bool 
     def noised(points: Tensor, schedule: Schedule, generator: torch.Generator):
         n = len(points)
         eps = torch.randn(n, 2, generator=generator)
-        if antithetic:
-            eps[n // 2 : 2 * (n // 2)] = -eps[: n // 2]
-        sigma = schedule.sigma(times(n, generator))
+        t = times(n, generator)
+        if antithetic:  # the second draw of every point is the first with the opposite noise
+            half = n // 2
+            points, t = points[:half].repeat(2, 1), t[:half].repeat(2)
+            eps = torch.cat([eps[:half], -eps[:half]])
+        sigma = schedule.sigma(t)
         return points + sigma[:, None] * eps, sigma, eps
 
     return noised
@@ -80,7 +83,7 @@ def towards_zero(n: int, generator: torch.Generator) -> Tensor:
 
 # Name -> changes: architecture, training options, network class, weight decay, noised, turns.
 VARIANTS: dict[str, dict] = {
-    "reference: width 64, depth 2, lr 6e-3": {},
+    "reference: width 64, depth 2, rate 1e-2": {},
     "no quarter turns": {"turns": False},
     "raw (x, log sigma) as input": {"network": RawInput},
     "no gain on the first layer": {"network": NoGain},
@@ -95,7 +98,11 @@ VARIANTS: dict[str, dict] = {
     "average over 2000 epochs": {"ema_decay": 0.9995},
     "weight decay 0.1": {"weight_decay": 0.1},
     "independent times": {"noised": noised_at(independent)},
-    "opposite noises": {"noised": noised_at(stratified, antithetic=True)},
+    "two draws per point": {"draws": 2},
+    "two draws per point, opposite noises": {
+        "draws": 2,
+        "noised": noised_at(stratified, antithetic=True),
+    },
     "times drawn towards 0 (t^1.5)": {"noised": noised_at(towards_zero)},
     "four draws per point (the default recipe)": {"draws": 4},
 }

@@ -1,0 +1,36 @@
+"""What the README and the weights' README state is what the committed result files hold."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def table_rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_measured_quality_is_that_of_the_result_file():
+    results = json.loads((ROOT / "report/results_diffusion_benchmark.json").read_text())
+    measured = {row["measure"]: row for row in results["table"]}
+    shown = [row for row in table_rows(README) if row[0] in measured]
+    assert len(shown) >= 10
+    for measure, value, target, floor, *_ in shown:
+        row = measured[measure]
+        assert (value, target, floor) == (f"{row['value']:.4g}", row["target"], str(row["floor"]))
+
+
+def test_readme_is_short_and_its_files_exist():
+    assert len(README.splitlines()) < 150
+    for path in re.findall(r"(?:report|weights|data|tests)/[\w/]+\.(?:png|pt|json|py|md)", README):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("path", ["weights/diffusion_unconditional.pt", "weights/gpt.pt"])
+def test_weights_are_small_enough_to_ship(path):
+    assert (ROOT / path).stat().st_size < 26_000_000
