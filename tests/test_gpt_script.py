@@ -36,6 +36,10 @@ def test_every_figure_and_number_is_written(run):
     assert set(results) == {"settings", "timings", "q1", "q2", "q3", "q4", "q5"}
     assert len(results["q1"]["training_loss_nats_per_token"]) == 4
     assert results["q1"]["vocabulary_tokens"] == 50257
+    recipe = results["q1"]["recipe"]
+    assert recipe["objective"] == "cross-entropy of targets with an absolute discount"
+    assert 0 < recipe["discount"] < 1
+    assert (recipe["embedding_init_std"], recipe["embedding_weight_decay"]) == (0.08, 2.0)
     assert results["q2"]["tokens_never_in_training_part"] == [" squirrel", "nut"]
     for question in ("q3", "q4"):
         assert results[question]["sum_of_weights"][0] == pytest.approx(1)
