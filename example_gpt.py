@@ -28,6 +28,7 @@ from mingpt.sampling import check_sampling
 from mingpt.text import paint_terminal, sentence_length, token_texts, word_positions
 from mingpt.trainer import (
     Trainer,
+    TrainingDivergedError,
     process_count,
     process_rank,
     resolve_device,
@@ -45,6 +46,7 @@ REPEAT_PROMPTS = (
     '"{sentence}," said the Gryphon. "{sentence}," said Alice. "',
 )
 WORD = 11  # the word whose prediction question 3 explains
+LARGEST_SEED = 2**32 - 1
 HELDOUT_WINDOW, HELDOUT_STRIDE = 64, 32
 # Held-out bits per byte of general compressors primed with the training part.
 COMPRESSORS_BPB = {"xz -9e": 2.433, "bzip2 -9": 2.116, "7-Zip PPMd": 1.937, "zpaq -m5": 1.794}
@@ -157,7 +159,10 @@ def train(args, book):
                     torch.save(trainer.state_dict(), path)
 
         trainer.set_callback("on_iteration_end", report)
-        trainer.run()
+        try:
+            trainer.run()
+        except TrainingDivergedError as error:
+            raise ValueError(f"{error}: lower --learning-rate") from None
     history = {
         "training_loss_nats_per_token": trainer.losses,
         "heldout_bits_per_byte_by_iteration": trainer.evaluations,
@@ -256,7 +261,12 @@ def q2_inversion(args, model, book, results):
         "typical_distance_between_tokens": nearest.typical_distance,
         "prediction_from_nearest_tokens": encoder.decode(nearest.predicted.tolist()),
         "nearest_tokens_reproduce_sentence": bool((nearest.predicted == target).all()),
-        "repeat_after_me": [repeat_after_me(args, model, p) for p in REPEAT_PROMPTS],
+        # A sentence that fills the block leaves no room to ask for it.
+        "repeat_after_me": [
+            repeat_after_me(args, model, p)
+            for p in REPEAT_PROMPTS
+            if len(args.target) < model.block_size
+        ],
     }
     results["timings"]["inversion_seconds_per_start"] = seconds
     figures.inversion(
@@ -280,7 +290,7 @@ def repeat_after_me(args, model, template):
     """The other way to make a model say something: ask. Greedy continuation and score."""
     encoder = args.encoder
     prompt = encoder.encode(template.format(sentence=args.sentence))
-    prompt = prompt[max(0, len(prompt) + len(args.target) - model.block_size) :]
+    prompt = prompt[-(model.block_size - len(args.target)) :]
     idx = torch.tensor([prompt], device=args.device)
     continuation = model.generate(idx, len(args.target))[0, idx.shape[1] :].tolist()
     asked = torch.tensor([prompt + args.target], device=args.device)
@@ -575,6 +585,8 @@ def _validate(args, training_options):
         if getattr(args, name) < 1:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} should be at least 1, not {getattr(args, name)}")
+    if not 0 <= args.seed <= LARGEST_SEED:
+        raise ValueError(f"--seed should be 0 to {LARGEST_SEED}, not {args.seed}")
     if not (args.learning_rate > 0 and math.isfinite(args.learning_rate)):
         raise ValueError(f"--learning-rate should be above 0, not {args.learning_rate}")
     if not 0 <= args.dropout < 1:
@@ -623,6 +635,12 @@ def _validate(args, training_options):
         raise ValueError(
             f"--prompt has {prompt_words} words; the model is to write word {WORD}: "
             f"give at most {WORD - 1}"
+        )
+    needed = WORD - prompt_words + 1  # a token per missing word, and one to end the last
+    if len(args.prompt_ids) + needed > block_size:
+        raise ValueError(
+            f"--prompt has {len(args.prompt_ids)} tokens and {prompt_words} words; word {WORD} "
+            f"takes at least {needed} more tokens, and the model's block holds {block_size}"
         )
     args.out, args.save = Path(args.out), Path(args.save)
     args.figures = args.out / "figures"
@@ -680,6 +698,7 @@ def answer_all(args):
         began = time.perf_counter()
         answer = question(args, *arguments, results)
         results["timings"][f"{name}_seconds"] = time.perf_counter() - began
+        write_results(args, results)
         return answer
 
     began = time.perf_counter()
@@ -694,8 +713,7 @@ def answer_all(args):
         timed("q4", q4_attention_all_blocks, model, idx, words)
         timed("q5", q5_log_probability, model)
         results["timings"]["total_seconds"] = time.perf_counter() - began
-        with atomic_path(args.out / "results_gpt.json") as path:
-            path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        write_results(args, results)
     except (ValueError, OSError) as error:
         print(f"example_gpt.py: error: {error}", file=sys.stderr)
         return 2
@@ -705,6 +723,12 @@ def answer_all(args):
     print(f"wrote {args.out / 'results_gpt.json'} and {args.figures}/gpt_*.png "
           f"in {results['timings']['total_seconds']:.0f} s")
     return 0
+
+
+def write_results(args, results):
+    """Write the answers so far: an error in a later question loses none of them."""
+    with atomic_path(args.out / "results_gpt.json") as path:
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
