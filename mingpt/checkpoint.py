@@ -1,6 +1,8 @@
 """One file per model: configuration, weights, and a checksum that notices damage."""
 
 import hashlib
+import json
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -12,7 +14,7 @@ from mingpt.model import GPT
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
-FORMAT = "mingpt-checkpoint-1"
+FORMAT = "mingpt-checkpoint-2"
 CONFIG_KEYS = (
     "model_type", "n_layer", "n_head", "n_embd", "vocab_size", "block_size",
     "embd_pdrop", "resid_pdrop", "attn_pdrop", "embd_init_std", "tied_head",
@@ -27,18 +29,22 @@ def save(model, path, dtype=torch.float32, **extra):
     """Write the model to `path`, atomically; weights are stored in `dtype`.
 
     `extra` (numbers, strings, tensors, lists and dicts of them) travels along; see `read`.
+    Raises ValueError for weights that are not finite in `dtype`, TypeError for other extras.
     """
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{key} is not finite in {dtype}: {path} was not written")
     if model.config.tied_head:
         state["lm_head.weight"] = state["transformer.wte.weight"]  # one storage in the file
     content = {
         "format": FORMAT,
         "config": {key: getattr(model.config, key) for key in CONFIG_KEYS},
         "model": state,
-        "sha256": _digest(state),
         **extra,
     }
+    content["sha256"] = _digest(content)
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
@@ -46,7 +52,8 @@ def save(model, path, dtype=torch.float32, **extra):
 def read(path):
     """The content of a file written by `save`, verified, as a dict.
 
-    Raises CheckpointError when it is missing, truncated, altered or something else.
+    The checksum covers everything in the file. Raises CheckpointError when it is missing,
+    truncated, altered or something else.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such weights file")
@@ -58,12 +65,16 @@ def read(path):
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a GPT checkpoint of this package")
     try:
-        intact = _digest(content["model"]) == content["sha256"]
-    except (KeyError, AttributeError, TypeError):
+        intact = _digest(content) == content["sha256"]
+    except (KeyError, TypeError, RuntimeError):
         intact = False
     if not intact:
-        raise CheckpointError(f"{path}: the weights do not match their checksum; the file is "
+        raise CheckpointError(f"{path}: the content does not match its checksum; the file is "
                               "damaged or was altered")
+    if not all(isinstance(content.get(key), dict) for key in ("config", "model")):
+        raise CheckpointError(f"{path}: the file holds no configuration or no weights")
+    if not _is_history(content.get("history", {})):
+        raise CheckpointError(f"{path}: the training history is not one of finite numbers")
     return content
 
 
@@ -75,8 +86,8 @@ def build(content, device="cpu"):
         model.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"the weights do not fit their configuration: {reason}") from None
     return model.to(device).eval()
 
@@ -101,10 +112,41 @@ def load(path, device="cpu"):
     return build(read(path), device)
 
 
-def _digest(state):
+def _is_history(history):
+    """Whether it is empty, or the losses and evaluations of a training run."""
+    if history == {}:
+        return True
+    try:
+        losses = history["training_loss_nats_per_token"]
+        numbers = [*losses]
+        for iteration, value in history["heldout_bits_per_byte_by_iteration"]:
+            numbers += [iteration, value]
+        return len(losses) > 0 and all(math.isfinite(number) for number in numbers)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _digest(content):
+    """SHA-256 of all of a checkpoint but its own entry."""
     digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    _feed(digest, {key: value for key, value in content.items() if key != "sha256"})
     return digest.hexdigest()
+
+
+def _feed(digest, value):
+    """Tensors by type, shape and bytes; dicts in the order of their keys; the rest as JSON."""
+    if isinstance(value, torch.Tensor):
+        value = value.contiguous()
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    elif isinstance(value, dict):
+        digest.update(f"dict {len(value)}\n".encode())
+        for key in sorted(value):
+            _feed(digest, key)
+            _feed(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"list {len(value)}\n".encode())
+        for item in value:
+            _feed(digest, item)
+    else:
+        digest.update(f"{json.dumps(value)}\n".encode())

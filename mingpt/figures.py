@@ -14,8 +14,8 @@ from matplotlib.ft2font import FT2Font
 
 from mingpt.utils import atomic_path
 
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
+BLUE, ORANGE, GREEN, VERMILLION, SKY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#000000",
 )  # fmt: skip
 PAINT = LinearSegmentedColormap.from_list("paint", ["#FFFFFF", SKY, BLUE])
 STYLE = {

@@ -35,6 +35,8 @@ def linear_cross_entropy(hidden, weight, targets, ignore_index=-1, chunk_rows=No
         if torch.is_autocast_enabled(device_type)
         else hidden.dtype
     )
+    if not torch.is_grad_enabled():  # evaluation: no gradient to prepare
+        hidden, weight = hidden.detach(), weight.detach()
     return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows, dtype)
 
 

@@ -259,8 +259,7 @@ class GPT(nn.Module):
         T = embeddings.shape[1]
         if not 0 < T + past <= self.block_size:
             raise ValueError(f"{T + past} positions given; this model takes 1 to {self.block_size}")
-        positions = torch.arange(past, past + T, device=embeddings.device)
-        return self.transformer.drop(embeddings + self.transformer.wpe(positions))
+        return self.transformer.drop(embeddings + self.transformer.wpe.weight[past : past + T])
 
     def configure_optimizers(self, train_config):
         """AdamW: weight_decay for the weights of linear layers, as in minGPT.
@@ -289,7 +288,6 @@ class GPT(nn.Module):
             fused=True,
         )
 
-    @torch.no_grad()
     def generate(self, idx, max_new_tokens, temperature=1.0, do_sample=False, top_k=None, *,
                  top_p=None, generator=None, use_cache=True, on_token=None):
         """Continue idx (B, T) int64 by max_new_tokens tokens -> (B, T + max_new_tokens).
@@ -305,19 +303,20 @@ class GPT(nn.Module):
         if idx.ndim != 2 or idx.shape[1] == 0:
             raise ValueError("the prompt is empty: give at least one token")
         cache = None
-        for _ in range(max_new_tokens):
-            if not use_cache or idx.shape[1] > self.block_size:
-                window, cache = idx[:, -self.block_size :], None
-            elif cache is None:
-                window, cache = idx, [{} for _ in self.transformer.h]
-            else:
-                window = idx[:, -1:]
-            logits, _ = self(window, cache=cache, last_only=True)
-            token = next_token(logits[:, -1], temperature, do_sample, top_k, top_p, generator)
-            idx = torch.cat([idx, token], dim=1)
-            if on_token is not None:
-                on_token(token[:, 0])
-        return idx
+        with torch.inference_mode():
+            for _ in range(max_new_tokens):
+                if not use_cache or idx.shape[1] > self.block_size:
+                    window, cache = idx[:, -self.block_size :], None
+                elif cache is None:
+                    window, cache = idx, [{} for _ in self.transformer.h]
+                else:
+                    window = idx[:, -1:]
+                logits, _ = self(window, cache=cache, last_only=True)
+                token = next_token(logits[:, -1], temperature, do_sample, top_k, top_p, generator)
+                idx = torch.cat([idx, token], dim=1)
+                if on_token is not None:
+                    on_token(token[:, 0])
+        return idx.clone()  # an ordinary tensor again, fit for training on
 
     @classmethod
     def from_pretrained(cls, model_type):

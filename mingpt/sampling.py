@@ -23,7 +23,9 @@ def next_token(logits, temperature=1.0, do_sample=False, top_k=None, top_p=None,
     check_sampling(temperature, top_k, top_p)
     if not do_sample:
         return logits.argmax(dim=-1, keepdim=True)
-    logits = logits.float() / temperature
+    # Relative to the largest, so that no temperature, however small, overflows upwards.
+    logits = logits.float() - logits.amax(dim=-1, keepdim=True).float()
+    logits = logits / max(temperature, torch.finfo(torch.float32).tiny)
     if top_k is not None:
         smallest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))

@@ -15,6 +15,13 @@ from mingpt.loss import linear_cross_entropy
 from mingpt.utils import CfgNode
 
 
+class TrainingDivergedError(ValueError):
+    """The loss of an iteration, or the held-out value after it, is not finite."""
+
+    def __init__(self, iteration, what):
+        super().__init__(f"training diverged at iteration {iteration}: {what} is not finite")
+
+
 class Trainer:
     """Trains a GPT on blocks of tokens, with minGPT's interface.
 
@@ -119,7 +126,10 @@ class Trainer:
             callback(self)
 
     def run(self):
-        """Train until max_iters, or until early stopping; then load the best weights."""
+        """Train until max_iters, or until early stopping; then load the best weights.
+
+        Raises TrainingDivergedError at the first loss or held-out value that is not finite.
+        """
         config, model = self.config, self.model
         self.optimizer = model.configure_optimizers(config)
         model.train()
@@ -172,6 +182,8 @@ class Trainer:
         if self.world_size > 1:
             distributed.all_reduce(self.loss)
             self.loss /= self.world_size
+        if not self.loss.isfinite():
+            raise TrainingDivergedError(self.iter_num + 1, "the loss")
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
         self.optimizer.step()
         self.losses.append(self.loss.item())
@@ -237,6 +249,8 @@ class Trainer:
 
     def _evaluate(self):
         value = self._evaluated_once()
+        if not math.isfinite(value):
+            raise TrainingDivergedError(self.iter_num, "the held-out value")
         self.evaluations.append((self.iter_num, value))
         if value < self.best:
             self.best = value

@@ -59,7 +59,13 @@ class BookVocabulary:
         return self._gpt2.decode_bytes(self.ids[ids].tolist() if ids else [])
 
     def from_gpt2(self, tokens):
-        """GPT-2 ids (list) -> ids of this vocabulary (list, at least as long)."""
+        """GPT-2 ids (list) -> ids of this vocabulary (list, at least as long).
+
+        Raises ValueError for an id that is not a token of text.
+        """
+        for token in tokens:
+            if not 0 <= token < BYTES + len(self._merges):
+                raise ValueError(f"GPT-2 id {token} is not a token of text")
         found, waiting = [], list(reversed(tokens))
         while waiting:
             token = waiting.pop()

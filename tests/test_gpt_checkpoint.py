@@ -58,14 +58,57 @@ def test_missing_truncated_altered_or_foreign_files_are_refused(tmp_path):
         mingpt.load(path)
 
 
-def test_tampered_weights_are_noticed(tmp_path):
+HISTORY = {
+    "training_loss_nats_per_token": [3.0, 2.5],
+    "heldout_bits_per_byte_by_iteration": [(1, 2.5), (2, 2.25)],
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "alter"),
+    [
+        ("model", lambda c: c["model"]["lm_head.weight"][0, 0].add_(1)),
+        ("config", lambda c: c["config"].update(n_head=6)),
+        ("history", lambda c: c["history"]["training_loss_nats_per_token"].append(0.1)),
+        ("vocabulary", lambda c: c["vocabulary"][-1].add_(1)),
+        ("more", lambda c: c.update(more=1)),
+        ("less", lambda c: c.pop("history")),
+    ],
+)
+def test_tampering_with_any_part_is_noticed(tmp_path, part, alter):
     path = tmp_path / "gpt.pt"
-    mingpt.save(small_model(), path)
+    mingpt.save(small_model(), path, history=HISTORY, vocabulary=torch.arange(300))
+    assert checkpoint.read(path)["history"] == HISTORY
     content = torch.load(path, weights_only=True)
-    content["model"]["lm_head.weight"][0, 0] += 1
+    alter(content)
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="altered"):
-        mingpt.load(path)
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        "good",
+        {"training_loss_nats_per_token": [1.0]},
+        {**HISTORY, "training_loss_nats_per_token": [1.0, float("nan")]},
+        {**HISTORY, "training_loss_nats_per_token": ["low"]},
+        {**HISTORY, "heldout_bits_per_byte_by_iteration": [2.5]},
+    ],
+)
+def test_a_history_that_is_none_is_refused(tmp_path, history):
+    mingpt.save(small_model(), tmp_path / "gpt.pt", history=history)
+    with pytest.raises(CheckpointError, match="training history"):
+        mingpt.load(tmp_path / "gpt.pt")
+
+
+def test_weights_that_are_not_finite_leave_the_file_alone(tmp_path):
+    path = tmp_path / "gpt.pt"
+    mingpt.save(small_model(), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"not finite in torch\.float16"):
+        mingpt.save(small_model(scale=1e9), path, dtype=torch.float16)
+    assert path.read_bytes() == before
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
@@ -73,6 +116,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     mingpt.save(small_model(), path)
     content = torch.load(path, weights_only=True)
     content["config"]["n_layer"] = 5
+    content["sha256"] = checkpoint._digest(content)
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="do not fit their configuration"):
         mingpt.load(path)

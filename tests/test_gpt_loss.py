@@ -80,3 +80,12 @@ def test_frozen_weight_gets_no_gradient_work():
 def test_all_rows_ignored_is_nan_as_in_pytorch():
     hidden, weight, targets = problem(3, 8, 50)
     assert linear_cross_entropy(hidden, weight, torch.full_like(targets, -1)).isnan()
+
+
+def test_evaluation_prepares_no_gradient(monkeypatch):
+    hidden, weight = torch.randn(5, 4), torch.randn(9, 4, requires_grad=True)
+    targets = torch.arange(5)
+    expected = linear_cross_entropy(hidden, weight, targets).item()
+    monkeypatch.setattr(torch, "zeros_like", lambda *_: pytest.fail("a gradient was prepared"))
+    with torch.no_grad():
+        assert linear_cross_entropy(hidden, weight, targets).item() == expected

@@ -21,6 +21,12 @@ def test_sampling_follows_the_softmax_with_temperature():
     assert ((found - expected).abs() < 4.5 * sigma).all()
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-300])
+def test_a_tiny_temperature_takes_the_likeliest(temperature):
+    found = draws([-3.0, 1.0, 2.0, 1.99], 100, temperature=temperature, top_k=3, top_p=0.9)
+    assert set(found.tolist()) == {2}
+
+
 def test_top_k_keeps_the_k_likeliest():
     assert set(draws([0.0, 3.0, 2.9, 1.0], 2000, top_k=2).tolist()) == {1, 2}
     assert set(draws([0.0, 3.0, 2.9, 1.0], 2000, top_k=99).tolist()) == {0, 1, 2, 3}

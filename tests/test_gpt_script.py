@@ -36,6 +36,10 @@ def test_every_figure_and_number_is_written(run):
     assert set(results) == {"settings", "timings", "q1", "q2", "q3", "q4", "q5"}
     assert len(results["q1"]["training_loss_nats_per_token"]) == 4
     assert results["q1"]["vocabulary_tokens"] == 50257
+    recipe = results["q1"]["recipe"]
+    assert recipe["objective"] == "cross-entropy of targets with an absolute discount"
+    assert 0 < recipe["discount"] < 1
+    assert (recipe["embedding_init_std"], recipe["embedding_weight_decay"]) == (0.08, 2.0)
     assert results["q2"]["tokens_never_in_training_part"] == [" squirrel", "nut"]
     for question in ("q3", "q4"):
         assert results[question]["sum_of_weights"][0] == pytest.approx(1)
@@ -79,6 +83,9 @@ def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "word " * 80], "--prompt has"),
         (["--prompt", "one two three four five six seven eight nine ten eleven"], "at most 10"),
+        (["--prompt", "supercalifragilistic" * 9 + " a"], "more tokens, and the model's block"),
+        (["--seed", "99999999999999999999999"], "--seed should be 0 to 4294967295"),
+        (["--seed", "-1"], "--seed should be 0 to"),
         (["--sentence", ""], "--sentence is empty"),
         (["--sentence", "walnut " * 80], "--sentence has"),
         (["--model", "gpt-huge"], "unknown model 'gpt-huge'"),
@@ -107,6 +114,34 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, mess
     assert error.startswith("example_gpt.py: error: ")
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sentence_that_fills_the_block_and_a_later_error_lose_nothing(
+    run, tmp_path, capsys, monkeypatch
+):
+    def fail(*arguments):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(example_gpt, "q3_attention_last_block", fail)
+    sentence = ["--sentence", "the" + " the" * 63, "--starts", "1", "--out", str(tmp_path)]
+    assert example_gpt.main(["--weights", f"{run[0]}/save/gpt.pt", *sentence]) == 2
+    assert capsys.readouterr().err.endswith("error: no such luck\n")
+    results = json.loads((tmp_path / "results_gpt.json").read_text())
+    assert len(results["q2"]["tokens"]) == 64
+    assert results["q2"]["repeat_after_me"] == []
+    assert results["q1"] == run[1]["q1"]
+
+
+@pytest.mark.parametrize("iterations", ["1", "2"])
+def test_diverged_training_saves_nothing(tmp_path, capsys, iterations):
+    (tmp_path / "gpt.pt").write_text("a good model")
+    small = ["--model", "gpt-nano", "--vocab", "book", "--max-iters", iterations]
+    folders = ["--out", f"{tmp_path}/out", "--save", str(tmp_path)]
+    assert example_gpt.main([*small, "--learning-rate", "1e30", *folders]) == 2
+    error = capsys.readouterr().err
+    assert "training diverged at iteration" in error
+    assert "lower --learning-rate" in error
+    assert (tmp_path / "gpt.pt").read_text() == "a good model"
 
 
 def test_weights_of_another_kind_are_refused(tmp_path, capsys):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mingpt.data import BlockDataset
-from mingpt.trainer import Trainer, resolve_device, resolve_precision
+from mingpt.trainer import Trainer, TrainingDivergedError, resolve_device, resolve_precision
 from mingpt.utils import CfgNode
 from tests.gpt_helpers import small_model, tokens
 
@@ -220,6 +220,15 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_data_of_a_larger_vocabulary_are_refused():
     with pytest.raises(ValueError, match="vocabulary of 200 tokens, the model knows 97"):
         trainer(dataset=BlockDataset(TEXT, 16, vocab_size=200))
+
+
+def test_diverging_training_stops():
+    run = trainer(learning_rate=1e30)
+    with pytest.raises(TrainingDivergedError, match="diverged at iteration 2: the loss"):
+        run.run()
+    run = trainer(lambda model: float("nan"), eval_interval=3)
+    with pytest.raises(TrainingDivergedError, match="diverged at iteration 3: the held-out"):
+        run.run()
 
 
 def test_code_written_for_mingpt_runs():

@@ -59,3 +59,10 @@ def test_bad_vocabularies_are_refused(ids, message):
 def test_ids_out_of_range_are_refused():
     with pytest.raises(ValueError, match="out of range"):
         BOOK.decode([BOOK.vocab_size])
+
+
+@pytest.mark.parametrize("token", [50256, -1])
+def test_ids_that_are_no_text_are_refused(token):
+    vocabulary = BookVocabulary(torch.arange(256))
+    with pytest.raises(ValueError, match=f"GPT-2 id {token} is not a token of text"):
+        vocabulary.from_gpt2([token])

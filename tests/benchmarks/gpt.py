@@ -2,12 +2,12 @@
 
 Both sides do the same work on the same data in one process, alternating; medians count. Peak
 memory is measured in a process of its own. Needs requirements-dev.txt. `--quick` takes fewer
-repeats; `--default-run` adds the whole default `python example_gpt.py`.
+repeats, `--skip-training` leaves training speed out; `--default-run` adds the whole default
+`python example_gpt.py`.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -136,10 +136,16 @@ def physical_limits(full_seconds, half_seconds):
 def step_memory(side):
     """Run in its own process: prints the peak resident bytes that two steps add."""
     stepper = our_stepper("gpt-mini") if side == "ours" else their_stepper("gpt-mini")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_bytes("VmRSS")
     stepper()
     stepper()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(resident_bytes("VmHWM") - before)
+
+
+def resident_bytes(field):
+    """VmRSS (now) or VmHWM (peak) of this process; Linux."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
 def memory():
@@ -241,6 +247,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--default-run", action="store_true", help="add the default run")
+    parser.add_argument("--skip-training", action="store_true", help="leave out training speed")
     parser.add_argument("--step-memory", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -248,7 +255,8 @@ def main():
         step_memory(args.step_memory)
         return
     repeats = 3 if args.quick else 7
-    training_speed(repeats)
+    if not args.skip_training:
+        training_speed(repeats)
     memory()
     generation(repeats)
     shipped_weights()
