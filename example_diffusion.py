@@ -7,12 +7,6 @@ OUT/results_diffusion.json. The code was written with an AI assistant.
 
 from __future__ import annotations
 
-import os
-
-# Threads that wait should sleep: where another process is busy, spinning ones slow each other down
-# more than twentyfold. Read when torch is loaded, hence before the imports.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import argparse
 import io
 import json

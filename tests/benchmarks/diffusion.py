@@ -7,12 +7,6 @@ cost, report/figures/diffusion_cost_tv10.png and diffusion_cost_w2.png.
 
 from __future__ import annotations
 
-import os
-
-# Threads that wait should sleep: where another process is busy, spinning ones slow each other down
-# more than twentyfold. Read when torch is loaded, hence before the imports.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import json
 import resource
 import subprocess
