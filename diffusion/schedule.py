@@ -7,6 +7,7 @@ a float or a tensor of any shape and answers with a tensor of that shape; floats
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -21,7 +22,7 @@ def _tensor(value: float | Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """Noise level between sigma_min = sigma(0) and sigma_max = sigma(1), strictly increasing."""
 
     sigma_min: float = SIGMA_MIN
@@ -34,17 +35,17 @@ class Schedule:
                 f"not sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
             )
 
+    @abstractmethod
     def sigma(self, t: float | Tensor) -> Tensor:
         """Standard deviation of the noise at time t."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sigma_dot(self, t: float | Tensor) -> Tensor:
         """d sigma / dt, per unit of time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def t(self, sigma: float | Tensor) -> Tensor:
         """The time at which the noise has standard deviation sigma (inverse of `sigma`)."""
-        raise NotImplementedError
 
     def snr(self, t: float | Tensor) -> Tensor:
         """Signal-to-noise ratio 1 / sigma(t)^2, as in Eq. 9."""
