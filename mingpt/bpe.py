@@ -63,11 +63,16 @@ class Encoder:
 
     def decode_bytes(self, ids):
         """The bytes of the ids. Raises ValueError for an id outside the vocabulary."""
-        ids = [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"token {i} out of range: allowed 0 to {self.vocab_size - 1}")
-        return self._encoding.decode_bytes(ids)
+        return self._encoding.decode_bytes(check_ids(ids, self.vocab_size))
+
+
+def check_ids(ids, vocab_size):
+    """The ids as a list of int. Raises ValueError for an id outside 0..vocab_size - 1."""
+    ids = [int(i) for i in ids]
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"token {i} out of range: allowed 0 to {vocab_size - 1}")
+    return ids
 
 
 @lru_cache

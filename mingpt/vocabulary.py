@@ -2,7 +2,7 @@
 
 import torch
 
-from mingpt.bpe import get_encoder
+from mingpt.bpe import check_ids, get_encoder
 from mingpt.data import load_merges
 
 BYTES = 256  # the first ids of GPT-2's vocabulary are the single bytes
@@ -52,10 +52,7 @@ class BookVocabulary:
 
     def decode_bytes(self, ids):
         """The bytes of the ids. Raises ValueError for an id outside the vocabulary."""
-        ids = [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"token {i} out of range: allowed 0 to {self.vocab_size - 1}")
+        ids = check_ids(ids, self.vocab_size)
         return self._gpt2.decode_bytes(self.ids[ids].tolist() if ids else [])
 
     def from_gpt2(self, tokens):
