@@ -308,6 +308,24 @@ def c4_samples_by_class(run: Run) -> None:
     run.results["c4"] = {"samples": len(labels), "share_in_own_rectangle": float(np.mean(inside))}
 
 
+def reverse_process(run: Run) -> None:
+    """Beyond the questions: 1000 points on their way through both models, as an animation."""
+    n, frames = 1000, 40
+    generator = torch.Generator().manual_seed(run.args.seed)
+    labels = run.labels[torch.randint(len(run.labels), (n,), generator=generator)]
+    options = {"steps": 1000, "seed": run.args.seed, "return_trajectory": True}
+    shown = torch.linspace(0, options["steps"], frames).round().long()
+    _, free = diffusion.sample(run.model, n, **options)
+    _, guided = diffusion.sample(run.conditional, n, labels=labels, **options)
+    figures.save_reverse_process(
+        run.args.out / "figures" / "reverse_process.gif",
+        (free[shown], guided[shown]),
+        labels,
+        ("unconditional", "conditional, coloured by class"),
+        run.model.schedule.sigma(1 - shown / options["steps"]),
+    )
+
+
 def c5_analysis(run: Run) -> None:
     """Question 5: how well each class is met, and what happens at the borders."""
     n = run.args.samples
@@ -477,6 +495,7 @@ QUESTIONS = (
     c1_classes,
     c3_one_point_per_class,
     c4_samples_by_class,
+    reverse_process,
     c5_analysis,
     c6_probability,
     bonus_steering,

@@ -8,11 +8,13 @@ apart for colour-blind readers. The plane always has equal axes, with the square
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -353,6 +355,38 @@ def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[
         )
     axes.set_title("One point of each class: × noise, ● output\n✓ ends in its class's rectangle")
     return figure
+
+
+@_styled
+def save_reverse_process(path: str | Path, paths, labels, names, sigmas) -> None:
+    """Write the reverse process as an animated GIF: one frame per noise level, the last one held.
+
+    paths: two trajectories (frames, n, 2), of the unconditional and the conditional model.
+    labels: (n,) classes of the second. sigmas: (frames,) noise levels.
+    """
+    figure, (axes,) = _figure(1, 2, (7.0, 3.8))
+    colours = [np.array([BLUE] * len(labels)), np.array(CLASS_COLOURS)[np.asarray(labels)]]
+    dots = []
+    for ax, name, colour in zip(axes, names, colours, strict=True):
+        _plane(ax, limit=2.5)
+        ax.set_title(name)
+        dots.append(ax.scatter(*np.zeros((2, len(labels))), s=4, c=colour, linewidths=0))
+    title = figure.suptitle(" ", fontsize=10, family="monospace")
+
+    def draw(frame: int) -> None:
+        for scatter, trajectory in zip(dots, paths, strict=True):
+            scatter.set_offsets(np.asarray(trajectory[frame]))
+        title.set_text(f"noise level σ = {sigmas[frame]:.3f}")
+
+    draw(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # lay out once, so that nothing moves but the points
+    order = [*range(len(sigmas)), *[len(sigmas) - 1] * 12]
+    movie = FuncAnimation(figure, draw, frames=order, cache_frame_data=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "movie.gif"
+        movie.save(file, PillowWriter(fps=12), dpi=100)
+        write_atomically(path, file.read_bytes())
 
 
 @_styled

@@ -161,7 +161,7 @@ def _paint_text(figure, axis, tokens, row, word_tokens, weights):
     axis.set(xlim=(0, 1), ylim=(0, 1))
     renderer = figure.canvas.get_renderer()
     largest = max(float(np.nanmax(weights)), 1e-9)
-    width_px = axis.get_figure().get_figwidth() * figure.dpi * 0.93
+    width_px = axis.get_figure().get_figwidth() * figure.dpi * 0.86  # what the axis labels leave
     x, y = 0.0, 0.8
     for position, token in enumerate(tokens[: word_tokens[-1] + 1]):
         weight = float(weights[position]) if position <= row else 0.0
