@@ -114,6 +114,7 @@ def q1_train(args, book, results):
             history["training_loss_nats_per_token"],
             history["heldout_bits_per_byte_by_iteration"],
             COMPRESSORS_BPB,
+            model.config.vocab_size,
             args.figures / "gpt_q1_loss.png",
         )
     print(f"    held-out text: {bpb:.4f} bits per byte")
