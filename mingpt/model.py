@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mingpt.loss import linear_cross_entropy
 from mingpt.sampling import next_token
-from mingpt.utils import CfgNode
+from mingpt.utils import CfgNode, check_integer, check_number
 
 MODEL_TYPES = {
     "openai-gpt": {"n_layer": 12, "n_head": 12, "n_embd": 768},  # 117M
@@ -202,11 +202,16 @@ class GPT(nn.Module):
         keys present, idx is the one token that follows them.
         blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column).
         last_only: logits of the last position alone, (B, 1, V).
-        Raises ValueError for tokens outside the vocabulary or more positions than the block.
+        Raises ValueError for tokens or targets outside the vocabulary (on the CPU; elsewhere the
+        look would stall the device, whose own kernels then fail) or more positions than the block.
         """
+        if targets is not None:
+            self._check_targets(targets)
         x, captured = self._trunk(self._embed(idx, embeddings, cache), capture, cache, blocked)
         logits = loss = None
         if loss_only:
+            if targets is None:
+                raise ValueError("loss_only needs targets")
             loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         else:
             logits = self.lm_head(x[:, -1:] if last_only else x)
@@ -261,6 +266,18 @@ class GPT(nn.Module):
             raise ValueError(f"{T + past} positions given; this model takes 1 to {self.block_size}")
         return self.transformer.drop(embeddings + self.transformer.wpe.weight[past : past + T])
 
+    def _check_targets(self, targets):
+        if targets.dtype != torch.int64:
+            raise ValueError(f"targets should be int64, not {targets.dtype}")
+        vocab_size = self.config.vocab_size
+        if targets.device.type == "cpu" and targets.numel() and not (
+            int(targets.min()) >= -1 and int(targets.max()) < vocab_size
+        ):
+            raise ValueError(
+                f"target out of range: got {int(targets.min())} to {int(targets.max())}, "
+                f"allowed 0 to {vocab_size - 1}, and -1 to ignore"
+            )
+
     def configure_optimizers(self, train_config):
         """AdamW: weight_decay for the weights of linear layers, as in minGPT.
 
@@ -302,6 +319,7 @@ class GPT(nn.Module):
         """
         if idx.ndim != 2 or idx.shape[1] == 0:
             raise ValueError("the prompt is empty: give at least one token")
+        check_integer("max_new_tokens", max_new_tokens, at_least=0)
         cache = None
         with torch.inference_mode():
             for _ in range(max_new_tokens):
@@ -366,11 +384,14 @@ def _complete(config):
         )
     for name in (*sizes, "vocab_size", "block_size"):
         value = getattr(config, name)
-        if not (isinstance(value, int) and value > 0):
+        if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
             raise ValueError(
                 f"{name} should be a positive whole number, not {value!r}"
                 + (" (or set model_type)" if name in sizes else "")
             )
+    for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
+        check_number(name, getattr(config, name), at_least=0, below=1)
+    check_number("embd_init_std", config.embd_init_std, at_least=0)
     if config.n_embd % config.n_head:
         raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
     return config

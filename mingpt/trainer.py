@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
-from mingpt.utils import CfgNode
+from mingpt.utils import CfgNode, check_integer, check_number
 
 
 class TrainingDivergedError(ValueError):
@@ -46,7 +46,7 @@ class Trainer:
             betas=(0.9, 0.95),
             weight_decay=0.1,  # of the linear layers' weights
             embedding_weight_decay=0.0,
-            grad_norm_clip=1.0,
+            grad_norm_clip=1.0,  # largest norm of the whole gradient; None does not clip
             seed=None,  # batches and dropout; None uses the global generator
             precision="float32",  # or "bfloat16", "auto": matrix products of the forward pass
             warmup_iters=0,  # linear rise of the learning rate
@@ -68,25 +68,17 @@ class Trainer:
         """
         config = CfgNode(**{**self.get_default_config().to_dict(), **config.to_dict()})
         self.config = config
+        _check_settings(config)
         self.device = resolve_device(config.device)
         self.autocast_dtype = resolve_precision(config.precision, self.device)
         self.rank, self.world_size = process_rank(), process_count()
-        parts = self.world_size * config.accumulation_steps
-        if config.batch_size >= 1 and config.batch_size % parts:
+        if config.batch_size % (self.world_size * config.accumulation_steps):
             raise ValueError(
                 f"a batch of {config.batch_size} blocks cannot be divided among "
                 f"{self.world_size} processes x {config.accumulation_steps} accumulation steps"
             )
         if self.world_size > 1 and config.seed is None:
             raise ValueError("several processes need a seed, to draw the same batches")
-        if config.batch_size < 1:
-            raise ValueError(f"batch size should be at least 1, not {config.batch_size}")
-        if config.max_iters is not None and config.max_iters < 1:
-            raise ValueError(f"max_iters should be at least 1, not {config.max_iters}")
-        if config.lr_decay not in ("none", "cosine"):
-            raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
-        if config.lr_decay == "cosine" and config.max_iters is None:
-            raise ValueError("a cosine decay needs max_iters")
         vocab_size = getattr(train_dataset, "vocab_size", 0)
         if vocab_size > model.config.vocab_size:
             raise ValueError(
@@ -184,7 +176,8 @@ class Trainer:
             self.loss /= self.world_size
         if not self.loss.isfinite():
             raise TrainingDivergedError(self.iter_num + 1, "the loss")
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
+        if config.grad_norm_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
         self.optimizer.step()
         self.losses.append(self.loss.item())
 
@@ -357,6 +350,33 @@ class _forked_generator:
 
     def __exit__(self, *exception):
         return self.fork.__exit__(*exception)
+
+
+def _check_settings(config):
+    """Raise ValueError for a setting out of range, whatever the device and the processes."""
+    for name in ("batch_size", "accumulation_steps"):
+        check_integer(name, getattr(config, name), at_least=1)
+    for name in ("max_iters", "eval_interval", "patience"):
+        if getattr(config, name) is not None:
+            check_integer(name, getattr(config, name), at_least=1)
+    for name in ("warmup_iters", "num_workers"):
+        check_integer(name, getattr(config, name), at_least=0)
+    if config.seed is not None:
+        check_integer("seed", config.seed, at_least=0)
+    for name in ("learning_rate", "weight_decay", "embedding_weight_decay", "min_lr_ratio"):
+        check_number(name, getattr(config, name), at_least=0)
+    if config.grad_norm_clip is not None:
+        check_number("grad_norm_clip", config.grad_norm_clip, at_least=0)
+    if config.ema_decay is not None:
+        check_number("ema_decay", config.ema_decay, at_least=0, below=1)
+    if not (isinstance(config.betas, tuple | list) and len(config.betas) == 2):
+        raise ValueError(f"betas should be two numbers, not {config.betas!r}")
+    for beta in config.betas:
+        check_number("each of betas", beta, at_least=0, below=1)
+    if config.lr_decay not in ("none", "cosine"):
+        raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
+    if config.lr_decay == "cosine" and config.max_iters is None:
+        raise ValueError("a cosine decay needs max_iters")
 
 
 def process_rank():

@@ -170,6 +170,13 @@ def test_gradients_are_clipped():
     assert all(norm.item() == pytest.approx(0.01, rel=1e-3) for norm in norms)
 
 
+def test_no_norm_to_clip_to_leaves_gradients_alone():
+    clipped, free = (trainer(model=small_model(), grad_norm_clip=c) for c in (1e9, None))
+    clipped.run()
+    free.run()
+    assert free.losses == clipped.losses
+
+
 def test_precision_names():
     assert resolve_precision("float32", "cpu") is None
     assert resolve_precision("auto", "cpu") in (None, torch.bfloat16)
@@ -205,9 +212,22 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch size should be at least 1"),
+        ({"batch_size": 0}, "batch_size should be a whole number of at least 1"),
+        ({"batch_size": True}, "batch_size should be"),
         ({"accumulation_steps": 3}, "cannot be divided among 1 processes x 3"),
-        ({"max_iters": 0}, "max_iters should be at least 1"),
+        ({"accumulation_steps": 0}, "accumulation_steps should be a whole number of at least 1"),
+        ({"max_iters": 0}, "max_iters should be a whole number of at least 1"),
+        ({"max_iters": 2.5}, "max_iters should be"),
+        ({"eval_interval": 0}, "eval_interval should be"),
+        ({"patience": 0}, "patience should be"),
+        ({"warmup_iters": -3}, "warmup_iters should be a whole number of at least 0"),
+        ({"seed": 1.5}, "seed should be"),
+        ({"learning_rate": float("nan")}, "learning_rate should be a number of at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay should be"),
+        ({"grad_norm_clip": -1.0}, "grad_norm_clip should be"),
+        ({"ema_decay": 2}, "ema_decay should be a number of at least 0 and below 1"),
+        ({"betas": 0.9}, "betas should be two numbers"),
+        ({"betas": (0.9, 1.0)}, "each of betas should be"),
         ({"lr_decay": "linear"}, "lr_decay should be"),
         ({"lr_decay": "cosine", "max_iters": None}, "cosine decay needs max_iters"),
     ],
