@@ -200,14 +200,21 @@ class GPT(nn.Module):
         loss_only: skip the logits (None in their place) and compute the loss in row chunks.
         cache: list of one dict per block, holding the keys and values of earlier calls; with
         keys present, idx is the one token that follows them.
-        blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column).
+        blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
+        negative blocks count from the last. Neither it nor `capture` goes with a filled cache.
         last_only: logits of the last position alone, (B, 1, V).
         Raises ValueError for tokens or targets outside the vocabulary (on the CPU; elsewhere the
-        look would stall the device, whose own kernels then fail) or more positions than the block.
+        look would stall the device, whose own kernels then fail), more positions than the block,
+        or transformer blocks that the model does not have.
         """
         if targets is not None:
             self._check_targets(targets)
-        x, captured = self._trunk(self._embed(idx, embeddings, cache), capture, cache, blocked)
+        if (capture is not None or blocked is not None) and _cached_positions(cache):
+            raise ValueError("capture and blocked take the whole sequence, not a filled cache")
+        x = self._embed(idx, embeddings, cache)
+        if blocked is not None:
+            blocked = self._check_blocked(blocked, x.shape[1])
+        x, captured = self._trunk(x, capture, cache, blocked)
         logits = loss = None
         if loss_only:
             if targets is None:
@@ -227,9 +234,10 @@ class GPT(nn.Module):
 
     def _trunk(self, x, capture=None, cache=None, blocked=None):
         captured = {}
+        capture = {asked: self._block_number(asked) for asked in capture or ()}
         for number, block in enumerate(self.transformer.h):
-            for asked in capture or ():
-                if asked % self.config.n_layer == number:
+            for asked, captured_number in capture.items():
+                if captured_number == number:
                     captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
             x = block(
                 x,
@@ -241,7 +249,7 @@ class GPT(nn.Module):
     def _embed(self, idx, embeddings, cache):
         if (idx is None) == (embeddings is None):
             raise ValueError("give either token indices or embeddings, not both")
-        past = cache[0]["k"].shape[2] if cache and "k" in cache[0] else 0
+        past = _cached_positions(cache)
         if embeddings is None:
             if idx.ndim != 2 or idx.dtype != torch.int64:
                 raise ValueError(
@@ -262,9 +270,26 @@ class GPT(nn.Module):
                 f"not {tuple(embeddings.shape)}"
             )
         T = embeddings.shape[1]
+        if past and T != 1:
+            raise ValueError(f"with keys in the cache give one new token at a time, not {T}")
         if not 0 < T + past <= self.block_size:
             raise ValueError(f"{T + past} positions given; this model takes 1 to {self.block_size}")
         return self.transformer.drop(embeddings + self.transformer.wpe.weight[past : past + T])
+
+    def _block_number(self, block):
+        count = self.config.n_layer
+        if isinstance(block, bool) or block not in range(-count, count):
+            raise ValueError(f"block {block} out of range: this model has blocks 0 to {count - 1}")
+        return block % count
+
+    def _check_blocked(self, blocked, T):
+        for mask in blocked.values():
+            if mask.dtype != torch.bool or mask.shape != (T, T):
+                raise ValueError(
+                    f"blocked should hold bool masks of shape ({T}, {T}), "
+                    f"not {mask.dtype} {tuple(mask.shape)}"
+                )
+        return {self._block_number(block): mask for block, mask in blocked.items()}
 
     def _check_targets(self, targets):
         if targets.dtype != torch.int64:
@@ -370,6 +395,10 @@ class GPT(nn.Module):
                 state[key] = value.T if transposed else value
         model.load_state_dict(state)
         return model.eval()
+
+
+def _cached_positions(cache):
+    return cache[0]["k"].shape[2] if cache and "k" in cache[0] else 0
 
 
 def _complete(config):
