@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
+from mingpt.model import GPT
 from mingpt.utils import CfgNode, check_integer, check_number
 
 
@@ -24,6 +25,9 @@ class TrainingDivergedError(ValueError):
 
 class Trainer:
     """Trains a GPT on blocks of tokens, with minGPT's interface.
+
+    The model may be a subclass with its own `forward`, or any module with minGPT's contract:
+    model(x, y) -> (logits, loss), and configure_optimizers(config).
 
     Callbacks get the trainer: "on_batch_end" after every optimiser step, "on_evaluation" after
     every held-out evaluation, "on_iteration_end" when an iteration is complete.
@@ -80,11 +84,13 @@ class Trainer:
         if self.world_size > 1 and config.seed is None:
             raise ValueError("several processes need a seed, to draw the same batches")
         vocab_size = getattr(train_dataset, "vocab_size", 0)
-        if vocab_size > model.config.vocab_size:
+        known = getattr(getattr(model, "config", None), "vocab_size", vocab_size)
+        if vocab_size > known:
             raise ValueError(
-                f"the data use a vocabulary of {vocab_size} tokens, the model knows "
-                f"{model.config.vocab_size}"
+                f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
+        if discount is not None and not _is_plain_gpt(model):
+            raise ValueError("a discount needs this package's GPT with its own forward")
         self.model = model.to(self.device)
         self.objective = _Objective(
             self.model, None if discount is None else discount.to(self.device)
@@ -320,20 +326,31 @@ class Trainer:
         return min(value for _, value in self.evaluations[-patience:]) > self.best
 
 
+def _is_plain_gpt(model):
+    """Whether the model computes its loss as our GPT does, so that the logits can be skipped."""
+    return type(model).forward is GPT.forward and "forward" not in vars(model)
+
+
 class _Objective(nn.Module):
-    """A batch's cross-entropy, and what training minimises: the same, discounted."""
+    """A batch's cross-entropy, and what training minimises: the same, discounted.
+
+    Any module that returns (logits, loss) for (x, y) will do, as in minGPT; a discount takes
+    our GPT.
+    """
 
     def __init__(self, model, discount):
         super().__init__()
         self.model = model
         self.discount = discount
+        self.options = {"loss_only": True} if _is_plain_gpt(model) else {}
 
     def forward(self, x, y):
+        if self.discount is None:
+            _, loss = self.model(x, y, **self.options)
+            return loss.detach(), loss
         hidden, targets = self.model.hidden_states(x).flatten(0, 1), y.flatten()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
-        if self.discount is None:
-            return loss.detach(), loss
         return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
 
 

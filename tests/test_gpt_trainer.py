@@ -1,9 +1,11 @@
 import copy
+import math
 
 import pytest
 import torch
 
 from mingpt.data import BlockDataset
+from mingpt.discounting import AbsoluteDiscount
 from mingpt.trainer import Trainer, TrainingDivergedError, resolve_device, resolve_precision
 from mingpt.utils import CfgNode
 from tests.gpt_helpers import small_model, tokens
@@ -249,6 +251,50 @@ def test_diverging_training_stops():
     run = trainer(lambda model: float("nan"), eval_interval=3)
     with pytest.raises(TrainingDivergedError, match="diverged at iteration 3: the held-out"):
         run.run()
+
+
+class Bigrams(torch.nn.Module):
+    """The least that minGPT's Trainer asks of a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(11, 11))
+
+    def configure_optimizers(self, config):
+        return torch.optim.SGD(self.parameters(), lr=config.learning_rate)
+
+    def forward(self, x, y=None):
+        logits = self.table[x]
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+
+def test_any_module_with_mingpts_contract_trains():
+    run = trainer(model=Bigrams(), learning_rate=10.0, max_iters=30)
+    run.run()
+    assert run.losses[0] == pytest.approx(math.log(11), rel=1e-6)
+    assert run.losses[-1] < run.losses[0] - 0.05
+
+
+def test_a_forward_of_its_own_is_called():
+    class Doubled(type(small_model())):
+        def forward(self, idx, targets=None):
+            logits, loss = super().forward(idx, targets)
+            return logits, 2 * loss
+
+    plain = small_model(embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
+    doubled = Doubled(plain.config)
+    doubled.load_state_dict(plain.state_dict())
+    replaced = copy.deepcopy(plain)
+    replaced.forward = lambda x, y: (None, 3 * type(plain).forward(replaced, x, y)[1])
+    first = []
+    for model in (plain, doubled, replaced):
+        run = trainer(model=model, max_iters=1)
+        run.run()
+        first.append(run.losses[0])
+    assert first[1:] == pytest.approx([2 * first[0], 3 * first[0]], rel=1e-6)
+    discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
+    with pytest.raises(ValueError, match="a discount needs this package's GPT"):
+        Trainer(CfgNode(device="cpu"), doubled, BlockDataset(TEXT, 16), discount=discount)
 
 
 def test_code_written_for_mingpt_runs():
