@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import distributed, nn
@@ -14,6 +14,18 @@ from torch.utils.data import DataLoader, RandomSampler
 from mingpt.loss import linear_cross_entropy
 from mingpt.model import GPT
 from mingpt.utils import CfgNode, check_integer, check_number
+
+# Settings that say how a run is computed and not what: resuming may change them, at the price of
+# rounding and of the dropout drawn.
+COMPUTING_SETTINGS = ("device", "num_workers", "accumulation_steps")
+STATE_KEYS = {
+    "iter_num", "losses", "evaluations", "best", "best_state", "model", "averaged", "optimizer",
+    "batch_generator", "dropout_generator", "cuda_dropout_generator", "settings",
+}  # fmt: skip
+
+
+class ResumeError(ValueError):
+    """An interrupted training is damaged, or was of other settings, data or another model."""
 
 
 class TrainingDivergedError(ValueError):
@@ -75,6 +87,7 @@ class Trainer:
         _check_settings(config)
         self.device = resolve_device(config.device)
         self.autocast_dtype = resolve_precision(config.precision, self.device)
+        config.precision = "float32" if self.autocast_dtype is None else "bfloat16"
         self.rank, self.world_size = process_rank(), process_count()
         if config.batch_size % (self.world_size * config.accumulation_steps):
             raise ValueError(
@@ -92,9 +105,8 @@ class Trainer:
         if discount is not None and not _is_plain_gpt(model):
             raise ValueError("a discount needs this package's GPT with its own forward")
         self.model = model.to(self.device)
-        self.objective = _Objective(
-            self.model, None if discount is None else discount.to(self.device)
-        )
+        self.discount = None if discount is None else discount.to(self.device)
+        self.objective = _Objective(self.model, self.discount)
         if self.world_size > 1:
             self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
         self.train_dataset = train_dataset
@@ -282,40 +294,72 @@ class Trainer:
             if self._batch_generator is None
             else self._batch_generator.get_state(),
             "dropout_generator": torch.get_rng_state(),
-            "batch_size": self.config.batch_size,
-            "max_iters": self.config.max_iters,
+            "cuda_dropout_generator": torch.cuda.get_rng_state() if self.device == "cuda" else None,
+            "settings": self._settings(),
+        }
+
+    def _settings(self):
+        """All that decides the run, besides the weights and what the data hold."""
+        names = [n for n in self.get_default_config().to_dict() if n not in COMPUTING_SETTINGS]
+        model = getattr(self.model, "config", None)
+        sizes = model.to_dict() if isinstance(model, CfgNode) else {}
+        return {
+            **{name: getattr(self.config, name) for name in names},
+            "betas": tuple(self.config.betas),
+            **{f"model.{name}": value for name, value in sizes.items()},
+            "discount": None if self.discount is None else self.discount.discount,
+            "training blocks": len(self.train_dataset),
         }
 
     def load_state_dict(self, state):
         """Let the next `run` continue the training that `state_dict` recorded.
 
         With the same settings the continuation equals an uninterrupted run (with several
-        processes, up to the dropout they draw). Raises ValueError for other settings.
+        processes, up to the dropout they draw). Raises ResumeError for an incomplete state, for
+        other settings than COMPUTING_SETTINGS, another model or another length of the data;
+        `run` raises it for a state that is damaged otherwise.
         """
-        for name in ("batch_size", "max_iters"):
-            if state.get(name) != getattr(self.config, name):
-                raise ValueError(
-                    f"the interrupted training had {name} {state.get(name)}, "
-                    f"this one has {getattr(self.config, name)}"
+        if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+            raise ResumeError("the interrupted training's state lacks its settings")
+        if missing := sorted(STATE_KEYS - state.keys()):
+            raise ResumeError(f"the interrupted training's state lacks {', '.join(missing)}")
+        had, settings = state["settings"], self._settings()
+        for name in [*settings, *had]:
+            then, now = had.get(name, "unknown"), settings.get(name, "unknown")
+            if then != now:
+                raise ResumeError(
+                    f"the interrupted training had {name} {then}, this one has {now}"
                 )
         try:
+            if state["best_state"] is not None:
+                self.averaged.load_state_dict(state["best_state"])
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
-        except (KeyError, RuntimeError):
-            raise ValueError("the interrupted training was of another model") from None
+        except (AttributeError, KeyError, RuntimeError, TypeError):
+            raise ResumeError("the interrupted training was of another model") from None
         self._resumed = state
 
     def _restore(self, state):
+        try:
+            self._take_over(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ResumeError(f"the interrupted training's state is damaged: {reason}") from None
+        self._resumed = None
+
+    def _take_over(self, state):
         self.optimizer.load_state_dict(state["optimizer"])
+        check_integer("iter_num", state["iter_num"], at_least=0)
         self.iter_num = state["iter_num"]
-        self.losses = list(state["losses"])
-        self.evaluations = [tuple(pair) for pair in state["evaluations"]]
-        self.best, self._best_state = state["best"], state["best_state"]
+        self.losses = [float(loss) for loss in state["losses"]]
+        self.evaluations = [(int(done), float(value)) for done, value in state["evaluations"]]
+        self.best, self._best_state = float(state["best"]), state["best_state"]
         if self._batch_generator is not None:
             self._batch_generator.set_state(state["batch_generator"])
         if self.rank == 0:
             torch.set_rng_state(state["dropout_generator"])
-        self._resumed = None
+            if self.device == "cuda" and state["cuda_dropout_generator"] is not None:
+                torch.cuda.set_rng_state(state["cuda_dropout_generator"])
 
     def _finished(self):
         if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
@@ -354,19 +398,15 @@ class _Objective(nn.Module):
         return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
 
 
-class _forked_generator:
-    """torch.random.fork_rng with a seed, as a context manager."""
-
-    def __init__(self, seed, device):
-        self.seed = seed
-        self.fork = torch.random.fork_rng(devices=[0] if device == "cuda" else [])
-
-    def __enter__(self):
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *exception):
-        return self.fork.__exit__(*exception)
+@contextmanager
+def _forked_generator(seed, device):
+    """Global generators of the CPU and the current GPU seeded inside, restored after."""
+    cuda = device == "cuda"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def _check_settings(config):
@@ -425,7 +465,7 @@ def resolve_device(device):
 def bfloat16_supported(device):
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
