@@ -108,7 +108,7 @@ class Trainer:
         self.discount = None if discount is None else discount.to(self.device)
         self.objective = _Objective(self.model, self.discount)
         if self.world_size > 1:
-            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
+            self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
         self.train_dataset = train_dataset
         self.evaluate = evaluate
         self.optimizer = None
