@@ -80,7 +80,7 @@ PROCESS_TIMEOUT = timedelta(minutes=5)  # of a process that waits for the others
 REPORT_SECONDS = 10  # that the other processes leave the first to report the error of all
 TRAINING_OPTIONS = (
     "model", "vocab", "max_iters", "batch_size", "accumulation_steps", "learning_rate",
-    "dropout", "block_size", "resume", "save",
+    "dropout", "block_size", "compile", "resume", "save",
 )  # fmt: skip
 DERIVED = {"book", "content", "encoder", "figures", "out", "preset", "prompt_ids", "save", "target"}
 
@@ -194,6 +194,7 @@ def training_settings(args):
     return CfgNode(
         device=args.device,
         precision=args.precision,
+        compile=args.compile,
         max_iters=args.max_iters,
         batch_size=args.batch_size,
         accumulation_steps=args.accumulation_steps,
@@ -544,6 +545,7 @@ def parse_arguments(argv):
     add("--batch-size", type=int, help="blocks per iteration (default: 32 on CPU, 64 on CUDA)")
     add("--accumulation-steps", type=int, default=1,
         help="parts each batch is computed in, to save memory")
+    add("--compile", action="store_true", help="compile the training step with torch.compile")
     add("--learning-rate", type=float, help="peak rate (default: 2e-3 on CPU, 5e-4 on CUDA)")
     add("--dropout", type=float, help="dropout rate (default: 0.3 on CPU, 0.1 on CUDA)")
     add("--block-size", type=int, default=64, help="tokens per block")

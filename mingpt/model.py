@@ -203,9 +203,8 @@ class GPT(nn.Module):
         blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
         negative blocks count from the last. Neither it nor `capture` goes with a filled cache.
         last_only: logits of the last position alone, (B, 1, V).
-        Raises ValueError for tokens or targets outside the vocabulary (on the CPU; elsewhere the
-        look would stall the device, whose own kernels then fail), more positions than the block,
-        or transformer blocks that the model does not have.
+        Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`),
+        more positions than the block, or transformer blocks that the model does not have.
         """
         if targets is not None:
             self._check_targets(targets)
@@ -256,7 +255,7 @@ class GPT(nn.Module):
                     f"tokens should be int64 of shape (B, T), not {idx.dtype} {tuple(idx.shape)}"
                 )
             vocab_size = self.config.vocab_size
-            if idx.device.type == "cpu" and idx.numel() and not (
+            if _may_look(idx) and not (
                 int(idx.min()) >= 0 and int(idx.max()) < vocab_size
             ):
                 raise ValueError(
@@ -295,7 +294,7 @@ class GPT(nn.Module):
         if targets.dtype != torch.int64:
             raise ValueError(f"targets should be int64, not {targets.dtype}")
         vocab_size = self.config.vocab_size
-        if targets.device.type == "cpu" and targets.numel() and not (
+        if _may_look(targets) and not (
             int(targets.min()) >= -1 and int(targets.max()) < vocab_size
         ):
             raise ValueError(
@@ -395,6 +394,14 @@ class GPT(nn.Module):
                 state[key] = value.T if transposed else value
         model.load_state_dict(state)
         return model.eval()
+
+
+def _may_look(tokens):
+    """Whether to check the range of tokens: on the CPU, where it is cheap, and not compiled.
+
+    Elsewhere it would stall the device or split the graph; there the kernels themselves fail.
+    """
+    return tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling()
 
 
 def _cached_positions(cache):

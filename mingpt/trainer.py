@@ -17,7 +17,7 @@ from mingpt.utils import CfgNode, check_integer, check_number
 
 # Settings that say how a run is computed and not what: resuming may change them, at the price of
 # rounding and of the dropout drawn.
-COMPUTING_SETTINGS = ("device", "num_workers", "accumulation_steps")
+COMPUTING_SETTINGS = ("device", "num_workers", "accumulation_steps", "compile")
 STATE_KEYS = {
     "iter_num", "losses", "evaluations", "best", "best_state", "model", "averaged", "optimizer",
     "batch_generator", "dropout_generator", "cuda_dropout_generator", "settings",
@@ -64,6 +64,7 @@ class Trainer:
             embedding_weight_decay=0.0,
             grad_norm_clip=1.0,  # largest norm of the whole gradient; None does not clip
             seed=None,  # batches and dropout; None uses the global generator
+            compile=False,  # the forward and backward pass by torch.compile
             precision="float32",  # or "bfloat16", "auto": matrix products of the forward pass
             warmup_iters=0,  # linear rise of the learning rate
             lr_decay="none",  # or "cosine", over max_iters
@@ -106,7 +107,9 @@ class Trainer:
             raise ValueError("a discount needs this package's GPT with its own forward")
         self.model = model.to(self.device)
         self.discount = None if discount is None else discount.to(self.device)
-        self.objective = _Objective(self.model, self.discount)
+        if config.compile:
+            check_compiler(self.device)
+        self.objective = _Objective(self.model, self.discount, config.compile)
         if self.world_size > 1:
             self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
         self.train_dataset = train_dataset
@@ -379,22 +382,26 @@ class _Objective(nn.Module):
     """A batch's cross-entropy, and what training minimises: the same, discounted.
 
     Any module that returns (logits, loss) for (x, y) will do, as in minGPT; a discount takes
-    our GPT.
+    our GPT, whose loss comes from the hidden states without all logits.
     """
 
-    def __init__(self, model, discount):
+    def __init__(self, model, discount, compiled):
         super().__init__()
         self.model = model
         self.discount = discount
-        self.options = {"loss_only": True} if _is_plain_gpt(model) else {}
+        self.is_plain_gpt = _is_plain_gpt(model)
+        compute = model.hidden_states if self.is_plain_gpt else model.__call__
+        self.compute = torch.compile(compute) if compiled else compute  # no module: no new keys
 
     def forward(self, x, y):
-        if self.discount is None:
-            _, loss = self.model(x, y, **self.options)
+        if not self.is_plain_gpt:
+            _, loss = self.compute(x, y)
             return loss.detach(), loss
-        hidden, targets = self.model.hidden_states(x).flatten(0, 1), y.flatten()
+        hidden, targets = self.compute(x).flatten(0, 1), y.flatten()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
+        if self.discount is None:
+            return loss.detach(), loss
         return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
 
 
@@ -430,6 +437,8 @@ def _check_settings(config):
         raise ValueError(f"betas should be two numbers, not {config.betas!r}")
     for beta in config.betas:
         check_number("each of betas", beta, at_least=0, below=1)
+    if not isinstance(config.compile, bool):
+        raise ValueError(f"compile should be True or False, not {config.compile!r}")
     if config.lr_decay not in ("none", "cosine"):
         raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
     if config.lr_decay == "cosine" and config.max_iters is None:
@@ -460,6 +469,15 @@ def resolve_device(device):
             return device
         raise ValueError("device 'cuda' was asked for, but PyTorch finds no CUDA GPU here")
     raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda")
+
+
+def check_compiler(device):
+    """Raise ValueError where torch.compile cannot make even x + 1, for want of a compiler say."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except Exception as error:  # each missing tool has its own kind of error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"torch.compile does not work here, train without it: {reason}") from None
 
 
 def bfloat16_supported(device):

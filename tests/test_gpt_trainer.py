@@ -1,5 +1,6 @@
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -212,6 +213,26 @@ def test_accumulated_parts_equal_the_whole_batch():
     assert parts.losses == pytest.approx(whole.losses, abs=1e-4)
 
 
+def test_a_compiled_step_gives_the_same_losses_and_keys(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    settings = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    plain = trainer(model=small_model(**settings), max_iters=4)
+    compiled = trainer(model=small_model(**settings), max_iters=4, compile=True)
+    plain.run()
+    compiled.run()
+    assert compiled.losses == pytest.approx(plain.losses, abs=1e-5)
+    assert list(compiled.state_dict()["model"]) == list(plain.state_dict()["model"])
+
+
+def test_compiling_where_it_is_impossible_is_refused(monkeypatch):
+    def missing(function):
+        raise RuntimeError("no C++ compiler\nlong explanation")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    with pytest.raises(ValueError, match=r"train without it: no C\+\+ compiler$"):
+        trainer(compile=True)
+
+
 def test_warm_up_and_cosine():
     rates = []
     run = trainer(warmup_iters=4, lr_decay="cosine", min_lr_ratio=0.1, max_iters=12)
@@ -291,6 +312,7 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
         ({"weight_decay": -1.0}, "weight_decay should be"),
         ({"grad_norm_clip": -1.0}, "grad_norm_clip should be"),
         ({"ema_decay": 2}, "ema_decay should be a number of at least 0 and below 1"),
+        ({"compile": "yes"}, "compile should be True or False"),
         ({"betas": 0.9}, "betas should be two numbers"),
         ({"betas": (0.9, 1.0)}, "each of betas should be"),
         ({"lr_decay": "linear"}, "lr_decay should be"),
