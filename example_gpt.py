@@ -617,7 +617,11 @@ def validate(args, training_options):
         encoder = args.encoder = checkpoint.encoder(args.content)
     else:
         block_size = args.block_size
-        BlockDataset(book.train, block_size)
+        blocks = len(BlockDataset(book.train, block_size))
+        if args.batch_size > blocks:
+            raise ValueError(
+                f"--batch-size {args.batch_size} is larger than the book: it has {blocks} blocks"
+            )
         encoder = args.encoder = {
             "gpt2": get_encoder, "book": lambda: BookVocabulary.of(book.train)
         }[args.vocab]()
@@ -629,6 +633,9 @@ def validate(args, training_options):
             f"--block-size {block_size} is too small for a sentence of {WORD} words: "
             f"give at least {2 * WORD}"
         )
+    for option, text in (("--prompt", args.prompt), ("--sentence", args.sentence)):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{option} is not valid UTF-8: {text!r}")
     args.prompt_ids = encoder.encode(args.prompt)
     args.target = encoder.encode(args.sentence)
     for option, ids in (("--prompt", args.prompt_ids), ("--sentence", args.target)):
