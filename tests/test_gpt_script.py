@@ -153,6 +153,25 @@ def test_diverged_training_saves_nothing(tmp_path, capsys, iterations):
     assert (tmp_path / "gpt.pt").read_text() == "a good model"
 
 
+def test_resuming_with_other_options_is_refused_and_loses_nothing(tmp_path, capsys, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(example_gpt, "TRAINING_FILE_INTERVAL", 1)
+    monkeypatch.setattr(mingpt, "save", fail)
+    small = [*SMALL, "--vocab", "book", "--out", f"{tmp_path}/out", "--save", str(tmp_path)]
+    assert example_gpt.main(small) == 2
+    before = (tmp_path / "training.pt").read_bytes()
+    capsys.readouterr()
+    for option, name in (("--learning-rate", "learning_rate"), ("--dropout", "model.embd_pdrop")):
+        assert example_gpt.main([*small, "--resume", option, "0.01"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"example_gpt.py: error: the interrupted training had {name} ")
+        assert error.endswith("this one has 0.01\n")
+        assert error.count("\n") == 1
+    assert (tmp_path / "training.pt").read_bytes() == before
+
+
 def test_weights_of_another_kind_are_refused(tmp_path, capsys):
     (tmp_path / "other.pt").write_bytes(b"PK\x03\x04 something else")
     assert example_gpt.main(["--weights", f"{tmp_path}/other.pt", "--out", f"{tmp_path}/out"]) == 2
