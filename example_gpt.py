@@ -8,10 +8,16 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+
+if __name__ == "__main__":
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if on_interrupt is signal.default_int_handler:  # the imports take seconds: end quietly
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import torch
 from torch import distributed
@@ -70,9 +76,11 @@ RECIPE_SETTINGS = (  # of the Trainer
     "precision", "eval_interval", "seed",
 )  # fmt: skip
 TRAINING_FILE, TRAINING_FILE_INTERVAL = "training.pt", 100
+PROCESS_TIMEOUT = timedelta(minutes=5)  # of a process that waits for the others
+REPORT_SECONDS = 10  # that the other processes leave the first to report the error of all
 TRAINING_OPTIONS = (
     "model", "vocab", "max_iters", "batch_size", "accumulation_steps", "learning_rate",
-    "dropout", "block_size", "resume", "save",
+    "dropout", "block_size", "compile", "resume", "save",
 )  # fmt: skip
 DERIVED = {"book", "content", "encoder", "figures", "out", "preset", "prompt_ids", "save", "target"}
 
@@ -97,10 +105,14 @@ def q1_train(args, book, results):
     bpb = heldout_bits_per_byte(args, model, book)
     results["q1"] = {
         "parameters": model.num_parameters,
+        "embedding_size": model.config.n_embd,
         "block_size_tokens": model.block_size,
         "vocabulary_tokens": model.config.vocab_size,
         "training_tokens": len(book.train),
         "heldout_tokens": len(book.heldout),
+        "heldout_tokens_never_in_training_part": (
+            ~torch.isin(book.heldout, book.train)
+        ).double().mean().item(),
         "heldout_bits_per_byte": bpb,
         "heldout_perplexity_per_token": 2 ** (
             bpb * heldout_bytes(args, book) / len(book.heldout)
@@ -114,6 +126,7 @@ def q1_train(args, book, results):
             history["training_loss_nats_per_token"],
             history["heldout_bits_per_byte_by_iteration"],
             COMPRESSORS_BPB,
+            model.config.vocab_size,
             args.figures / "gpt_q1_loss.png",
         )
     print(f"    held-out text: {bpb:.4f} bits per byte")
@@ -185,6 +198,7 @@ def training_settings(args):
     return CfgNode(
         device=args.device,
         precision=args.precision,
+        compile=args.compile,
         max_iters=args.max_iters,
         batch_size=args.batch_size,
         accumulation_steps=args.accumulation_steps,
@@ -318,7 +332,7 @@ def q4_attention_all_blocks(args, model, idx, words, results):
 
     row = result["predicting_positions"][0]
     _, weights = all_blocks(model, idx)  # (blocks, 1, heads, T, T)
-    of_row = weights[:, 0, :, row, : row + 1].double()  # (blocks, heads, row + 1)
+    of_row = weights[:, 0, :, row, : row + 1].double().cpu()  # (blocks, heads, row + 1)
     result["all_blocks_mean_weight"] = of_row.mean(dim=1).tolist()
     result["all_blocks_entropy_bits_per_head"] = entropy(of_row).tolist()
     result["largest_possible_entropy_bits"] = math.log2(row + 1)
@@ -506,7 +520,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports an error as one line, without the usage."""
 
     def error(self, message):
-        self.exit(2, None if process_rank() else f"{self.prog}: error: {message}\n")
+        self.exit(2, None if launched_rank() else f"{self.prog}: error: {message}\n")
 
 
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -519,6 +533,7 @@ class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parse_arguments(argv):
+    """The options, Namespace, and the names of those about training that were given."""
     parser = OneLineParser(
         prog="example_gpt.py",
         description="Part 2: train GPT-2 on Alice in Wonderland and answer the five questions.",
@@ -534,6 +549,7 @@ def parse_arguments(argv):
     add("--batch-size", type=int, help="blocks per iteration (default: 32 on CPU, 64 on CUDA)")
     add("--accumulation-steps", type=int, default=1,
         help="parts each batch is computed in, to save memory")
+    add("--compile", action="store_true", help="compile the training step with torch.compile")
     add("--learning-rate", type=float, help="peak rate (default: 2e-3 on CPU, 5e-4 on CUDA)")
     add("--dropout", type=float, help="dropout rate (default: 0.3 on CPU, 0.1 on CUDA)")
     add("--block-size", type=int, default=64, help="tokens per block")
@@ -553,17 +569,13 @@ def parse_arguments(argv):
     add("--save", metavar="DIR", default="runs", help="folder for the trained model, gpt.pt")
     add("--out", metavar="DIR", default="report", help="folder for figures/ and results_gpt.json")
     args = parser.parse_args(argv)
-    try:
-        _validate(args, [name for name in TRAINING_OPTIONS
-                         if getattr(args, name) != parser.get_default(name)])
-    except (ValueError, OSError) as error:
-        parser.error(error)
-    return args
+    return args, [
+        name for name in TRAINING_OPTIONS if getattr(args, name) != parser.get_default(name)
+    ]
 
 
-def _validate(args, training_options):
+def validate(args, training_options):
     """Check every option before any work; fill in what depends on others."""
-    args.device = resolve_device(args.device)
     if resolve_precision(args.precision, args.device) is None:
         args.precision = "float32"
     else:
@@ -609,7 +621,11 @@ def _validate(args, training_options):
         encoder = args.encoder = checkpoint.encoder(args.content)
     else:
         block_size = args.block_size
-        BlockDataset(book.train, block_size)
+        blocks = len(BlockDataset(book.train, block_size))
+        if args.batch_size > blocks:
+            raise ValueError(
+                f"--batch-size {args.batch_size} is larger than the book: it has {blocks} blocks"
+            )
         encoder = args.encoder = {
             "gpt2": get_encoder, "book": lambda: BookVocabulary.of(book.train)
         }[args.vocab]()
@@ -621,6 +637,9 @@ def _validate(args, training_options):
             f"--block-size {block_size} is too small for a sentence of {WORD} words: "
             f"give at least {2 * WORD}"
         )
+    for option, text in (("--prompt", args.prompt), ("--sentence", args.sentence)):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{option} is not valid UTF-8: {text!r}")
     args.prompt_ids = encoder.encode(args.prompt)
     args.target = encoder.encode(args.sentence)
     for option, ids in (("--prompt", args.prompt_ids), ("--sentence", args.target)):
@@ -659,29 +678,88 @@ def _check_writable(folder):
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def join_processes():
-    """Under torchrun, join the other processes; returns whether there are any."""
+def launched_rank():
+    """This process's number under torchrun, known before the processes join; else 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def meet_processes():
+    """Under torchrun, the store that its processes share; None for a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return False
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=5))
-    return True
+        return None
+    store, _, _ = next(distributed.rendezvous("env://", timeout=PROCESS_TIMEOUT))
+    return store
+
+
+def join_processes(store, device):
+    """Let the processes train together on `device`, each with its own GPU where that is CUDA."""
+    if device == "cuda":
+        number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= gpus:
+            raise ValueError(f"one process per GPU: torchrun started more than the {gpus} here")
+        torch.cuda.set_device(number)
+    distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo", store=store, rank=launched_rank(),
+        world_size=int(os.environ["WORLD_SIZE"]), timeout=PROCESS_TIMEOUT,
+    )  # fmt: skip
+
+
+def report_error(message, store):
+    """One line on stderr; what the first process says too, the others leave to it."""
+    message = " ".join(message.splitlines())
+    if store is None or launched_rank() == 0:
+        print(f"example_gpt.py: error: {message}", file=sys.stderr, flush=True)
+        if store is not None:
+            store.set("error", message)
+        return
+    deadline = time.monotonic() + REPORT_SECONDS
+    try:
+        while not store.check(["error"]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        said = store.check(["error"]) and store.get("error").decode() == message
+    except RuntimeError:  # the store ended with the first process
+        said = False
+    if not said:
+        line = f"example_gpt.py: error in process {launched_rank()}: {message}"
+        print(line, file=sys.stderr, flush=True)
+
+
+def lost_contact(error):
+    """Whether a RuntimeError says that another process is gone; gloo has no class for it."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def main(argv=None):
     """Run with the given command line; returns the exit code."""
-    joined = join_processes()
+    store = None
     try:
-        return answer_all(parse_arguments(argv))
+        args, training_options = parse_arguments(argv)
+        store = meet_processes()
+        args.device = resolve_device(args.device)
+        if store is not None:
+            join_processes(store, args.device)
+        validate(args, training_options)
+        answer_all(args)
+    except (ValueError, OSError) as error:
+        report_error(str(error), store)
+        return 2
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        report_error("another process of this training ended", store)
+        return 2
+    except KeyboardInterrupt:
+        if launched_rank() == 0:
+            print("example_gpt.py: interrupted", file=sys.stderr)
+        return 130
     finally:
-        if joined:
+        if distributed.is_initialized():
             distributed.destroy_process_group()
+    return 0
 
 
 def answer_all(args):
-    """Train or load, then answer the questions in order; returns the exit code."""
+    """Train or load, then answer the questions in order."""
     results = {
         "settings": {
             name: str(value) if isinstance(value, Path) else value
@@ -702,27 +780,19 @@ def answer_all(args):
         return answer
 
     began = time.perf_counter()
-    try:
-        book = args.book
-        if process_rank():  # the first process alone answers and writes
-            train(args, book)
-            return 0
-        model = timed("q1", q1_train, book)
-        timed("q2", q2_inversion, model, book)
-        idx, words = timed("q3", q3_attention_last_block, model)
-        timed("q4", q4_attention_all_blocks, model, idx, words)
-        timed("q5", q5_log_probability, model)
-        results["timings"]["total_seconds"] = time.perf_counter() - began
-        write_results(args, results)
-    except (ValueError, OSError) as error:
-        print(f"example_gpt.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("example_gpt.py: interrupted", file=sys.stderr)
-        return 130
+    book = args.book
+    if process_rank():  # the first process alone answers and writes
+        train(args, book)
+        return
+    model = timed("q1", q1_train, book)
+    timed("q2", q2_inversion, model, book)
+    idx, words = timed("q3", q3_attention_last_block, model)
+    timed("q4", q4_attention_all_blocks, model, idx, words)
+    timed("q5", q5_log_probability, model)
+    results["timings"]["total_seconds"] = time.perf_counter() - began
+    write_results(args, results)
     print(f"wrote {args.out / 'results_gpt.json'} and {args.figures}/gpt_*.png "
           f"in {results['timings']['total_seconds']:.0f} s")
-    return 0
 
 
 def write_results(args, results):
@@ -732,4 +802,5 @@ def write_results(args, results):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, on_interrupt)
     sys.exit(main())

@@ -20,11 +20,7 @@ def attention(model, idx, block=-1):
 @torch.no_grad()
 def all_blocks(model, idx, blocks=None):
     """As `attention` for several blocks (default all): each (blocks, B, heads, T, T)."""
-    count = model.config.n_layer
-    blocks = list(range(count)) if blocks is None else blocks
-    for block in blocks:
-        if not -count <= block < count:
-            raise ValueError(f"block {block} out of range: this model has blocks 0 to {count - 1}")
+    blocks = range(model.config.n_layer) if blocks is None else blocks
     *_, captured = model(idx, capture=blocks, last_only=True)
     scores, weights = zip(*(captured[block] for block in blocks), strict=True)
     return torch.stack(scores), torch.stack(weights)
@@ -42,15 +38,18 @@ def knockout(model, idx, key, rows, blocks=None):
     idx (1, T) int64; key the hidden position; rows the querying positions; blocks the blocks
     in which it is hidden (default all). Returns (len(rows),) float64 nats: the change of
     log p(idx[row + 1]) for each row, negative where `key` supported the token. A row never
-    loses sight of itself.
+    loses sight of itself. Raises ValueError for positions or blocks that are not there.
     """
     T = idx.shape[1]
+    for what, positions, end in (("key", [key], T), ("row", rows, T - 1)):
+        for position in positions:
+            if not 0 <= position < end:
+                raise ValueError(f"{what} {position} out of range: allowed 0 to {end - 1}")
     blocked = torch.zeros(T, T, dtype=torch.bool, device=idx.device)
     blocked[rows, key] = True
     blocked.fill_diagonal_(False)
     blocks = range(model.config.n_layer) if blocks is None else blocks
-    number = model.config.n_layer
-    logits, _ = model(idx[:, :-1], blocked={b % number: blocked[:-1, :-1] for b in blocks})
+    logits, _ = model(idx[:, :-1], blocked=dict.fromkeys(blocks, blocked[:-1, :-1]))
     rows = torch.as_tensor(rows, device=idx.device)
     hidden = logits[0, rows].double().log_softmax(-1).gather(-1, idx[0, rows + 1, None])[:, 0]
     return hidden - token_log_probs(model, idx)[0, rows]

@@ -5,8 +5,9 @@ in GPT-2's order, merge m makes id 256 + m, and 50256 is <|endoftext|>.
 """
 
 import re
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import regex  # tiktoken's own engine, installed with it
 import tiktoken
 import torch
 
@@ -18,12 +19,22 @@ PATTERN = (  # how GPT-2 splits text before merging (Radford et al. 2019)
 _CASES = ("[a-z]+", "[A-Z][a-z]*", "[A-Z]+")
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50256
+PRINTABLE_BYTES = 188
 
 
 def byte_order():
     """The 256 bytes in the order of their token ids: printable Latin-1 first, then the rest."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return printable + [byte for byte in range(256) if byte not in printable]
+
+
+def byte_characters():
+    """The character GPT-2's files write for each byte, dict {byte: str}: its own in Latin-1
+    where printable, else the next of those from code point 256 on."""
+    return {
+        byte: chr(byte) if rank < PRINTABLE_BYTES else chr(256 + rank - PRINTABLE_BYTES)
+        for rank, byte in enumerate(byte_order())
+    }
 
 
 def token_bytes(merges):
@@ -35,7 +46,11 @@ def token_bytes(merges):
 
 
 class Encoder:
-    """Text to GPT-2 token ids and back; any Unicode text survives the round trip."""
+    """Text to GPT-2 token ids and back; any Unicode text survives the round trip.
+
+    `encoder` and `decoder` are minGPT's mappings between token strings and ids, in which every
+    byte is written as one printable character (see `byte_characters`).
+    """
 
     def __init__(self, merges):
         """merges (M, 2) integer array, row m the two ids that make id 256 + m."""
@@ -45,10 +60,52 @@ class Encoder:
             mergeable_ranks={token: rank for rank, token in enumerate(token_bytes(merges))},
             special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
         )
+        self._characters = byte_characters()
 
     @property
     def vocab_size(self):
         return self._encoding.n_vocab
+
+    @cached_property
+    def encoder(self):
+        """Dict from token string to id."""
+        return {token: number for number, token in self.decoder.items()}
+
+    @cached_property
+    def decoder(self):
+        """Dict from id to token string."""
+        ids = range(self.vocab_size)
+        return {i: END_OF_TEXT if i == END_OF_TEXT_ID else self._written(i) for i in ids}
+
+    def _written(self, token):
+        return "".join(self._characters[b] for b in self._encoding.decode_single_token_bytes(token))
+
+    def encode_and_show_work(self, text):
+        """minGPT's account of an encoding: dict of "bpe_idx" (list of ids), "tokens" (the pieces
+        the text is split into before merging) and "parts" (a dict per piece).
+
+        A part holds "token" (the piece), "token_bytes", "token_translated" (its bytes written as
+        characters), "token_merged" (its token strings) and "token_ix" (their ids).
+        """
+        pieces = regex.findall(PATTERN, text)
+        parts = []
+        for piece in pieces:
+            ids = self.encode(piece)
+            content = self.decode_bytes(ids)
+            parts.append(
+                {
+                    "token": piece,
+                    "token_bytes": content,
+                    "token_translated": "".join(self._characters[b] for b in content),
+                    "token_merged": [self._written(i) for i in ids],
+                    "token_ix": ids,
+                }
+            )
+        return {
+            "bpe_idx": [i for part in parts for i in part["token_ix"]],
+            "tokens": pieces,
+            "parts": parts,
+        }
 
     def encode(self, text):
         """List of ids; the text `<|endoftext|>` is text like any other."""

@@ -126,13 +126,9 @@ def split_text(text):
 
 def parse_merges(merges_text):
     """GPT-2's merge list as published (vocab.bpe) -> uint16 (M, 2) ids."""
-    from mingpt.bpe import byte_order  # bpe builds on this module
+    from mingpt.bpe import byte_characters  # bpe builds on this module
 
-    # The published list writes byte b as chr(b) where printable, else as chr(256), chr(257)...
-    order = byte_order()
-    ids = {
-        chr(byte) if rank < 188 else chr(256 + rank - 188): rank for rank, byte in enumerate(order)
-    }
+    ids = {character: rank for rank, character in enumerate(byte_characters().values())}
     pairs = []
     for line in merges_text.splitlines():
         if line and not line.startswith("#version"):

@@ -1,13 +1,12 @@
 """Room for tokens the training text never shows: absolute discounting as a training target.
 
-A book of 38,000 tokens uses 3,700 of GPT-2's 50,257, yet 6.8 % of the tokens of its
-last tenth do not occur in the nine before it. Maximum likelihood drives their probability
-towards zero. Absolute discounting,
-the heart of Kneser-Ney smoothing (Ney, Essen & Kneser 1994), takes D = n1 / (n1 + 2 n2)
-occurrences from every token type (n1, n2: number of types seen once, twice) and gives them
-to the unseen ones. Here the target at a position whose token was seen c times becomes
-(1 - D/c) on the token and D/c on unseen tokens of like spelling: rare words mark the places
-where new words are to be expected.
+A book of 38,000 tokens uses 3,700 of GPT-2's 50,257, yet 6.8 % of the tokens of its last
+tenth do not occur in the nine before it. Maximum likelihood drives their probability towards
+zero. Absolute discounting, the heart of Kneser-Ney smoothing (Ney, Essen & Kneser 1994), takes
+D = n1 / (n1 + 2 n2) occurrences from every token type (n1, n2: number of types seen once,
+twice) and gives them to the unseen ones. Here the target at a position whose token was seen
+c times becomes (1 - D/c) on the token and D/c on unseen tokens of like spelling: rare words
+mark the places where new words are to be expected.
 """
 
 import torch

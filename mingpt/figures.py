@@ -53,9 +53,9 @@ def _new(width, height, *args, **kwargs):
 
 
 @plt.rc_context(STYLE)
-def training_loss(losses, evaluations, compressors, path):
+def training_loss(losses, evaluations, compressors, vocab_size, path):
     """Q1. losses (nats per token, one per iteration); evaluations [(iteration, bpb)];
-    compressors {name: bpb}."""
+    compressors {name: bpb}; vocab_size of the model, whose uniform guess costs its logarithm."""
     figure, (left, right) = _new(9, 3.8, 1, 2)
     iterations = np.arange(1, len(losses) + 1)
     left.plot(iterations, losses, color=SKY, lw=0.8)
@@ -69,8 +69,9 @@ def training_loss(losses, evaluations, compressors, path):
         0.97, 0.86, f"thin: every iteration\nbold: mean of {width}", transform=left.transAxes,
         ha="right", va="top", color=BLUE,
     )
-    left.axhline(math.log(50257), color=BLACK, lw=0.8, ls=":")
-    left.text(len(losses), math.log(50257), "uniform guess", ha="right", va="bottom", fontsize=9)
+    uniform = math.log(vocab_size)
+    left.axhline(uniform, color=BLACK, lw=0.8, ls=":")
+    left.text(len(losses), uniform, "uniform guess", ha="right", va="bottom", fontsize=9)
 
     steps, values = np.array(evaluations).T
     right.plot(steps, values, color=VERMILLION, marker="o", ms=3.5, lw=1.8)

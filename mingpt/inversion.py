@@ -6,6 +6,8 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from mingpt.utils import check_integer, check_number
+
 
 class Inversion(NamedTuple):
     """What `invert` found."""
@@ -25,9 +27,18 @@ def invert(model, target_ids, seed=0, max_steps=500, learning_rate=0.05, record_
     The model is frozen; Adam minimises the cross-entropy of all T positions. The vectors start
     as Gaussian noise of the token embedding's scale, drawn from `seed`. Stops as soon as every
     target's logit leads by more than `margin`, or after max_steps.
-    target_ids (T,) int64. Raises ValueError for an empty or too long target.
+    target_ids (T,) int64. Raises ValueError for an empty or too long target, tokens outside the
+    vocabulary, or settings out of range.
     """
-    target = torch.as_tensor(target_ids, dtype=torch.int64)
+    check_integer("seed", seed, at_least=0)
+    check_integer("max_steps", max_steps, at_least=0)
+    check_integer("record_every", record_every, at_least=1)
+    check_number("learning_rate", learning_rate, at_least=0)
+    check_number("margin", margin, at_least=0)
+    target = torch.as_tensor(target_ids)
+    if target.numel() and (target.is_floating_point() or target.dtype == torch.bool):
+        raise ValueError(f"target_ids should be whole numbers, not {target.dtype}")
+    target = target.long()
     if target.ndim != 1 or not 0 < len(target) <= model.block_size:
         raise ValueError(
             f"the sentence has {target.numel()} tokens; inversion takes 1 to {model.block_size}"

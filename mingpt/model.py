@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mingpt.loss import linear_cross_entropy
 from mingpt.sampling import next_token
-from mingpt.utils import CfgNode
+from mingpt.utils import CfgNode, check_integer, check_number
 
 MODEL_TYPES = {
     "openai-gpt": {"n_layer": 12, "n_head": 12, "n_embd": 768},  # 117M
@@ -200,13 +200,24 @@ class GPT(nn.Module):
         loss_only: skip the logits (None in their place) and compute the loss in row chunks.
         cache: list of one dict per block, holding the keys and values of earlier calls; with
         keys present, idx is the one token that follows them.
-        blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column).
+        blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
+        negative blocks count from the last. Neither it nor `capture` goes with a filled cache.
         last_only: logits of the last position alone, (B, 1, V).
-        Raises ValueError for tokens outside the vocabulary or more positions than the block.
+        Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`),
+        more positions than the block, or transformer blocks that the model does not have.
         """
-        x, captured = self._trunk(self._embed(idx, embeddings, cache), capture, cache, blocked)
+        if targets is not None:
+            self._check_targets(targets)
+        if (capture is not None or blocked is not None) and _cached_positions(cache):
+            raise ValueError("capture and blocked take the whole sequence, not a filled cache")
+        x = self._embed(idx, embeddings, cache)
+        if blocked is not None:
+            blocked = self._check_blocked(blocked, x.shape[1])
+        x, captured = self._trunk(x, capture, cache, blocked)
         logits = loss = None
         if loss_only:
+            if targets is None:
+                raise ValueError("loss_only needs targets")
             loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         else:
             logits = self.lm_head(x[:, -1:] if last_only else x)
@@ -222,9 +233,10 @@ class GPT(nn.Module):
 
     def _trunk(self, x, capture=None, cache=None, blocked=None):
         captured = {}
+        capture = {asked: self._block_number(asked) for asked in capture or ()}
         for number, block in enumerate(self.transformer.h):
-            for asked in capture or ():
-                if asked % self.config.n_layer == number:
+            for asked, captured_number in capture.items():
+                if captured_number == number:
                     captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
             x = block(
                 x,
@@ -236,14 +248,14 @@ class GPT(nn.Module):
     def _embed(self, idx, embeddings, cache):
         if (idx is None) == (embeddings is None):
             raise ValueError("give either token indices or embeddings, not both")
-        past = cache[0]["k"].shape[2] if cache and "k" in cache[0] else 0
+        past = _cached_positions(cache)
         if embeddings is None:
             if idx.ndim != 2 or idx.dtype != torch.int64:
                 raise ValueError(
                     f"tokens should be int64 of shape (B, T), not {idx.dtype} {tuple(idx.shape)}"
                 )
             vocab_size = self.config.vocab_size
-            if idx.device.type == "cpu" and idx.numel() and not (
+            if _may_look(idx) and not (
                 int(idx.min()) >= 0 and int(idx.max()) < vocab_size
             ):
                 raise ValueError(
@@ -257,9 +269,38 @@ class GPT(nn.Module):
                 f"not {tuple(embeddings.shape)}"
             )
         T = embeddings.shape[1]
+        if past and T != 1:
+            raise ValueError(f"with keys in the cache give one new token at a time, not {T}")
         if not 0 < T + past <= self.block_size:
             raise ValueError(f"{T + past} positions given; this model takes 1 to {self.block_size}")
         return self.transformer.drop(embeddings + self.transformer.wpe.weight[past : past + T])
+
+    def _block_number(self, block):
+        count = self.config.n_layer
+        if isinstance(block, bool) or block not in range(-count, count):
+            raise ValueError(f"block {block} out of range: this model has blocks 0 to {count - 1}")
+        return block % count
+
+    def _check_blocked(self, blocked, T):
+        for mask in blocked.values():
+            if mask.dtype != torch.bool or mask.shape != (T, T):
+                raise ValueError(
+                    f"blocked should hold bool masks of shape ({T}, {T}), "
+                    f"not {mask.dtype} {tuple(mask.shape)}"
+                )
+        return {self._block_number(block): mask for block, mask in blocked.items()}
+
+    def _check_targets(self, targets):
+        if targets.dtype != torch.int64:
+            raise ValueError(f"targets should be int64, not {targets.dtype}")
+        vocab_size = self.config.vocab_size
+        if _may_look(targets) and not (
+            int(targets.min()) >= -1 and int(targets.max()) < vocab_size
+        ):
+            raise ValueError(
+                f"target out of range: got {int(targets.min())} to {int(targets.max())}, "
+                f"allowed 0 to {vocab_size - 1}, and -1 to ignore"
+            )
 
     def configure_optimizers(self, train_config):
         """AdamW: weight_decay for the weights of linear layers, as in minGPT.
@@ -302,6 +343,7 @@ class GPT(nn.Module):
         """
         if idx.ndim != 2 or idx.shape[1] == 0:
             raise ValueError("the prompt is empty: give at least one token")
+        check_integer("max_new_tokens", max_new_tokens, at_least=0)
         cache = None
         with torch.inference_mode():
             for _ in range(max_new_tokens):
@@ -354,6 +396,18 @@ class GPT(nn.Module):
         return model.eval()
 
 
+def _may_look(tokens):
+    """Whether to check the range of tokens: on the CPU, where it is cheap, and not compiled.
+
+    Elsewhere it would stall the device or split the graph; there the kernels themselves fail.
+    """
+    return tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling()
+
+
+def _cached_positions(cache):
+    return cache[0]["k"].shape[2] if cache and "k" in cache[0] else 0
+
+
 def _complete(config):
     """A copy of the config with the sizes of its model_type filled in, checked."""
     config = CfgNode(**{**GPT.get_default_config().to_dict(), **config.to_dict()})
@@ -366,11 +420,14 @@ def _complete(config):
         )
     for name in (*sizes, "vocab_size", "block_size"):
         value = getattr(config, name)
-        if not (isinstance(value, int) and value > 0):
+        if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
             raise ValueError(
                 f"{name} should be a positive whole number, not {value!r}"
                 + (" (or set model_type)" if name in sizes else "")
             )
+    for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
+        check_number(name, getattr(config, name), at_least=0, below=1)
+    check_number("embd_init_std", config.embd_init_std, at_least=0)
     if config.n_embd % config.n_head:
         raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
     return config

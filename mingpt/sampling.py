@@ -3,14 +3,16 @@
 import torch
 from torch.nn import functional as F
 
+from mingpt.utils import check_integer
+
 
 def check_sampling(temperature, top_k, top_p):
     """Raise ValueError for a temperature, top_k or top_p out of range."""
-    if not temperature > 0:
+    if isinstance(temperature, bool) or not temperature > 0:
         raise ValueError(f"temperature should be above 0, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top-k should be at least 1, not {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_k is not None:
+        check_integer("top-k", top_k, at_least=1)
+    if top_p is not None and (isinstance(top_p, bool) or not 0 < top_p <= 1):
         raise ValueError(f"top-p should be above 0 and at most 1, not {top_p}")
 
 

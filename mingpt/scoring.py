@@ -5,6 +5,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from mingpt.utils import check_integer
+
 WINDOW_BATCH = 16
 
 
@@ -45,8 +47,14 @@ def windows(context, tokens, size=64, stride=32):
     Windows of `size` inputs move by `stride`; each scores its last `stride` targets, so every
     token is predicted from at least size - stride tokens. The end of `context` (M,) serves the
     first window. Returns x, y, each (W, size) int64, y -1 where not scored.
-    Raises ValueError when the context is too short.
+    Raises ValueError for a context too short, no tokens, or a stride outside 1 to size.
     """
+    check_integer("size", size, at_least=1)
+    check_integer("stride", stride, at_least=1)
+    if stride > size:
+        raise ValueError(f"stride should be at most the size {size}, not {stride}")
+    if tokens.ndim != 1 or len(tokens) == 0:
+        raise ValueError(f"there should be tokens (N,) to score, not shape {tuple(tokens.shape)}")
     overlap = size - stride
     if len(context) <= overlap:
         raise ValueError(f"the context should hold more than {overlap} tokens")
@@ -64,10 +72,12 @@ def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
     """-log2 p(tokens | context) / num_bytes, each token scored once (see `windows`).
 
     Windows of `size` tokens (default the model's block) moved by `stride` (default half).
-    The model is evaluated in eval mode and left as it was.
+    The model is evaluated in eval mode and left as it was. Raises ValueError as `windows` does,
+    for a size above the model's block, and for num_bytes below 1.
     """
+    check_integer("num_bytes", num_bytes, at_least=1)
     size = model.block_size if size is None else size
-    x, y = windows(context, tokens, size, size // 2 if stride is None else stride)
+    x, y = windows(context, tokens, size, max(1, size // 2) if stride is None else stride)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import distributed, nn
@@ -12,7 +12,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
-from mingpt.utils import CfgNode
+from mingpt.model import GPT
+from mingpt.utils import CfgNode, check_integer, check_number
+
+# Settings that say how a run is computed and not what: resuming may change them, at the price of
+# rounding and of the dropout drawn.
+COMPUTING_SETTINGS = ("device", "num_workers", "accumulation_steps", "compile")
+STATE_KEYS = {
+    "iter_num", "losses", "evaluations", "best", "best_state", "model", "averaged", "optimizer",
+    "batch_generator", "dropout_generator", "cuda_dropout_generator", "settings",
+}  # fmt: skip
+
+
+class ResumeError(ValueError):
+    """An interrupted training is damaged, or was of other settings, data or another model."""
 
 
 class TrainingDivergedError(ValueError):
@@ -24,6 +37,9 @@ class TrainingDivergedError(ValueError):
 
 class Trainer:
     """Trains a GPT on blocks of tokens, with minGPT's interface.
+
+    The model may be a subclass with its own `forward`, or any module with minGPT's contract:
+    model(x, y) -> (logits, loss), and configure_optimizers(config).
 
     Callbacks get the trainer: "on_batch_end" after every optimiser step, "on_evaluation" after
     every held-out evaluation, "on_iteration_end" when an iteration is complete.
@@ -46,8 +62,9 @@ class Trainer:
             betas=(0.9, 0.95),
             weight_decay=0.1,  # of the linear layers' weights
             embedding_weight_decay=0.0,
-            grad_norm_clip=1.0,
+            grad_norm_clip=1.0,  # largest norm of the whole gradient; None does not clip
             seed=None,  # batches and dropout; None uses the global generator
+            compile=False,  # the forward and backward pass by torch.compile
             precision="float32",  # or "bfloat16", "auto": matrix products of the forward pass
             warmup_iters=0,  # linear rise of the learning rate
             lr_decay="none",  # or "cosine", over max_iters
@@ -68,37 +85,33 @@ class Trainer:
         """
         config = CfgNode(**{**self.get_default_config().to_dict(), **config.to_dict()})
         self.config = config
+        _check_settings(config)
         self.device = resolve_device(config.device)
         self.autocast_dtype = resolve_precision(config.precision, self.device)
+        config.precision = "float32" if self.autocast_dtype is None else "bfloat16"
         self.rank, self.world_size = process_rank(), process_count()
-        parts = self.world_size * config.accumulation_steps
-        if config.batch_size >= 1 and config.batch_size % parts:
+        if config.batch_size % (self.world_size * config.accumulation_steps):
             raise ValueError(
                 f"a batch of {config.batch_size} blocks cannot be divided among "
                 f"{self.world_size} processes x {config.accumulation_steps} accumulation steps"
             )
         if self.world_size > 1 and config.seed is None:
             raise ValueError("several processes need a seed, to draw the same batches")
-        if config.batch_size < 1:
-            raise ValueError(f"batch size should be at least 1, not {config.batch_size}")
-        if config.max_iters is not None and config.max_iters < 1:
-            raise ValueError(f"max_iters should be at least 1, not {config.max_iters}")
-        if config.lr_decay not in ("none", "cosine"):
-            raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
-        if config.lr_decay == "cosine" and config.max_iters is None:
-            raise ValueError("a cosine decay needs max_iters")
         vocab_size = getattr(train_dataset, "vocab_size", 0)
-        if vocab_size > model.config.vocab_size:
+        known = getattr(getattr(model, "config", None), "vocab_size", vocab_size)
+        if vocab_size > known:
             raise ValueError(
-                f"the data use a vocabulary of {vocab_size} tokens, the model knows "
-                f"{model.config.vocab_size}"
+                f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
+        if discount is not None and not _is_plain_gpt(model):
+            raise ValueError("a discount needs this package's GPT with its own forward")
         self.model = model.to(self.device)
-        self.objective = _Objective(
-            self.model, None if discount is None else discount.to(self.device)
-        )
+        self.discount = None if discount is None else discount.to(self.device)
+        if config.compile:
+            check_compiler(self.device)
+        self.objective = _Objective(self.model, self.discount, config.compile)
         if self.world_size > 1:
-            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
+            self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
         self.train_dataset = train_dataset
         self.evaluate = evaluate
         self.optimizer = None
@@ -184,7 +197,8 @@ class Trainer:
             self.loss /= self.world_size
         if not self.loss.isfinite():
             raise TrainingDivergedError(self.iter_num + 1, "the loss")
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
+        if config.grad_norm_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
         self.optimizer.step()
         self.losses.append(self.loss.item())
 
@@ -283,40 +297,72 @@ class Trainer:
             if self._batch_generator is None
             else self._batch_generator.get_state(),
             "dropout_generator": torch.get_rng_state(),
-            "batch_size": self.config.batch_size,
-            "max_iters": self.config.max_iters,
+            "cuda_dropout_generator": torch.cuda.get_rng_state() if self.device == "cuda" else None,
+            "settings": self._settings(),
+        }
+
+    def _settings(self):
+        """All that decides the run, besides the weights and what the data hold."""
+        names = [n for n in self.get_default_config().to_dict() if n not in COMPUTING_SETTINGS]
+        model = getattr(self.model, "config", None)
+        sizes = model.to_dict() if isinstance(model, CfgNode) else {}
+        return {
+            **{name: getattr(self.config, name) for name in names},
+            "betas": tuple(self.config.betas),
+            **{f"model.{name}": value for name, value in sizes.items()},
+            "discount": None if self.discount is None else self.discount.discount,
+            "training blocks": len(self.train_dataset),
         }
 
     def load_state_dict(self, state):
         """Let the next `run` continue the training that `state_dict` recorded.
 
         With the same settings the continuation equals an uninterrupted run (with several
-        processes, up to the dropout they draw). Raises ValueError for other settings.
+        processes, up to the dropout they draw). Raises ResumeError for an incomplete state, for
+        other settings than COMPUTING_SETTINGS, another model or another length of the data;
+        `run` raises it for a state that is damaged otherwise.
         """
-        for name in ("batch_size", "max_iters"):
-            if state.get(name) != getattr(self.config, name):
-                raise ValueError(
-                    f"the interrupted training had {name} {state.get(name)}, "
-                    f"this one has {getattr(self.config, name)}"
+        if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+            raise ResumeError("the interrupted training's state lacks its settings")
+        if missing := sorted(STATE_KEYS - state.keys()):
+            raise ResumeError(f"the interrupted training's state lacks {', '.join(missing)}")
+        had, settings = state["settings"], self._settings()
+        for name in [*settings, *had]:
+            then, now = had.get(name, "unknown"), settings.get(name, "unknown")
+            if then != now:
+                raise ResumeError(
+                    f"the interrupted training had {name} {then}, this one has {now}"
                 )
         try:
+            if state["best_state"] is not None:
+                self.averaged.load_state_dict(state["best_state"])
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
-        except (KeyError, RuntimeError):
-            raise ValueError("the interrupted training was of another model") from None
+        except (AttributeError, KeyError, RuntimeError, TypeError):
+            raise ResumeError("the interrupted training was of another model") from None
         self._resumed = state
 
     def _restore(self, state):
+        try:
+            self._take_over(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ResumeError(f"the interrupted training's state is damaged: {reason}") from None
+        self._resumed = None
+
+    def _take_over(self, state):
         self.optimizer.load_state_dict(state["optimizer"])
+        check_integer("iter_num", state["iter_num"], at_least=0)
         self.iter_num = state["iter_num"]
-        self.losses = list(state["losses"])
-        self.evaluations = [tuple(pair) for pair in state["evaluations"]]
-        self.best, self._best_state = state["best"], state["best_state"]
+        self.losses = [float(loss) for loss in state["losses"]]
+        self.evaluations = [(int(done), float(value)) for done, value in state["evaluations"]]
+        self.best, self._best_state = float(state["best"]), state["best_state"]
         if self._batch_generator is not None:
             self._batch_generator.set_state(state["batch_generator"])
         if self.rank == 0:
             torch.set_rng_state(state["dropout_generator"])
-        self._resumed = None
+            if self.device == "cuda" and state["cuda_dropout_generator"] is not None:
+                torch.cuda.set_rng_state(state["cuda_dropout_generator"])
 
     def _finished(self):
         if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
@@ -327,16 +373,31 @@ class Trainer:
         return min(value for _, value in self.evaluations[-patience:]) > self.best
 
 
-class _Objective(nn.Module):
-    """A batch's cross-entropy, and what training minimises: the same, discounted."""
+def _is_plain_gpt(model):
+    """Whether the model computes its loss as our GPT does, so that the logits can be skipped."""
+    return type(model).forward is GPT.forward and "forward" not in vars(model)
 
-    def __init__(self, model, discount):
+
+class _Objective(nn.Module):
+    """A batch's cross-entropy, and what training minimises: the same, discounted.
+
+    Any module that returns (logits, loss) for (x, y) will do, as in minGPT; a discount takes
+    our GPT, whose loss comes from the hidden states without all logits.
+    """
+
+    def __init__(self, model, discount, compiled):
         super().__init__()
         self.model = model
         self.discount = discount
+        self.is_plain_gpt = _is_plain_gpt(model)
+        compute = model.hidden_states if self.is_plain_gpt else model.__call__
+        self.compute = torch.compile(compute) if compiled else compute  # no module: no new keys
 
     def forward(self, x, y):
-        hidden, targets = self.model.hidden_states(x).flatten(0, 1), y.flatten()
+        if not self.is_plain_gpt:
+            _, loss = self.compute(x, y)
+            return loss.detach(), loss
+        hidden, targets = self.compute(x).flatten(0, 1), y.flatten()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:
@@ -344,19 +405,44 @@ class _Objective(nn.Module):
         return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
 
 
-class _forked_generator:
-    """torch.random.fork_rng with a seed, as a context manager."""
+@contextmanager
+def _forked_generator(seed, device):
+    """Global generators of the CPU and the current GPU seeded inside, restored after."""
+    cuda = device == "cuda"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield
 
-    def __init__(self, seed, device):
-        self.seed = seed
-        self.fork = torch.random.fork_rng(devices=[0] if device == "cuda" else [])
 
-    def __enter__(self):
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *exception):
-        return self.fork.__exit__(*exception)
+def _check_settings(config):
+    """Raise ValueError for a setting out of range, whatever the device and the processes."""
+    for name in ("batch_size", "accumulation_steps"):
+        check_integer(name, getattr(config, name), at_least=1)
+    for name in ("max_iters", "eval_interval", "patience"):
+        if getattr(config, name) is not None:
+            check_integer(name, getattr(config, name), at_least=1)
+    for name in ("warmup_iters", "num_workers"):
+        check_integer(name, getattr(config, name), at_least=0)
+    if config.seed is not None:
+        check_integer("seed", config.seed, at_least=0)
+    for name in ("learning_rate", "weight_decay", "embedding_weight_decay", "min_lr_ratio"):
+        check_number(name, getattr(config, name), at_least=0)
+    if config.grad_norm_clip is not None:
+        check_number("grad_norm_clip", config.grad_norm_clip, at_least=0)
+    if config.ema_decay is not None:
+        check_number("ema_decay", config.ema_decay, at_least=0, below=1)
+    if not (isinstance(config.betas, tuple | list) and len(config.betas) == 2):
+        raise ValueError(f"betas should be two numbers, not {config.betas!r}")
+    for beta in config.betas:
+        check_number("each of betas", beta, at_least=0, below=1)
+    if not isinstance(config.compile, bool):
+        raise ValueError(f"compile should be True or False, not {config.compile!r}")
+    if config.lr_decay not in ("none", "cosine"):
+        raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
+    if config.lr_decay == "cosine" and config.max_iters is None:
+        raise ValueError("a cosine decay needs max_iters")
 
 
 def process_rank():
@@ -385,10 +471,19 @@ def resolve_device(device):
     raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda")
 
 
+def check_compiler(device):
+    """Raise ValueError where torch.compile cannot make even x + 1, for want of a compiler say."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except Exception as error:  # each missing tool has its own kind of error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"torch.compile does not work here, train without it: {reason}") from None
+
+
 def bfloat16_supported(device):
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import math
+import numbers
 import os
 import random
 import sys
@@ -47,6 +49,23 @@ def atomic_path(path):
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_integer(name, value, at_least):
+    """Raise ValueError unless value is a whole number (no bool) of at least at_least."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (whole and value >= at_least):
+        raise ValueError(f"{name} should be a whole number of at least {at_least}, not {value!r}")
+
+
+def check_number(name, value, at_least, below=math.inf):
+    """Raise ValueError unless value is a number (no bool, no NaN) in [at_least, below)."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (real and at_least <= value < below):
+        bound = "finite" if below == math.inf else f"below {below}"
+        raise ValueError(
+            f"{name} should be a number of at least {at_least} and {bound}, not {value!r}"
+        )
 
 
 class CfgNode:

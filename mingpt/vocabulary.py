@@ -14,7 +14,7 @@ class BookVocabulary:
     A token outside the vocabulary is taken apart into the two tokens its merge joined, again
     and again, as if that merge had never been made; all single bytes are inside, so every
     text still encodes, and decodes to itself. Text that uses only known tokens keeps exactly
-    GPT-2's tokens. Same interface as mingpt.bpe.Encoder.
+    GPT-2's tokens. Encodes and decodes as mingpt.bpe.Encoder does.
     """
 
     def __init__(self, ids):

@@ -91,6 +91,51 @@ def test_hiding_in_one_block_equals_renormalised_weights():
     )
 
 
-def test_an_unknown_block_is_refused():
-    with pytest.raises(ValueError, match="block 3 out of range"):
-        attention(small_model(), tokens(1, 4), 3)
+@pytest.mark.parametrize("block", [3, -4, True, 0.5])
+def test_an_unknown_block_is_refused(block):
+    model, idx = small_model(), tokens(1, 4)
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    for call in (
+        lambda: attention(model, idx, block),
+        lambda: model(idx, capture=[block]),
+        lambda: model(idx, blocked={block: mask}),
+        lambda: knockout(model, idx, key=0, rows=[2], blocks=[block]),
+    ):
+        with pytest.raises(ValueError, match=f"block {block} out of range"):
+            call()
+
+
+def test_blocks_to_hide_in_count_from_the_last_too():
+    model, idx = small_model(scale=4), tokens(1, 6)
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    mask[4, 1] = True
+    negative, positive = (model(idx, blocked={block: mask})[0] for block in (-1, 2))
+    assert torch.equal(negative, positive)
+    assert not torch.equal(negative, model(idx)[0])
+
+
+@pytest.mark.parametrize(
+    ("key", "rows", "message"),
+    [(6, [3], "key 6 out of range: allowed 0 to 5"), (-1, [3], "key -1"),
+     (1, [3, 5], "row 5 out of range: allowed 0 to 4")],
+)  # fmt: skip
+def test_positions_to_hide_that_are_not_there_are_refused(key, rows, message):
+    with pytest.raises(ValueError, match=message):
+        knockout(small_model(), tokens(1, 6), key, rows)
+
+
+def test_masks_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"bool masks of shape \(4, 4\), not torch.bool \(3, 3\)"):
+        small_model()(tokens(1, 4), blocked={0: torch.zeros(3, 3, dtype=torch.bool)})
+
+
+def test_a_filled_cache_takes_one_token_and_no_inspection():
+    model, idx = small_model(scale=4), tokens(1, 6)
+    cache = [{} for _ in model.transformer.h]
+    model(idx[:, :4], cache=cache)
+    with pytest.raises(ValueError, match="one new token at a time, not 2"):
+        model(idx[:, 4:], cache=cache)
+    with pytest.raises(ValueError, match="take the whole sequence"):
+        model(idx[:, 4:5], cache=cache, capture=[0])
+    logits, _ = model(idx[:, 4:5], cache=cache)
+    torch.testing.assert_close(logits[:, 0], model(idx[:, :5])[0][:, 4])

@@ -47,6 +47,41 @@ def test_the_special_token_is_ordinary_text_to_encode_and_decodes():
     assert encoder.vocab_size == 50257
 
 
+@given(st.text())
+def test_the_work_shown_is_that_of_encode(text):
+    encoder = get_encoder()
+    work = encoder.encode_and_show_work(text)
+    assert set(work) == {"bpe_idx", "tokens", "parts"}
+    assert work["bpe_idx"] == encoder.encode(text)
+    assert "".join(work["tokens"]) == text
+    for piece, part in zip(work["tokens"], work["parts"], strict=True):
+        assert part["token"] == piece
+        assert part["token_bytes"] == piece.encode()
+        assert "".join(part["token_merged"]) == part["token_translated"]
+        assert [encoder.encoder[token] for token in part["token_merged"]] == part["token_ix"]
+
+
+def test_the_work_shown_as_mingpt_shows_it():
+    work = get_encoder().encode_and_show_work("Hello\n walnut’s")
+    assert work["tokens"] == ["Hello", "\n", " walnut", "’", "s"]
+    assert work["parts"][2] == {
+        "token": " walnut",
+        "token_bytes": b" walnut",
+        "token_translated": "Ġwalnut",
+        "token_merged": ["Ġwal", "nut"],
+        "token_ix": [6514, 14930],
+    }
+    assert work["parts"][3]["token_translated"] == "âĢĻ"
+
+
+def test_token_strings_and_ids_map_both_ways():
+    gpt2 = BPETokenizer().encoder
+    known = {"!": 0, "Ċ": 198, "Ġ": 220, "Hello": 15496, "Ġworld": 995, "<|endoftext|>": 50256}
+    assert {token: gpt2.encoder[token] for token in known} == known
+    assert len(gpt2.encoder) == len(gpt2.decoder) == 50257
+    assert all(gpt2.encoder[token] == number for number, token in gpt2.decoder.items())
+
+
 def test_tokenizer_returns_a_batch_of_one():
     tokenizer = BPETokenizer()
     idx = tokenizer("Hello world")

@@ -65,8 +65,28 @@ def test_real_embeddings_are_their_own_nearest_tokens(model):
         (torch.zeros(0, dtype=torch.int64), "0 tokens; inversion takes 1 to 16"),
         (torch.zeros(17, dtype=torch.int64), "17 tokens; inversion takes 1 to 16"),
         (torch.tensor([97]), "token out of range"),
+        (torch.tensor([-1]), "token out of range"),
+        (torch.tensor([1.5]), "should be whole numbers"),
+        (torch.tensor([True]), "should be whole numbers"),
     ],
 )
 def test_bad_targets_are_refused(model, target, message):
     with pytest.raises(ValueError, match=message):
         invert(model, target)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": -1}, "max_steps should be a whole number of at least 0"),
+        ({"max_steps": 1.5}, "max_steps should be"),
+        ({"record_every": 0}, "record_every should be a whole number of at least 1"),
+        ({"seed": True}, "seed should be"),
+        ({"learning_rate": float("nan")}, "learning_rate should be a number"),
+        ({"margin": float("nan")}, "margin should be a number"),
+        ({"margin": True}, "margin should be a number"),
+    ],
+)
+def test_settings_out_of_range_are_refused(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        invert(model, tokens(3), **settings)

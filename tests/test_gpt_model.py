@@ -176,6 +176,12 @@ def test_default_config_is_mingpts():
         ({"n_embd": 25}, "not a multiple of n_head"),
         ({"vocab_size": 0}, "vocab_size should be"),
         ({"block_size": None}, "block_size should be"),
+        ({"n_layer": True}, "n_layer should be a positive whole number"),
+        ({"attn_pdrop": 1.5}, "attn_pdrop should be a number of at least 0 and below 1"),
+        ({"resid_pdrop": 1.0}, "resid_pdrop should be"),
+        ({"embd_pdrop": -0.1}, "embd_pdrop should be"),
+        ({"embd_pdrop": float("nan")}, "embd_pdrop should be"),
+        ({"embd_init_std": -1.0}, "embd_init_std should be"),
     ],
 )
 def test_impossible_configurations_are_refused(change, message):
@@ -191,6 +197,10 @@ def test_impossible_configurations_are_refused(change, message):
         (lambda m: m(torch.tensor([[-1, 3]])), "token out of range"),
         (lambda m: m(torch.tensor([3, 5])), "shape"),
         (lambda m: m(torch.zeros(1, 0, dtype=torch.int64)), "0 positions given"),
+        (lambda m: m(tokens(1, 3), loss_only=True), "loss_only needs targets"),
+        (lambda m: m(tokens(1, 2), torch.tensor([[3, 97]])), "target out of range: got 3 to 97"),
+        (lambda m: m(tokens(1, 2), torch.tensor([[3, -2]]), loss_only=True), "target out of range"),
+        (lambda m: m(tokens(1, 2), torch.tensor([[3.0, 2.0]])), "targets should be int64"),
         (lambda m: m(), "either token indices or embeddings"),
         (lambda m: m(embeddings=torch.zeros(1, 4, 7)), "embeddings should be of shape"),
     ],

@@ -46,6 +46,7 @@ def test_two_processes_follow_the_same_loss_curve(one_process, tmp_path):
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path) == pytest.approx(losses(one_process), abs=1e-4)
     assert done.stdout.count("Q1") == 1
+    assert "Warning" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "gpt.pt", "results_gpt.json"]
 
 
@@ -55,6 +56,34 @@ def test_processes_that_cannot_share_a_batch_are_refused(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("example_gpt.py: error: --batch-size 7 cannot be divided among 2") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+FAILING = """
+import sys
+import example_gpt
+example_gpt.REPORT_SECONDS = 1
+book = example_gpt.load_book
+def failing():
+    if example_gpt.launched_rank() == 1:
+        raise ValueError("the disk of process 1 is gone")
+    return book()
+example_gpt.load_book = failing
+sys.exit(example_gpt.main(sys.argv[1:]))
+"""
+
+
+def test_an_error_of_one_process_alone_is_shown(tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    done = subprocess.run(
+        [*TORCHRUN, str(script), *ARGUMENTS, "--out", f"{tmp_path}/out", "--save",
+         f"{tmp_path}/save"],
+        cwd=ROOT, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "error in process 1: the disk of process 1 is gone" in done.stderr
+    assert not (tmp_path / "save/gpt.pt").exists()
 
 
 DYING = """
@@ -83,6 +112,7 @@ def test_a_dying_worker_ends_the_others_and_spares_the_checkpoint(one_process, t
         text=True, timeout=120,
     )
     assert done.returncode != 0
+    assert "[rank0]: Traceback" not in done.stderr
     assert (one_process / "gpt.pt").read_bytes() == before
     assert not (tmp_path / "out/results_gpt.json").exists()
 

@@ -86,13 +86,23 @@ def test_tokens_stream_as_they_are_made():
         ({"temperature": 0.0}, "temperature should be above 0"),
         ({"temperature": -1.0}, "temperature should be above 0"),
         ({"temperature": float("nan")}, "temperature should be above 0"),
-        ({"top_k": 0}, "top-k should be at least 1"),
+        ({"top_k": 0}, "top-k should be a whole number of at least 1"),
         ({"top_p": 1.5}, "top-p should be above 0"),
+        ({"temperature": True}, "temperature should be above 0"),
+        ({"top_k": 2.5}, "top-k should be a whole number"),
+        ({"top_k": True}, "top-k should be a whole number"),
+        ({"top_p": float("nan")}, "top-p should be above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         small_model().generate(tokens(1, 3), 2, do_sample=True, **settings)
+
+
+@pytest.mark.parametrize("count", [-5, 2.5, True])
+def test_a_number_of_tokens_that_is_none_is_refused(count):
+    with pytest.raises(ValueError, match="max_new_tokens should be a whole number of at least 0"):
+        small_model().generate(tokens(1, 3), count)
 
 
 def test_an_empty_prompt_is_refused():

@@ -81,3 +81,22 @@ def test_too_little_text_is_refused():
         token_log_probs(small_model(), tokens(1, 1))
     with pytest.raises(ValueError, match="context should hold more than 8"):
         bits_per_byte(small_model(), tokens(8), tokens(20), num_bytes=10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stride": 0}, "stride should be a whole number of at least 1"),
+        ({"stride": 17}, "stride should be at most the size 16"),
+        ({"size": 0}, "size should be a whole number of at least 1"),
+        ({"size": True, "stride": 1}, "size should be"),
+        ({"size": 20}, "20 positions given; this model takes 1 to 16"),
+        ({"num_bytes": 0}, "num_bytes should be"),
+        ({"tokens": tokens(0)}, "there should be tokens"),
+        ({"context": tokens(0)}, "context should hold more than 8"),
+    ],
+)
+def test_windows_out_of_range_are_refused(settings, message):
+    settings = {"context": tokens(40), "tokens": tokens(20), "num_bytes": 10, **settings}
+    with pytest.raises(ValueError, match=message):
+        bits_per_byte(small_model(), **settings)

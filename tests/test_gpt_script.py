@@ -77,6 +77,13 @@ def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
     assert again["q2"]["tokens"] == results["q2"]["tokens"]
 
 
+def exit_code(arguments):
+    try:
+        return example_gpt.main(arguments)
+    except SystemExit as stop:  # argparse's own errors
+        return stop.code
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,9 +98,13 @@ def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
         (["--model", "gpt-huge"], "unknown model 'gpt-huge'"),
         (["--weights", "none.pt"], "no such weights file"),
         (["--weights", "none.pt", "--max-iters", "3"], "does not go with --max-iters"),
+        (["--weights", "none.pt", "--compile"], "does not go with --compile"),
         (["--weights", "none.pt", "--vocab", "book"], "does not go with --vocab"),
         (["--block-size", "40000"], "larger than the data allow"),
         (["--block-size", "8"], "too small for a sentence of 11 words"),
+        (["--batch-size", "99999999999999999999"], "larger than the book: it has 38302 blocks"),
+        (["--prompt", "\udcff"], "--prompt is not valid UTF-8"),
+        (["--sentence", "a \udcff"], "--sentence is not valid UTF-8"),
         (["--batch-size", "0"], "--batch-size should be at least 1"),
         (["--max-iters", "-3"], "--max-iters should be at least 1"),
         (["--learning-rate", "-1"], "--learning-rate should be above 0"),
@@ -106,9 +117,7 @@ def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        example_gpt.main([*arguments, "--out", f"{tmp_path}/out"])
-    assert stop.value.code == 2
+    assert exit_code([*arguments, "--out", f"{tmp_path}/out"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("example_gpt.py: error: ")
@@ -144,37 +153,48 @@ def test_diverged_training_saves_nothing(tmp_path, capsys, iterations):
     assert (tmp_path / "gpt.pt").read_text() == "a good model"
 
 
+def test_resuming_with_other_options_is_refused_and_loses_nothing(tmp_path, capsys, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(example_gpt, "TRAINING_FILE_INTERVAL", 1)
+    monkeypatch.setattr(mingpt, "save", fail)
+    small = [*SMALL, "--vocab", "book", "--out", f"{tmp_path}/out", "--save", str(tmp_path)]
+    assert example_gpt.main(small) == 2
+    before = (tmp_path / "training.pt").read_bytes()
+    capsys.readouterr()
+    for option, name in (("--learning-rate", "learning_rate"), ("--dropout", "model.embd_pdrop")):
+        assert example_gpt.main([*small, "--resume", option, "0.01"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"example_gpt.py: error: the interrupted training had {name} ")
+        assert error.endswith("this one has 0.01\n")
+        assert error.count("\n") == 1
+    assert (tmp_path / "training.pt").read_bytes() == before
+
+
 def test_weights_of_another_kind_are_refused(tmp_path, capsys):
     (tmp_path / "other.pt").write_bytes(b"PK\x03\x04 something else")
-    with pytest.raises(SystemExit) as stop:
-        example_gpt.main(["--weights", f"{tmp_path}/other.pt", "--out", f"{tmp_path}/out"])
-    assert stop.value.code == 2
+    assert example_gpt.main(["--weights", f"{tmp_path}/other.pt", "--out", f"{tmp_path}/out"]) == 2
     assert "not a readable weights file" in capsys.readouterr().err
 
 
 def test_unwritable_output_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SystemExit) as stop:
-        example_gpt.main([*SMALL, "--out", f"{tmp_path}/file"])
-    assert stop.value.code == 2
+    assert example_gpt.main([*SMALL, "--out", f"{tmp_path}/file"]) == 2
     assert "cannot write to" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_cuda_where_there_is_none_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(SystemExit) as stop:
-        example_gpt.main(["--device", "cuda", "--out", str(tmp_path)])
-    assert stop.value.code == 2
+    assert example_gpt.main(["--device", "cuda", "--out", str(tmp_path)]) == 2
     assert "finds no CUDA GPU" in capsys.readouterr().err
 
 
 def test_missing_data_are_a_clear_error(tmp_path, capsys, monkeypatch):
     book = data.load_book
     monkeypatch.setattr("example_gpt.load_book", lambda: book(tmp_path))
-    with pytest.raises(SystemExit) as stop:
-        example_gpt.main([*SMALL, "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"])
-    assert stop.value.code == 2
+    assert example_gpt.main([*SMALL, "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"]) == 2
     assert "alice.npz is missing" in capsys.readouterr().err
 
 
@@ -184,6 +204,35 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell i
 import example_gpt
 sys.exit(example_gpt.main(sys.argv[1:]))
 """
+
+
+def test_interrupting_before_the_training_is_one_line(tmp_path, capsys, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("example_gpt.load_book", interrupt)
+    assert example_gpt.main(["--out", f"{tmp_path}/out"]) == 130
+    assert capsys.readouterr().err == "example_gpt.py: interrupted\n"
+
+
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+runpy.run_path("example_gpt.py", run_name="__main__")
+"""
+
+
+def test_interrupting_the_imports_is_quiet():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], cwd=Path(example_gpt.__file__).parent,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_interrupting_leaves_no_file_and_no_traceback(tmp_path):

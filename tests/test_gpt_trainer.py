@@ -1,10 +1,20 @@
 import copy
+import math
+from functools import partial
 
 import pytest
 import torch
 
 from mingpt.data import BlockDataset
-from mingpt.trainer import Trainer, TrainingDivergedError, resolve_device, resolve_precision
+from mingpt.discounting import AbsoluteDiscount
+from mingpt.trainer import (
+    COMPUTING_SETTINGS,
+    ResumeError,
+    Trainer,
+    TrainingDivergedError,
+    resolve_device,
+    resolve_precision,
+)
 from mingpt.utils import CfgNode
 from tests.gpt_helpers import small_model, tokens
 
@@ -128,14 +138,70 @@ def test_resuming_equals_an_uninterrupted_run(interrupted_after, tmp_path):
     assert torch.equal(second.model.lm_head.weight, whole.model.lm_head.weight)
 
 
-def test_resuming_other_settings_or_another_model_is_refused():
-    first = trainer()
-    first.run()
-    state = first.state_dict()
-    with pytest.raises(ValueError, match="had batch_size 8, this one has 4"):
-        trainer(batch_size=4).load_state_dict(state)
-    with pytest.raises(ValueError, match="of another model"):
-        trainer(model=small_model(block_size=17)).load_state_dict(state)
+@pytest.fixture(scope="module")
+def finished():
+    run = trainer(lambda model: 1.0, max_iters=2)
+    run.run()
+    return run.state_dict()
+
+
+OTHER_SETTINGS = [
+    ("batch_size", 4), ("max_iters", 3), ("seed", 4), ("learning_rate", 2e-2),
+    ("weight_decay", 0.2), ("embedding_weight_decay", 0.1), ("betas", (0.8, 0.95)),
+    ("grad_norm_clip", None), ("warmup_iters", 1), ("lr_decay", "cosine"), ("min_lr_ratio", 0.2),
+    ("ema_decay", 0.9), ("eval_interval", 1), ("patience", 2),
+]  # fmt: skip
+
+
+def test_every_setting_that_decides_a_run_is_compared_on_resuming():
+    names = {name for name, _ in OTHER_SETTINGS} | set(COMPUTING_SETTINGS) | {"precision"}
+    assert names == set(Trainer.get_default_config().to_dict())
+
+
+@pytest.mark.parametrize(("name", "value"), OTHER_SETTINGS)
+def test_resuming_with_another_setting_is_refused(finished, name, value):
+    other = trainer(**{"max_iters": 2, name: value})
+    with pytest.raises(ResumeError, match=f"training had {name} .*, this one has "):
+        other.load_state_dict(finished)
+
+
+def test_resuming_another_model_or_other_data_is_refused(finished):
+    with pytest.raises(ResumeError, match=r"had model\.block_size 16, this one has 17"):
+        trainer(model=small_model(block_size=17), max_iters=2).load_state_dict(finished)
+    with pytest.raises(ResumeError, match=r"had model\.attn_pdrop 0.1, this one has 0.2"):
+        trainer(model=small_model(attn_pdrop=0.2), max_iters=2).load_state_dict(finished)
+    shorter = trainer(dataset=BlockDataset(TEXT[:100], 16), max_iters=2)
+    with pytest.raises(ResumeError, match="had training blocks 384, this one has 84"):
+        shorter.load_state_dict(finished)
+    plain = trainer(max_iters=2)
+    discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
+    discounted = Trainer(plain.config, small_model(), plain.train_dataset, discount=discount)
+    with pytest.raises(ResumeError, match="had discount None, this one has 0"):
+        discounted.load_state_dict(finished)
+    with pytest.raises(ResumeError, match="of another model"):
+        plain.load_state_dict({**finished, "model": {}})
+
+
+def test_an_incomplete_or_damaged_state_is_refused(finished):
+    for key in finished:
+        incomplete = {name: value for name, value in finished.items() if name != key}
+        with pytest.raises(ResumeError, match=f"lacks .*{key}"):
+            trainer(max_iters=2).load_state_dict(incomplete)
+    with pytest.raises(ResumeError, match="lacks"):
+        trainer(max_iters=2).load_state_dict([1, 2])
+    for damage in ({"iter_num": "2"}, {"losses": 3}, {"optimizer": {}}, {"evaluations": [1]},
+                   {"best": None}, {"batch_generator": 1}):  # fmt: skip
+        run = trainer(max_iters=2)
+        run.load_state_dict({**finished, **damage})
+        with pytest.raises(ResumeError, match="state is damaged"):
+            run.run()
+
+
+def test_how_a_run_is_computed_may_change_on_resuming(finished):
+    run = trainer(max_iters=2, accumulation_steps=2)
+    run.load_state_dict(finished)
+    run.run()
+    assert run.losses == finished["losses"]
 
 
 def test_accumulated_parts_equal_the_whole_batch():
@@ -145,6 +211,26 @@ def test_accumulated_parts_equal_the_whole_batch():
     whole.run()
     parts.run()
     assert parts.losses == pytest.approx(whole.losses, abs=1e-4)
+
+
+def test_a_compiled_step_gives_the_same_losses_and_keys(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    settings = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    plain = trainer(model=small_model(**settings), max_iters=4)
+    compiled = trainer(model=small_model(**settings), max_iters=4, compile=True)
+    plain.run()
+    compiled.run()
+    assert compiled.losses == pytest.approx(plain.losses, abs=1e-5)
+    assert list(compiled.state_dict()["model"]) == list(plain.state_dict()["model"])
+
+
+def test_compiling_where_it_is_impossible_is_refused(monkeypatch):
+    def missing(function):
+        raise RuntimeError("no C++ compiler\nlong explanation")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    with pytest.raises(ValueError, match=r"train without it: no C\+\+ compiler$"):
+        trainer(compile=True)
 
 
 def test_warm_up_and_cosine():
@@ -168,6 +254,13 @@ def test_gradients_are_clipped():
     )
     run.run()
     assert all(norm.item() == pytest.approx(0.01, rel=1e-3) for norm in norms)
+
+
+def test_no_norm_to_clip_to_leaves_gradients_alone():
+    clipped, free = (trainer(model=small_model(), grad_norm_clip=c) for c in (1e9, None))
+    clipped.run()
+    free.run()
+    assert free.losses == clipped.losses
 
 
 def test_precision_names():
@@ -205,9 +298,23 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch size should be at least 1"),
+        ({"batch_size": 0}, "batch_size should be a whole number of at least 1"),
+        ({"batch_size": True}, "batch_size should be"),
         ({"accumulation_steps": 3}, "cannot be divided among 1 processes x 3"),
-        ({"max_iters": 0}, "max_iters should be at least 1"),
+        ({"accumulation_steps": 0}, "accumulation_steps should be a whole number of at least 1"),
+        ({"max_iters": 0}, "max_iters should be a whole number of at least 1"),
+        ({"max_iters": 2.5}, "max_iters should be"),
+        ({"eval_interval": 0}, "eval_interval should be"),
+        ({"patience": 0}, "patience should be"),
+        ({"warmup_iters": -3}, "warmup_iters should be a whole number of at least 0"),
+        ({"seed": 1.5}, "seed should be"),
+        ({"learning_rate": float("nan")}, "learning_rate should be a number of at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay should be"),
+        ({"grad_norm_clip": -1.0}, "grad_norm_clip should be"),
+        ({"ema_decay": 2}, "ema_decay should be a number of at least 0 and below 1"),
+        ({"compile": "yes"}, "compile should be True or False"),
+        ({"betas": 0.9}, "betas should be two numbers"),
+        ({"betas": (0.9, 1.0)}, "each of betas should be"),
         ({"lr_decay": "linear"}, "lr_decay should be"),
         ({"lr_decay": "cosine", "max_iters": None}, "cosine decay needs max_iters"),
     ],
@@ -229,6 +336,50 @@ def test_diverging_training_stops():
     run = trainer(lambda model: float("nan"), eval_interval=3)
     with pytest.raises(TrainingDivergedError, match="diverged at iteration 3: the held-out"):
         run.run()
+
+
+class Bigrams(torch.nn.Module):
+    """The least that minGPT's Trainer asks of a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(11, 11))
+
+    def configure_optimizers(self, config):
+        return torch.optim.SGD(self.parameters(), lr=config.learning_rate)
+
+    def forward(self, x, y=None):
+        logits = self.table[x]
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+
+def test_any_module_with_mingpts_contract_trains():
+    run = trainer(model=Bigrams(), learning_rate=10.0, max_iters=30)
+    run.run()
+    assert run.losses[0] == pytest.approx(math.log(11), rel=1e-6)
+    assert run.losses[-1] < run.losses[0] - 0.05
+
+
+def test_a_forward_of_its_own_is_called():
+    class Doubled(type(small_model())):
+        def forward(self, idx, targets=None):
+            logits, loss = super().forward(idx, targets)
+            return logits, 2 * loss
+
+    plain = small_model(embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
+    doubled = Doubled(plain.config)
+    doubled.load_state_dict(plain.state_dict())
+    replaced = copy.deepcopy(plain)
+    replaced.forward = lambda x, y: (None, 3 * type(plain).forward(replaced, x, y)[1])
+    first = []
+    for model in (plain, doubled, replaced):
+        run = trainer(model=model, max_iters=1)
+        run.run()
+        first.append(run.losses[0])
+    assert first[1:] == pytest.approx([2 * first[0], 3 * first[0]], rel=1e-6)
+    discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
+    with pytest.raises(ValueError, match="a discount needs this package's GPT"):
+        Trainer(CfgNode(device="cpu"), doubled, BlockDataset(TEXT, 16), discount=discount)
 
 
 def test_code_written_for_mingpt_runs():
