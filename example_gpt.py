@@ -110,7 +110,7 @@ def q1_train(args, book, results):
         "vocabulary_tokens": model.config.vocab_size,
         "training_tokens": len(book.train),
         "heldout_tokens": len(book.heldout),
-        "heldout_tokens_never_in_training_part": (
+        "heldout_share_of_tokens_never_in_training_part": (
             ~torch.isin(book.heldout, book.train)
         ).double().mean().item(),
         "heldout_bits_per_byte": bpb,
