@@ -56,8 +56,8 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self.c_attn(x).split(self.n_embd, dim=2)
         return (t.view(B, T, self.n_head, -1).transpose(1, 2) for t in (q, k, v))
 
-    def forward(self, x, cache=None, blocked=None):
-        """x (B, T, C) -> (B, T, C).
+    def forward(self, x, cache=None, blocked=None, last_only=False):
+        """x (B, T, C) -> (B, T, C), or (B, 1, C) with last_only: the last position's row alone.
 
         cache: a dict that gives and takes the keys and values of earlier positions.
         blocked: (T, T) bool, True where query row may not look at key column.
@@ -70,11 +70,14 @@ class CausalSelfAttention(nn.Module):
                 v = torch.cat([cache["v"], v], dim=2)
             cache["k"], cache["v"] = k, v
         allowed = None if blocked is None else (self.bias[0, 0, :T, :T] == 1) & ~blocked
+        if last_only:
+            q = q[:, :, -1:]  # (B, nh, 1, hs)
+            allowed = None if allowed is None else allowed[-1:]
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, dropout_p=self.attn_pdrop if self.training else 0.0,
-            is_causal=allowed is None and T > 1,  # a single new query sees every key
+            is_causal=allowed is None and q.shape[2] > 1,  # a single query sees every key
         )
-        y = y.transpose(1, 2).reshape(B, T, C)
+        y = y.transpose(1, 2).reshape(B, -1, C)
         return self.resid_dropout(self.c_proj(y))
 
     def scores_and_weights(self, x):
@@ -106,8 +109,9 @@ class Block(nn.Module):
             }
         )
 
-    def forward(self, x, cache=None, blocked=None):
-        x = x + self.attn(self.ln_1(x), cache, blocked)
+    def forward(self, x, cache=None, blocked=None, last_only=False):
+        attended = self.attn(self.ln_1(x), cache, blocked, last_only)
+        x = (x[:, -1:] if last_only else x) + attended
         m = self.mlp
         return x + m.dropout(m.c_proj(m.act(m.c_fc(self.ln_2(x)))))
 
@@ -202,25 +206,27 @@ class GPT(nn.Module):
         keys present, idx is the one token that follows them.
         blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
         negative blocks count from the last. Neither it nor `capture` goes with a filled cache.
-        last_only: logits of the last position alone, (B, 1, V).
+        last_only: logits of the last position alone, (B, 1, V); without targets.
         Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`),
         more positions than the block, or transformer blocks that the model does not have.
         """
         if targets is not None:
             self._check_targets(targets)
+            if last_only:
+                raise ValueError("last_only gives logits of one position: it takes no targets")
         if (capture is not None or blocked is not None) and _cached_positions(cache):
             raise ValueError("capture and blocked take the whole sequence, not a filled cache")
         x = self._embed(idx, embeddings, cache)
         if blocked is not None:
             blocked = self._check_blocked(blocked, x.shape[1])
-        x, captured = self._trunk(x, capture, cache, blocked)
+        x, captured = self._trunk(x, capture, cache, blocked, last_only)
         logits = loss = None
         if loss_only:
             if targets is None:
                 raise ValueError("loss_only needs targets")
             loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         else:
-            logits = self.lm_head(x[:, -1:] if last_only else x)
+            logits = self._head_of_last(x) if last_only else self.lm_head(x)
             if targets is not None:
                 loss = F.cross_entropy(
                     logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1
@@ -231,7 +237,19 @@ class GPT(nn.Module):
         """What the head multiplies: (B, T, C) for tokens idx (B, T) int64."""
         return self._trunk(self._embed(idx, None, None))[0]
 
-    def _trunk(self, x, capture=None, cache=None, blocked=None):
+    def _head_of_last(self, x):
+        """The head for the last position alone: x (B, 1, C) -> logits (B, 1, V).
+
+        With few rows the time goes into reading the weights. MKL reads them up to four times
+        as fast for (V, C) @ (C, 2) as for its matrix-vector product or for (2, C) @ (C, V), so
+        a lone column goes in twice; beyond eight the plain head is as fast.
+        """
+        if len(x) > 8:
+            return self.lm_head(x)
+        columns = x[:, 0].repeat(2 if len(x) == 1 else 1, 1).T  # (C, at least 2)
+        return (self.lm_head.weight @ columns).T[: len(x), None]
+
+    def _trunk(self, x, capture=None, cache=None, blocked=None, last_only=False):
         captured = {}
         capture = {asked: self._block_number(asked) for asked in capture or ()}
         for number, block in enumerate(self.transformer.h):
@@ -242,6 +260,7 @@ class GPT(nn.Module):
                 x,
                 None if cache is None else cache[number],
                 None if blocked is None else blocked.get(number),
+                last_only and number == self.config.n_layer - 1,
             )
         return self.transformer.ln_f(x), captured
 

@@ -73,6 +73,19 @@ def test_capture_leaves_the_forward_pass_as_it_was():
     assert torch.equal(captured[2][1], captured[-1][1])
 
 
+@pytest.mark.parametrize("batch", [1, 2, 8, 9])
+@pytest.mark.parametrize("tied_head", [False, True])
+def test_last_only_gives_the_last_row_of_the_logits(batch, tied_head):
+    model, idx = small_model(scale=4, tied_head=tied_head), tokens(batch, 12)
+    blocked = torch.zeros(12, 12, dtype=torch.bool)
+    blocked[11, 3] = True
+    for settings in ({}, {"blocked": {2: blocked}}):
+        full, _ = model(idx, **settings)
+        last, _ = model(idx, last_only=True, **settings)
+        assert last.shape == (batch, 1, 97)
+        torch.testing.assert_close(last, full[:, -1:], rtol=1e-4, atol=1e-5)
+
+
 def test_state_dict_keys_are_mingpts():
     keys = set(small_model().state_dict())
     block = {

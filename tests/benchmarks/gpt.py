@@ -1,13 +1,21 @@
 """Part 2 against its targets and against transformers: `python -m tests.benchmarks.gpt`.
 
 Both sides do the same work on the same data in one process, alternating; medians count. Peak
-memory is measured in a process of its own. Needs requirements-dev.txt. `--quick` takes fewer
-repeats, `--skip-training` leaves training speed out; `--default-run` adds the whole default
-`python example_gpt.py`.
+memory is measured in a process of its own. Prints a table and writes
+report/results_gpt_benchmark.json, where the rows of the parts that were run replace their
+predecessors and the others stay. A row may carry a physical limit, in the row's own unit: what
+the value would be if ours took no longer than its operations at the measured matrix rate, its
+bytes at the measured bandwidth, or no more memory than it must hold.
+
+Needs requirements-dev.txt. `--only PART ...` runs some parts; `default-run` (the whole default
+`python example_gpt.py`) and `equal-time` run only when named. `--quick` takes fewer repeats.
 """
 
 import argparse
+import contextlib
+import functools
 import json
+import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +26,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import example_gpt
 import mingpt
 from mingpt import inversion
 from mingpt.bpe import get_encoder
@@ -25,19 +34,57 @@ from mingpt.data import BlockDataset, load_book
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.scoring import bits_per_byte
 from mingpt.trainer import Trainer, bfloat16_supported
-from mingpt.utils import CfgNode
+from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "weights" / "gpt.pt"
+RESULTS = ROOT / "report" / "results_gpt_benchmark.json"
 BATCH, BLOCK = 32, 64
+EQUAL_SECONDS = 60
+ROWS = {}  # by name, of this run
 
 
-def row(name, value, target, unit="", at_least=True):
-    met = value >= target if at_least else value <= target
+def row(name, value, target, unit="", at_least=True, limit=None, comment=None, counts=True):
+    """Add a row and print it; `counts` False where it cannot meet its target here."""
+    met = counts and (value >= target if at_least else value <= target)
+    ROWS[name] = {
+        "name": name,
+        "value": value,
+        "target": target,
+        "at": "least" if at_least else "most",
+        "met": bool(met),
+        "unit": unit.strip(),
+    }
     sign = ">=" if at_least else "<="
-    print(f"{'ok ' if met else 'NOT'} {name:58s} {value:9.3f}{unit}   target {sign} {target}{unit}",
-          flush=True)
+    line = f"{'ok ' if met else 'NOT'} {name:58s} {value:9.3f}{unit}   target {sign} {target:.4g}"
+    if limit is not None:
+        share = value / limit if at_least else limit / value
+        ROWS[name] |= {"limit": limit, "share_of_limit": share}
+        line += f"   limit {limit:.3g} ({share:.0%} of it)"
+    if comment is not None:
+        ROWS[name]["comment"] = comment
+        line += f"   [{comment}]"
+    print(line, flush=True)
+
+
+def write():
+    """Merge the rows of this run into the results file."""
+    rows = {}
+    if RESULTS.exists():
+        rows = {old["name"]: old for old in json.loads(RESULTS.read_text())["rows"]}
+    content = {"machine_of_last_run": machine(), "rows": list((rows | ROWS).values())}
+    with atomic_path(RESULTS) as path:
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def machine():
+    cpus = Path("/proc/cpuinfo").read_text()
+    model = cpus.split("model name")[1].splitlines()[0].strip(" \t:")
+    return (
+        f"{model}, {cpus.count('processor')} processors, {torch.get_num_threads()} threads, "
+        f"{platform.system()}, PyTorch {torch.__version__}"
+    )
 
 
 def alternate(*functions, repeats):
@@ -99,7 +146,11 @@ def their_stepper(name):
 
 def training_speed(repeats):
     tokens = BATCH * BLOCK
-    precision = "bfloat16" if bfloat16_supported("cpu") else "float32"
+    bfloat16 = bfloat16_supported("cpu")
+    precision = "bfloat16" if bfloat16 else "float32"
+    comment = f"measured in {precision}"
+    if not bfloat16:
+        comment += ": no bfloat16 on this processor"
     mini, half, small, theirs = alternate(
         our_stepper("gpt-mini"),
         our_stepper("gpt-mini", precision),
@@ -107,35 +158,53 @@ def training_speed(repeats):
         their_stepper("gpt-mini"),
         repeats=repeats,
     )
-    print(f"    gpt-mini: ours {tokens / mini:.0f} tokens/s, bfloat16 {tokens / half:.0f}, "
+    print(f"    gpt-mini: ours {tokens / mini:.0f} tokens/s, {precision} {tokens / half:.0f}, "
           f"--vocab book {tokens / small:.0f}, transformers {tokens / theirs:.0f}")
-    row("training, gpt-mini, float32, against transformers", theirs / mini, 1.6, "x")
-    row("training, gpt-mini, bfloat16, against transformers", theirs / half, 2.5, "x")
-    row("training, gpt-mini, --vocab book, against transformers", theirs / small, 5.0, "x")
-    physical_limits(mini, half)
+    book_size = BookVocabulary.of(load_book().train).vocab_size
+    full = training_operations("gpt-mini", 50257)
+    small_rate = matrix_rate(torch.bfloat16 if bfloat16 else torch.float32)
+    row("training, gpt-mini, float32, against transformers", theirs / mini, 1.6, "x",
+        limit=theirs * matrix_rate(torch.float32) / full)
+    row("training, gpt-mini, bfloat16, against transformers", theirs / half, 2.5, "x",
+        limit=theirs * small_rate / full, comment=comment, counts=bfloat16)
+    row("training, gpt-mini, --vocab book, against transformers", theirs / small, 5.0, "x",
+        limit=theirs * small_rate / training_operations("gpt-mini", book_size), comment=comment)
     nano, theirs = alternate(our_stepper("gpt-nano"), their_stepper("gpt-nano"), repeats=repeats)
     print(f"    gpt-nano: ours {tokens / nano:.0f} tokens/s, transformers {tokens / theirs:.0f}")
-    row("training, gpt-nano, float32, against transformers", theirs / nano, 2.0, "x")
+    row("training, gpt-nano, float32, against transformers", theirs / nano, 2.0, "x",
+        limit=theirs * matrix_rate(torch.float32) / training_operations("gpt-nano", 50257))
 
 
-def physical_limits(full_seconds, half_seconds):
-    """What the matrix products alone would take at the measured matrix rate."""
-    width, layers = 192, 6
-    weights = 12 * layers * width**2 + 50257 * width
-    attention = 2 * layers * BLOCK * width  # QK^T and weights @ V, per token and direction
-    operations = 6 * BATCH * BLOCK * (weights + attention)
-    for dtype, seconds in ((torch.float32, full_seconds), (torch.bfloat16, half_seconds)):
-        a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-        (taken,) = alternate(lambda a=a, b=b: a @ b, repeats=7)
-        rate = 2 * 2048**3 / taken
-        limit = operations / rate
-        print(f"    limit, {dtype}: {operations / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s = "
-              f"{limit:.3f} s a step; ours takes {seconds:.3f} s, {seconds / limit:.2f} x")
+def training_operations(name, vocab_size):
+    """Multiplications and additions in the matrix products of one training step."""
+    layers, width = MODEL_TYPES[name]["n_layer"], MODEL_TYPES[name]["n_embd"]
+    weights = 12 * layers * width**2 + vocab_size * width
+    attention = layers * (BLOCK + 1) * width  # QK^T and weights @ V of the past, per token
+    return 6 * BATCH * BLOCK * (weights + attention)
+
+
+@functools.cache
+def matrix_rate(dtype):
+    """Operations per second in a large matrix product."""
+    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+    (taken,) = alternate(lambda: a @ b, repeats=15)
+    print(f"    matrix rate, {dtype}: {2 * 2048**3 / taken / 1e9:.0f} GFLOP/s")
+    return 2 * 2048**3 / taken
+
+
+@functools.cache
+def bandwidth():
+    """Bytes per second read from memory."""
+    source = torch.randn(25_000_000)
+    (taken,) = alternate(source.sum, repeats=15)
+    print(f"    memory bandwidth: {4 * source.numel() / taken / 1e9:.0f} GB/s")
+    return 4 * source.numel() / taken
 
 
 def step_memory(side):
     """Run in its own process: prints the peak resident bytes that two steps add."""
     stepper = our_stepper("gpt-mini") if side == "ours" else their_stepper("gpt-mini")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of imports and set-up is forgotten
     before = resident_bytes("VmRSS")
     stepper()
     stepper()
@@ -148,25 +217,51 @@ def resident_bytes(field):
     return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
-def memory():
+def least_step_memory():
+    """Bytes that a step must hold beside the weights, at the end of its forward pass.
+
+    AdamW's two moments, and what the backward pass reads of every block when nothing is
+    computed twice: per token 16 vectors (each layer norm's input and output, query, key, value,
+    the attention's output, and the perceptron's four before and four after GELU), at the end
+    two more. The gradients need not be there yet.
+    """
+    sizes = MODEL_TYPES["gpt-mini"]
+    activations = BATCH * BLOCK * sizes["n_embd"] * (16 * sizes["n_layer"] + 2)
+    return 4 * (2 * our_model().num_parameters + activations)
+
+
+def memory(repeats):
     peaks = []
     for side in ("ours", "theirs"):
         command = [sys.executable, "-m", "tests.benchmarks.gpt", "--step-memory", side]
         output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(output.stdout.split()[-1]))
     print(f"    peak memory of a step: ours {peaks[0] / 2**20:.0f} MiB, transformers "
-          f"{peaks[1] / 2**20:.0f} MiB")
+          f"{peaks[1] / 2**20:.0f} MiB, least {least_step_memory() / 2**20:.0f} MiB")
     row("peak memory of a gpt-mini step, against transformers", peaks[0] / peaks[1], 0.5, "x",
-        at_least=False)
+        at_least=False, limit=least_step_memory() / peaks[1],
+        comment="what a step adds to the weights; float32")
 
 
-def generation(repeats):
-    theirs = their_model("gpt-mini").eval()
+def our_model():
     config = GPT.get_default_config()
     config.merge_from_dict(
         {"model_type": "gpt-mini", "vocab_size": 50257, "block_size": BLOCK, "tied_head": True}
     )
-    ours = GPT(config).eval()
+    return GPT(config).eval()
+
+
+def window_seconds():
+    """The least time for one token past the block: every position computed, one head row."""
+    layers, width = MODEL_TYPES["gpt-mini"]["n_layer"], MODEL_TYPES["gpt-mini"]["n_embd"]
+    rows = 12 * (layers - 1) * BLOCK + 2 * BLOCK + 10  # of the last block only keys and values
+    attention = ((layers - 1) * (BLOCK + 1) + 2) * BLOCK * width
+    operations = 2 * (rows * width**2 + attention)
+    return operations / matrix_rate(torch.float32) + 4 * 50257 * width / bandwidth()
+
+
+def generation(repeats):
+    theirs, ours = their_model("gpt-mini").eval(), our_model()
     prompt = load_book().train[None, :4]
     mask = torch.ones_like(prompt)
     new = BLOCK - 4
@@ -187,22 +282,18 @@ def generation(repeats):
     )
     print(f"    {new} tokens: ours {new / inside:.0f} tokens/s, transformers "
           f"{new / their_inside:.0f}")
-    row("generation within the block, against transformers' cache", their_inside / inside, 1.3, "x")
-    table_bytes = 4 * ours.num_parameters
-    source = torch.randn(25_000_000)
-    (taken,) = alternate(source.sum, repeats=7)
-    bandwidth = 4 * source.numel() / taken
-    print(f"    limit: {table_bytes / 1e6:.0f} MB of weights a token at {bandwidth / 1e9:.0f} GB/s "
-          f"= {bandwidth / table_bytes:.0f} tokens/s")
+    least = 4 * ours.num_parameters / bandwidth()  # every weight is read for every token
+    row("generation within the block, against transformers' cache", their_inside / inside, 1.3, "x",
+        limit=their_inside / (new * least))
     past, their_past = alternate(
         lambda: ours.generate(prompt, 300), their_window, repeats=max(1, repeats // 3)
     )
-    row("generation of 300 tokens past the block, cropped window", their_past / past, 3.0, "x")
+    print(f"    300 tokens: ours {300 / past:.0f} tokens/s, transformers {300 / their_past:.0f}")
+    row("generation of 300 tokens past the block, cropped window", their_past / past, 3.0, "x",
+        limit=their_past / (new * least + (300 - new) * window_seconds()))
 
 
-def shipped_weights():
-    import example_gpt
-
+def shipped_weights(repeats):
     model, book = mingpt.load(WEIGHTS), load_book()
     megabytes = WEIGHTS.stat().st_size / 1e6
     row("weights/gpt.pt, size", megabytes, 26, " MB", at_least=False)
@@ -223,12 +314,38 @@ def shipped_weights():
     row("example_gpt.py --weights weights/gpt.pt", seconds, 60, " s", at_least=False)
 
 
-def default_run():
+def default_run(repeats):
     with tempfile.TemporaryDirectory() as folder:
         seconds, results = run_script("--out", folder, "--save", folder)
     row("example_gpt.py, training included", seconds / 60, 5, " min", at_least=False)
     row("    its held-out bits per byte", results["q1"]["heldout_bits_per_byte"], 1.97,
         at_least=False)
+
+
+def equal_time(repeats):
+    """example_gpt.py's default recipe, as many iterations as the time allows, both vocabularies."""
+    bpb, comments = {}, []
+    for vocab in ("gpt2", "book"):
+        # Two short runs, with twelve evaluations like any other, tell the time of an iteration.
+        short, long = (timed_training(vocab, iterations)[0] for iterations in (12, 36))
+        iterations = 12 + max(0, round((EQUAL_SECONDS - short) / ((long - short) / 24)))
+        seconds, bpb[vocab], precision = timed_training(vocab, iterations)
+        comments.append(f"{vocab}: {iterations} iterations in {seconds:.0f} s, {precision}")
+        print(f"    {comments[-1]}: {bpb[vocab]:.4f} bits per byte", flush=True)
+    row(f"bits per byte after {EQUAL_SECONDS} s of training, --vocab book against full",
+        bpb["book"], bpb["gpt2"], at_least=False, comment="; ".join(comments))
+
+
+def timed_training(vocab, iterations):
+    """Seconds of example_gpt.py's training, held-out bits per byte of the model, precision."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        args = example_gpt.parse_arguments(
+            ["--vocab", vocab, "--max-iters", str(iterations), "--save", folder, "--out", folder]
+        )
+        began = time.perf_counter()
+        model, *_ = example_gpt.train(args, args.book)
+        seconds = time.perf_counter() - began
+    return seconds, example_gpt.heldout_bits_per_byte(args, model, args.book), args.precision
 
 
 def run_script(*arguments):
@@ -243,25 +360,32 @@ def run_script(*arguments):
     return seconds, json.loads((out / "results_gpt.json").read_text())
 
 
+PARTS = {
+    "training": training_speed,
+    "memory": memory,
+    "generation": generation,
+    "shipped": shipped_weights,
+    "default-run": default_run,
+    "equal-time": equal_time,
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--default-run", action="store_true", help="add the default run")
-    parser.add_argument("--skip-training", action="store_true", help="leave out training speed")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}",
+        default=["training", "memory", "generation", "shipped"],
+    )
     parser.add_argument("--step-memory", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.manual_seed(0)
     if args.step_memory:
         step_memory(args.step_memory)
         return
-    repeats = 3 if args.quick else 7
-    if not args.skip_training:
-        training_speed(repeats)
-    memory()
-    generation(repeats)
-    shipped_weights()
-    if args.default_run:
-        default_run()
+    for part in args.only:
+        PARTS[part](3 if args.quick else 7)
+        write()
 
 
 if __name__ == "__main__":
