@@ -42,7 +42,13 @@ _STYLE = {
 }
 
 
-_SOLVER_NAMES = {"ddim": "DDIM", "ddpm": "DDPM, λ = 1", "heun": "Heun", "dpm++": "DPM-Solver++(2M)"}
+_SOLVER_NAMES = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM, λ = 1",
+    "heun": "Heun",
+    "heun+churn": "Heun, churn 0.1",
+    "dpm++": "DPM-Solver++(2M)",
+}
 
 # A white rim keeps labels readable on top of lines and dots.
 _HALO = {"path_effects": [withStroke(linewidth=2.5, foreground="white")]}
