@@ -440,28 +440,30 @@ def probabilities(data, data_labels, points, names: Sequence[str], rows: Sequenc
 
 
 @_styled
-def density_maps(densities, names: Sequence[str], integrals, extent: float) -> Figure:
-    """C6: densities (k, m, m) on [-extent, extent]^2, each with its integral."""
+def density_maps(densities, names: Sequence[str], areas, integrals, extent: float) -> Figure:
+    """C6: densities (k, m, m) on [-extent, extent]^2 times the area they should fill."""
     columns = (len(names) + 1) // 2
     figure, axes = _figure(2, columns, (2.5 * columns, 5.0))
-    top = float(np.max([np.quantile(np.asarray(density), 0.99) for density in densities]))
-    for ax, density, name, integral in zip(axes.flat, densities, names, integrals, strict=False):
+    for ax, density, name, area, integral in zip(
+        axes.flat, densities, names, areas, integrals, strict=False
+    ):
         image = ax.imshow(
-            np.asarray(density),
+            area * np.asarray(density),
             origin="lower",
             extent=(-extent, extent, -extent, extent),
             cmap="cividis",
             vmin=0,
-            vmax=top,
+            vmax=1.3,
         )
-        ax.set_title(f"{name}: integral {integral:.4f}", fontsize=8)
+        ax.set_title(f"{name}: integral {integral:.3f}", fontsize=8)
         ax.set_xticks([-1, 0, 1])
         ax.set_yticks([-1, 0, 1])
         ax.set_xlim(-1.5, 1.5)
         ax.set_ylim(-1.5, 1.5)
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
-    figure.colorbar(image, ax=axes, label="density per unit area", shrink=0.8)
+    label = "density × area of the class (truth: 1 inside, 0 outside)"
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8, extend="max")
     return figure
 
 

@@ -18,12 +18,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count, check_points
+from diffusion.checks import check_count, check_points, check_seed
 from diffusion.ode import integrate
 from diffusion.sampling import double, matched_prior
 
 # Network rows evaluated at once.
 _ROWS = 65_536
+# The lowest value reported, where the true one underflows.
+_LOWEST = torch.finfo(torch.float64).min
 # Independent randomisations from which the low-variance estimator takes its standard error.
 _REPLICATES = 8
 
@@ -94,8 +96,9 @@ def elbo(
             points and classes are less noisy than the values.
         seed: of the pairs.
         low_variance: draw the pairs as scrambled Sobol points (stratified in time and noise), each
-            noise with its negative, times in proportion to w(t); their number is rounded down to
-            16 times a power of two, 16 at least. False draws t and eps independently, as the
+            noise with its negative, times in proportion to w(t) (importance sampling; for the
+            exercise's schedule w is constant); their number is rounded down to 16 times a power
+            of two, 16 at least. False draws t and eps independently, as the
             exercise describes. Both are unbiased.
         return_error: also return the standard error.
 
@@ -103,11 +106,11 @@ def elbo(
         (n,) float64 nats, or a pair of those.
 
     Raises:
-        ValueError: x or labels as in `Denoiser.forward`; steps or num_samples too small.
+        ValueError: x or labels as in `Denoiser.forward`; steps, num_samples or seed out of range.
     """
     check_count("steps", steps)
-    if num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2, not {num_samples}")
+    check_count("num_samples", num_samples, least=2)
+    check_seed(seed)
     x = check_points(x)
     labels = model.check_labels(labels, len(x))
     model = double(model)
@@ -129,11 +132,14 @@ def elbo(
         integrand = 0.5 * steps * factors * torch.cat(total).cpu().reshape(replicates, size)
         means.append(integrand.mean(dim=1))
     means = torch.stack(means) if means else torch.empty(0, replicates, dtype=torch.float64)
-    value = -means.mean(dim=1).clamp(max=torch.finfo(torch.float64).max)
+    means = means.clamp(max=-_LOWEST / replicates)
+    value = -means.mean(dim=1)
     if not return_error:
         return value
-    variance = (means + value[:, None]).square().sum(dim=1) / (replicates - 1)
-    return value, torch.sqrt(variance / replicates)
+    # In units of the value, whose square may overflow.
+    unit = value.abs().clamp(min=1)
+    variance = ((means + value[:, None]) / unit[:, None]).square().sum(dim=1) / (replicates - 1)
+    return value, unit * torch.sqrt(variance / replicates)
 
 
 def complete_bound(
@@ -160,9 +166,10 @@ def complete_bound(
     shift = (inverse @ (x.to(mean) - mean)[:, :, None]).square().sum(dim=(1, 2))
     spread = sigma_1**2 * inverse.square().sum(dim=(1, 2))
     log_ratio = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(dim=1) - 4 * math.log(sigma_1)
-    prior = -0.5 * (spread - 2 + shift + log_ratio).cpu()
+    prior = -0.5 * (spread - 2 + shift + log_ratio).cpu().clamp(max=-_LOWEST)
     reconstruction = torch.full_like(prior, -math.log(2 * math.pi * sigma_0**2) - 1)
-    return Bound(value + prior + reconstruction, value, prior, reconstruction, error)
+    total = (value + prior + reconstruction).clamp(min=_LOWEST)
+    return Bound(total, value, prior, reconstruction, error)
 
 
 def log_likelihood(
@@ -194,8 +201,10 @@ def log_likelihood(
         (n,) float64 nats.
 
     Raises:
-        ValueError: x or labels as in `Denoiser.forward`, or a tolerance that is not positive.
-        ToleranceError: the tolerance cannot be reached.
+        ValueError: x or labels as in `Denoiser.forward`, or a tolerance that is not positive and
+            finite.
+        ToleranceError: the tolerance cannot be reached, or x is so far out (beyond about 1e150)
+            that the flow overflows.
     """
     x = check_points(x).double().to(model.device)
     labels = model.check_labels(labels, len(x))
@@ -210,7 +219,7 @@ def log_likelihood(
         mean, factor = matched_prior(model, label)
         prior = torch.distributions.MultivariateNormal(mean, scale_tril=factor)
         values.append((prior.log_prob(state[:, :2]) + state[:, 2]).cpu())
-    return torch.cat(values).clamp(min=torch.finfo(torch.float64).min)
+    return torch.cat(values).clamp(min=_LOWEST)
 
 
 def _flow(model, labels: Tensor | None, log_sigma: float, state: Tensor) -> Tensor:

@@ -43,12 +43,12 @@ def integrate(
     below one in every step.
 
     Raises:
-        ValueError: a tolerance that is not positive.
+        ValueError: a tolerance that is not positive and finite.
         ToleranceError: the tolerance needs more than max_steps steps, or steps below the resolution
             of floating point, or f is not finite.
     """
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"tolerances must be positive, not rtol={rtol}, atol={atol}")
+    if not (0 < rtol < math.inf and 0 < atol < math.inf):
+        raise ValueError(f"tolerances must be positive and finite, not rtol={rtol}, atol={atol}")
     if not len(y):
         return y
     u, h = start, (end - start) / 20
@@ -72,6 +72,8 @@ def integrate(
         h *= min(5.0, max(0.2, 0.9 * max(error, 1e-9) ** -0.2)) if math.isfinite(error) else 0.2
         if u + h == u:
             break
+    if not math.isfinite(error):
+        raise ToleranceError(f"the ODE leaves the range of numbers near {u:.4g}; start it nearer to 0")
     raise ToleranceError(
         f"the ODE did not reach rtol={rtol:g}, atol={atol:g} within {max_steps} steps "
         f"(it got to {u:.4g} on the way from {start:.4g} to {end:.4g}); allow a larger tolerance"

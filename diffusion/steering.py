@@ -76,11 +76,12 @@ class _Process:
 
     def steered(self, path: Tensor, noises: Tensor) -> Steered:
         """The result, if it is finite."""
-        if not (path.isfinite().all() and noises.isfinite().all()):
+        result = Steered(self.target, path, noises)
+        if not (path.isfinite().all() and math.isfinite(result.energy + result.distance)):
             raise SteeringError(
                 "the way to the target leaves the range of numbers; take a nearer one"
             )
-        return Steered(self.target, path, noises)
+        return result
 
     def run(self, noises: Tensor) -> Tensor:
         """Standardised noises (1 + fresh, 2) -> points (steps + 1, 2)."""
