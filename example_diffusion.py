@@ -545,8 +545,9 @@ DEFAULTS = {
         "device": "auto",
         "samples": 20_000,
     },
-    "bitflip": {"weights": None, "epochs": 2500, "seed": 0, "samples": 200},
+    "bitflip": {"weights": None, "epochs": 2500, "steps": 200, "seed": 0, "samples": 200},
 }
+STEPS = {"ve": (1, 100_000), "vp": (2, 10_000), "bitflip": (bitflip_demo.LEAST_STAGES, 10_000)}
 FOLDERS = {"save": Path("runs"), "out": Path("report")}
 
 
@@ -589,7 +590,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--epochs", "training epochs, one full batch each; of bitflip: batches of 64", type=int)
     add("--points", "training points, 1000 to 3000", type=int)
-    add("--steps", "sampling steps T; of vp: stages T", type=int)
+    add("--steps", "sampling steps T; of vp and bitflip: stages T", type=int)
     add(
         "--solver",
         "reverse process of questions U3, C3, C4 and of saved samples",
@@ -642,7 +643,7 @@ def check(args: argparse.Namespace) -> None:
     """
     limits = {
         "epochs": (1, 1_000_000),
-        "steps": (1, 100_000),
+        "steps": STEPS[args.process],
         "samples": (2, 1_000_000),
         "points": (data.MIN_POINTS, data.MAX_POINTS),
         "seed": (0, 2**32 - 1),
@@ -758,10 +759,10 @@ def answer_vp(args: argparse.Namespace) -> dict:
 
 def answer_bitflip(args: argparse.Namespace) -> dict:
     """Show the bit-flip diffusion of digits, with a model that is loaded or trained."""
-    model = args.weights and bitflip_demo.load(args.weights)
+    model = args.weights and bitflip_demo.load(args.weights, args.steps)
     check_outputs(args, training=model is None)
     if model is None:
-        training = bitflip_demo.training(args.epochs, args.seed)
+        training = bitflip_demo.training(args.epochs, args.steps, args.seed)
         model = finish(training, bitnet.save, args.save / "bitflip.pt")
     return ask(OtherRun(args, model, "bitflip"), bitflip_demo.QUESTIONS)
 

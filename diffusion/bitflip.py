@@ -31,7 +31,7 @@ from diffusion.sampling import Step, reverse
 Predict = Callable[[Tensor, int | Tensor], Tensor]
 
 # Network rows evaluated at once.
-_ROWS = 256
+_ROWS = 512
 _MOST_PIXELS = 12  # of images whose distribution is enumerated
 
 

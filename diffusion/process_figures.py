@@ -37,10 +37,13 @@ def _picture(axes: Axes, pixels) -> None:
         spine.set_visible(False)
 
 
-def _sheet(images, shape: tuple[int, int], columns: int) -> np.ndarray:
-    """Images (n, m) side by side in rows."""
-    height, width = shape
-    images = np.asarray(images).reshape(-1, columns, height, width)
+def _sheet(images, shape: tuple[int, int], columns: int, gap: int = 0) -> np.ndarray:
+    """Images (n, m) side by side in rows, with a margin of `gap` pixels around each."""
+    images = np.pad(
+        np.asarray(images).reshape(-1, *shape), ((0, 0), (gap, gap), (gap, gap)), constant_values=-1
+    )
+    height, width = images.shape[1:]
+    images = images.reshape(-1, columns, height, width)
     return images.transpose(0, 2, 1, 3).reshape(-1, columns * width)
 
 
@@ -64,8 +67,10 @@ def image_rows(rows, shape: tuple[int, int], titles: Sequence[str]) -> Figure:
     """Images (r, k, m), a row for each of r, with a title above each of the k columns."""
     count, columns = np.asarray(rows).shape[:2]
     figure, ((axes,),) = _figure(1, 1, (0.62 * columns + 0.2, 0.62 * count + 0.4))
-    _picture(axes, _sheet(np.asarray(rows).reshape(count * columns, -1), shape, columns))
-    axes.set_xticks((np.arange(columns) + 0.5) * shape[1], titles, fontsize=8)
+    gap = 2
+    images = np.asarray(rows).reshape(count * columns, -1)
+    _picture(axes, _sheet(images, shape, columns, gap))
+    axes.set_xticks((np.arange(columns) + 0.5) * (shape[1] + 2 * gap), titles, fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     return figure
@@ -197,7 +202,7 @@ def equivalence(path_ve, path_vp, sigma, differences: Mapping[str, Sequence]) ->
             ax.plot(*path[-1, k], "o", mfc=colour, mec=BLACK, ms=5, zorder=4)
         ax.set_title(f"{title}: × start, ● output")
     for (name, values), colour in zip(differences.items(), (BLUE, VERMILLION), strict=True):
-        axes[0, 2].plot(sigma, np.maximum(values, 1e-17), color=colour, label=name)
+        axes[0, 2].plot(sigma, np.maximum(np.asarray(values), 1e-17), color=colour, label=name)
     axes[0, 2].axhline(1e-5, color=GREY, linestyle=":")
     axes[0, 2].set_yscale("log")
     axes[0, 2].set_ylim(1e-17, 1e-3)
@@ -215,14 +220,12 @@ def chain_training(
     curves: Mapping[str, tuple], samples: Mapping[str, tuple], window: int
 ) -> Figure:
     """DDPM losses {name: (losses, Bayes loss)}, and samples {title: (n, 2)} of those networks."""
-    columns = max(len(curves), len(samples))
-    figure, axes = _figure(2, columns, (2.4 * columns, 4.8))
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for ax, (name, (losses, bayes)) in zip(
-        axes[0, :: columns // len(curves)], curves.items(), strict=False
-    ):
-        ax.set_axis_on()
+    columns = len(samples)
+    figure = Figure(figsize=(2.4 * columns, 4.8))
+    grid = figure.add_gridspec(2, columns)
+    span = columns // len(curves)
+    for k, (name, (losses, bayes)) in enumerate(curves.items()):
+        ax = figure.add_subplot(grid[0, k * span : (k + 1) * span])
         losses = np.asarray(losses)
         width = min(window, len(losses))
         smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
@@ -237,8 +240,8 @@ def chain_training(
         )
         ax.set_xlabel("epoch")
         ax.set_ylabel("DDPM loss")
-    for ax, (title, points) in zip(axes[1], samples.items(), strict=False):
-        ax.set_axis_on()
+    for k, (title, points) in enumerate(samples.items()):
+        ax = figure.add_subplot(grid[1, k])
         _plane(ax, limit=1.3, ticks=False)
         _dots(ax, points, s=2)
         ax.set_title(title, fontsize=8)

@@ -19,7 +19,7 @@ from diffusion.sampling import double, start
 from diffusion.schedule import Exponential, Power
 
 SCHEDULES = {"linear": gaussian.linear, "cosine": gaussian.cosine}
-SHOWN = (1.0, 0.75, 0.5, 0.3, 0.15, 0.0)  # of the way from noise to data
+SHOWN = {"t = T": 1, "0.6 T": 0.6, "0.35 T": 0.35, "0.15 T": 0.15, "0.06 T": 0.06, "t = 0": 0}
 
 
 def v1_schedules(run) -> None:
@@ -58,7 +58,8 @@ def v2_equivalence(run) -> None:
     On the schedule linear in sigma, VE DDIM takes its Euler steps in sigma itself, and VP DDIM is
     the same map after x_VE = x_VP / sqrt(abar).
     """
-    schedule = Power(rho=1.0)
+    own = run.model.schedule
+    schedule = Power(own.sigma_min, own.sigma_max, rho=1.0)
     steps, n = run.args.steps, min(run.args.samples, 1000)
     chain = gaussian.of_schedule(schedule, steps)
     stages = torch.arange(chain.stages, 0, -1)
@@ -160,12 +161,12 @@ def v4_one_loop(run) -> None:
     _, bits = bitflip.sample(ideal, 1, seed=seed, return_trajectory=True)
 
     def shown(path: Tensor) -> list[Tensor]:
-        return [path[round((1 - share) * (len(path) - 1))] for share in SHOWN]
+        return [path[round((1 - share) * (len(path) - 1))] for share in SHOWN.values()]
 
     figure = process_figures.one_loop(
         {"VE, DDIM": shown(ve), "VP, DDPM": shown(vp)},
         ("bit-flip", [image.reshape(SHAPE) for image in shown(bits)]),
-        [f"t = {share:g} T" for share in SHOWN],
+        list(SHOWN),
     )
     run.draw("v4_one_loop", figure)
     root = chain.abar[1].sqrt().item()
