@@ -223,7 +223,7 @@ def _png(on: np.ndarray) -> int:
 
 # --- 3 x 3 images -------------------------------------------------------------------------------
 
-SMALL_PROCESS = BitFlip(delta=0.007, stages=300)
+SMALL_PROCESS = BitFlip(delta=0.004, stages=500)
 
 
 def lattice() -> Tensor:
@@ -234,8 +234,8 @@ def lattice() -> Tensor:
         torch.randn(shape, generator=generator, dtype=torch.float64)
         for shape in ((2, 3), (3, 2), (3, 3))
     )
-    energy = 0.8 * (down * x[:, 1:] * x[:, :-1]).sum(dim=(1, 2))
-    energy += 0.8 * (right * x[:, :, 1:] * x[:, :, :-1]).sum(dim=(1, 2))
+    energy = 0.6 * (down * x[:, 1:] * x[:, :-1]).sum(dim=(1, 2))
+    energy += 0.6 * (right * x[:, :, 1:] * x[:, :, :-1]).sum(dim=(1, 2))
     return torch.softmax(energy + 0.3 * (field * x).sum(dim=(1, 2)), dim=0)
 
 
@@ -248,8 +248,8 @@ def learn_lattice(truth: Tensor, samples: int = 400_000, seed: int = 0) -> BitNe
     return BitTraining(
         model,
         images,
-        epochs=1500,
-        batch_size=1024,
+        epochs=2000,
+        batch_size=512,
         learning_rate=1e-2,
         ema_decay=0.995,
         seed=seed,
