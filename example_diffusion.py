@@ -2,7 +2,8 @@
 
 Trains an unconditional and a conditional model (or loads them), answers questions 1-6 of both parts
 and the bonus, draws every figure into OUT/figures and writes every number to
-OUT/results_diffusion.json. The code was written with an AI assistant.
+OUT/results_diffusion.json. --process vp and --process bitflip show two more diffusions the same
+way. The code was written with an AI assistant.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 import diffusion
-from diffusion import data, exact, figures, metrics, schedule, steering
+from diffusion import (
+    bitflip_demo,
+    bitnet,
+    data,
+    exact,
+    figures,
+    metrics,
+    schedule,
+    steering,
+    vp_demo,
+)
 from diffusion.exact import ExactDenoiser
 from diffusion.files import check_writable, write_atomically
 
@@ -56,6 +68,21 @@ class Run:
         args = self.args
         defaults = {"solver": args.solver, "steps": args.steps, "lam": args.lam, "seed": args.seed}
         return diffusion.sample(model or self.model, n, **(defaults | options))
+
+
+@dataclass
+class OtherRun:
+    """What the questions of `vp_demo` and `bitflip_demo` need."""
+
+    args: argparse.Namespace
+    model: diffusion.Denoiser | bitnet.BitNet
+    process: str
+    points: Tensor | None = None
+    device: str = "cpu"
+    results: dict = field(default_factory=dict)
+
+    def draw(self, name: str, figure) -> None:
+        figures.save(figure, self.args.out / "figures" / f"diffusion_{self.process}_{name}.png")
 
 
 # --- Unconditional model ------------------------------------------------------------------------
@@ -512,75 +539,119 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+# Options of each process beside --process, --save and --out, with their defaults.
+DEFAULTS = {
+    "ve": {
+        "weights": None,
+        "conditional_weights": None,
+        "epochs": 3000,
+        "points": 3000,
+        "steps": 1000,
+        "solver": "ddim",
+        "lam": None,
+        "seed": 0,
+        "device": "auto",
+        "samples": 20_000,
+        "save_samples": None,
+        "target": (4.0, 5.5),
+    },
+    "vp": {
+        "weights": None,
+        "epochs": 3000,
+        "points": 3000,
+        "steps": 1000,
+        "seed": 0,
+        "device": "auto",
+        "samples": 20_000,
+    },
+    "bitflip": {"weights": None, "epochs": 2500, "steps": 200, "seed": 0, "samples": 200},
+}
+STEPS = {"ve": (1, 100_000), "vp": (2, 10_000), "bitflip": (bitflip_demo.LEAST_STAGES, 10_000)}
+FOLDERS = {"save": Path("runs"), "out": Path("report")}
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="example_diffusion.py",
-        description="Train the diffusion models of Part 1, or load them, and answer its questions.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train the diffusion models of Part 1, or load them, and answer its questions; "
+        "or show the variance-preserving and the bit-flip diffusion.",
+        argument_default=argparse.SUPPRESS,
     )
-    add = parser.add_argument
+
+    def add(option: str, help: str, **settings) -> None:
+        """An option, with its default and, where not all have it, its processes in the help."""
+        name = option.removeprefix("--").replace("-", "_")
+        values = {process: d[name] for process, d in DEFAULTS.items() if name in d}
+        notes = [f"{values['ve']}"] if values.get("ve") is not None else []
+        notes += [f"{k}: {v}" for k, v in values.items() if v != values["ve"]]
+        text = f" (default {'; '.join(notes)})" if notes else ""
+        owners = f" [{', '.join(values)}]" if values and len(values) < len(DEFAULTS) else ""
+        parser.add_argument(option, help=help + text + owners, **settings)
+
+    add(
+        "--process",
+        "variance-exploding (default), variance-preserving, or bit-flip",
+        choices=tuple(DEFAULTS),
+    )
     add(
         "--weights",
+        "load the process's model instead of training it: for ve and vp the unconditional one, "
+        "shipped as weights/diffusion_unconditional.pt, for bitflip weights/bitflip.pt",
         type=Path,
         metavar="PATH",
-        help="load the unconditional model instead of training it; "
-        "the shipped one is weights/diffusion_unconditional.pt",
     )
     add(
         "--conditional-weights",
+        "load the conditional model instead of training it; "
+        "the shipped one is weights/diffusion_conditional.pt",
         type=Path,
         metavar="PATH",
-        help="load the conditional model instead of training it; "
-        "the shipped one is weights/diffusion_conditional.pt",
     )
-    add("--epochs", type=int, default=3000, help="training epochs, one full batch each")
-    add("--points", type=int, default=3000, help="training points, 1000 to 3000")
-    add("--steps", type=int, default=1000, help="sampling steps T")
+    add("--epochs", "training epochs, one full batch each; of bitflip: batches of 64", type=int)
+    add("--points", "training points, 1000 to 3000", type=int)
+    add("--steps", "sampling steps T; of vp and bitflip: stages T", type=int)
     add(
         "--solver",
-        default="ddim",
+        "reverse process of questions U3, C3, C4 and of saved samples",
         choices=tuple(diffusion.sampling.SOLVERS),
-        help="reverse process of questions U3, C3, C4 and of saved samples",
     )
-    add("--lam", type=float, help="amount of fresh noise, solver ddpm only (its default is 1)")
-    add("--seed", type=int, default=0, help="of data, training and sampling")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to train")
+    add("--lam", "amount of fresh noise, solver ddpm only (its default is 1)", type=float)
+    add("--seed", "of data, training and sampling", type=int)
+    add("--device", "where to train", choices=("auto", "cpu", "cuda"))
     add(
         "--samples",
+        "points per measurement, and points that --save-samples writes; of bitflip: held-out "
+        "images",
         type=int,
-        default=20_000,
         metavar="N",
-        help="points per measurement, and points that --save-samples writes",
     )
     add(
         "--save-samples",
+        "write N unconditional samples, an (N, 2) float32 array",
         type=Path,
         metavar="FILE.npy",
-        help="write N unconditional samples, an (N, 2) float32 array",
     )
-    add(
-        "--target",
-        type=float,
-        nargs=2,
-        default=(4.0, 5.5),
-        metavar=("X", "Y"),
-        help="the far point of the bonus",
-    )
+    add("--target", "the far point of the bonus", type=float, nargs=2, metavar=("X", "Y"))
     add(
         "--save",
+        "folder that receives the trained weights (default runs)",
         type=Path,
-        default=Path("runs"),
         metavar="DIR",
-        help="folder that receives the trained weights",
     )
     add(
         "--out",
+        "folder that receives figures/ and results_diffusion.json (default report)",
         type=Path,
-        default=Path("report"),
         metavar="DIR",
-        help="folder that receives figures/ and results_diffusion.json",
     )
-    return parser.parse_args(argv)
+    given = vars(parser.parse_args(argv))
+    process = given.pop("process", "ve")
+    for name in given:
+        if name not in DEFAULTS[process] | FOLDERS:
+            owners = " or ".join(owner for owner in DEFAULTS if name in DEFAULTS[owner])
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} belongs to --process {owners}, not to {process}")
+    return argparse.Namespace(process=process, **(DEFAULTS[process] | FOLDERS | given))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -589,24 +660,29 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: saying what is wrong and what is allowed.
     """
-    limits = {"epochs": (1, 1_000_000), "steps": (1, 100_000), "samples": (2, 1_000_000)}
+    limits = {
+        "epochs": (1, 1_000_000),
+        "steps": STEPS[args.process],
+        "samples": (2, 1_000_000),
+        "points": (data.MIN_POINTS, data.MAX_POINTS),
+        "seed": (0, 2**32 - 1),
+    }
     for name, (least, most) in limits.items():
-        if not least <= getattr(args, name) <= most:
+        if not least <= getattr(args, name, least) <= most:
             raise ValueError(f"--{name} must be in {least}..{most}, not {getattr(args, name)}")
-    if not data.MIN_POINTS <= args.points <= data.MAX_POINTS:
-        raise ValueError(
-            f"--points must be in {data.MIN_POINTS}..{data.MAX_POINTS}, not {args.points}"
-        )
-    if not 0 <= args.seed < 2**32:
-        raise ValueError(f"--seed must be in 0..{2**32 - 1}, not {args.seed}")
+    if getattr(args, "device", None) == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was asked for, but there is no CUDA device here")
+    if args.process == "ve":
+        _check_ve(args)
+
+
+def _check_ve(args: argparse.Namespace) -> None:
     if args.lam is not None and args.solver != "ddpm":
         raise ValueError(f"--lam belongs to --solver ddpm, not to {args.solver}")
     if args.lam is not None and not 0 <= args.lam <= 10:
         raise ValueError(f"--lam must be in 0..10, not {args.lam}")
     if not all(abs(value) <= 1e6 for value in args.target):
         raise ValueError(f"--target must be two numbers in -1e6..1e6, not {args.target}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda was asked for, but there is no CUDA device here")
     if args.save_samples is not None and args.save_samples.suffix != ".npy":
         raise ValueError(f"--save-samples must name a .npy file, not {args.save_samples}")
     if args.save_samples is not None and args.save_samples.is_dir():
@@ -621,26 +697,35 @@ def train(
     Raises:
         TrainingError: the loss became NaN or infinite; the last good weights were saved.
     """
-    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     classes = 0 if labels is None else data.NUM_CLASSES
     model = diffusion.build(*data.all_turns(points, labels), num_classes=classes, seed=args.seed)
     training = diffusion.Training(
-        model.to("cuda" if cuda else "cpu"),
+        model.to(device(args)),
         points,
         labels,
         epochs=args.epochs,
         augment=data.random_turns,
         seed=args.seed,
     )
+    return finish(training, diffusion.save, path)
+
+
+def device(args: argparse.Namespace) -> str:
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    return "cuda" if cuda else "cpu"
+
+
+def finish(training: diffusion.Training, save: Callable, path: Path):
+    """Run a training to its end and save the model, or what was good of it."""
     try:
         trained = training.run(progress=True).cpu()
     except diffusion.TrainingError as error:
         rescue = path.with_name(f"{path.stem}_last_good.pt")
-        diffusion.save(error.model.cpu(), rescue)
+        save(error.model.cpu(), rescue)
         raise diffusion.TrainingError(
             f"{error}; the last good weights are in {rescue}", error.model
         ) from None
-    diffusion.save(trained, path)
+    save(trained, path)
     return trained
 
 
@@ -657,7 +742,6 @@ def load(path: Path, num_classes: int) -> diffusion.Denoiser:
 
 def answer(args: argparse.Namespace) -> dict:
     """Get both models, answer every question, and return the numbers."""
-    check(args)
     points = data.training_points(args.points, seed=args.seed)
     labels = data.class_of(points)
     models: dict[str, diffusion.Denoiser | None] = {
@@ -665,36 +749,88 @@ def answer(args: argparse.Namespace) -> dict:
         "diffusion_conditional": args.conditional_weights
         and load(args.conditional_weights, data.NUM_CLASSES),
     }
-    outputs = [args.out / "figures"]
-    if None in models.values():
-        outputs.append(args.save)
+    check_outputs(args, training=None in models.values())
     if args.save_samples is not None:
-        outputs.append(args.save_samples.parent)
-    for folder in outputs:
-        check_writable(folder)
+        check_writable(args.save_samples.parent)
     for name, classes in zip(models, (None, labels), strict=True):
         if models[name] is None:
             models[name] = train(args, points, classes, args.save / f"{name}.pt")
 
     run = Run(args, *models.values(), points, labels)
-    seconds = {}
-    for question in tqdm(QUESTIONS, desc="questions", disable=None):
-        began = time.perf_counter()
-        question(run)
-        seconds[question.__name__] = time.perf_counter() - began
+    results = ask(run, QUESTIONS)
     if args.save_samples is not None:
         buffer = io.BytesIO()
         np.save(buffer, run.sample(args.samples).numpy())
         write_atomically(args.save_samples, buffer.getvalue())
-    options = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+    del results["options"]["process"]
+    return results
+
+
+def answer_vp(args: argparse.Namespace) -> dict:
+    """Show the variance-preserving chain with the unconditional denoiser, and train its own."""
+    points = data.training_points(args.points, seed=args.seed)
+    model = args.weights and load(args.weights, 0)
+    check_outputs(args, training=model is None)
+    if model is None:
+        model = train(args, points, None, args.save / "diffusion_unconditional.pt")
+    return ask(OtherRun(args, model, "vp", points, device(args)), vp_demo.QUESTIONS)
+
+
+def answer_bitflip(args: argparse.Namespace) -> dict:
+    """Show the bit-flip diffusion of digits, with a model that is loaded or trained."""
+    model = args.weights and bitflip_demo.load(args.weights, args.steps)
+    check_outputs(args, training=model is None)
+    if model is None:
+        training = bitflip_demo.training(args.epochs, args.steps, args.seed)
+        model = finish(training, bitnet.save, args.save / "bitflip.pt")
+    return ask(OtherRun(args, model, "bitflip"), bitflip_demo.QUESTIONS)
+
+
+def check_outputs(args: argparse.Namespace, training: bool) -> None:
+    for folder in [args.out / "figures"] + [args.save] * training:
+        check_writable(folder)
+
+
+def ask(run: Run | OtherRun, questions: Sequence[Callable]) -> dict:
+    """Answer the questions; returns options, answers and timings."""
+    seconds = {}
+    for question in tqdm(questions, desc="questions", disable=None):
+        began = time.perf_counter()
+        question(run)
+        seconds[question.__name__] = time.perf_counter() - began
+    options = {name: str(v) if isinstance(v, Path) else v for name, v in vars(run.args).items()}
     return {"options": options} | run.results | {"timings_seconds": seconds}
+
+
+ANSWERS = {"ve": answer, "vp": answer_vp, "bitflip": answer_bitflip}
+
+
+def merged(path: Path, process: str, results: dict) -> dict:
+    """The content of the results file with this process's results in place of earlier ones.
+
+    Raises:
+        ValueError: there is a file at path that holds something else.
+    """
+    earlier = {}
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text())
+        except ValueError:
+            earlier = None
+        if not isinstance(earlier, dict):
+            raise ValueError(f"{path} is not a results file; move it away first")
+    if process != "ve":
+        return earlier | {process: results}
+    return results | {name: earlier[name] for name in ANSWERS if name in earlier}
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
-        results = answer(args)
+        check(args)
         path = args.out / "results_diffusion.json"
+        merged(path, args.process, {})  # complain before the work, not after
+        results = merged(path, args.process, ANSWERS[args.process](args))
         content = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(path, (content + "\n").encode())
     except (ValueError, OSError, diffusion.TrainingError, diffusion.ToleranceError) as error:

@@ -28,8 +28,22 @@ def check_count(name: str, value: int) -> None:
     Raises:
         ValueError: then.
     """
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+
+
+def check_stage(t: int | Tensor, least: int, most: int) -> Tensor:
+    """Stages of a process as an int64 tensor, () or (n,).
+
+    Raises:
+        ValueError: t is not whole, or outside least..most.
+    """
+    t = torch.as_tensor(t)
+    if t.dtype != torch.int64 or t.ndim > 1:
+        raise ValueError(f"t must be a whole number or (n,) of them, not {t.dtype} {t.tolist()}")
+    if not ((t >= least) & (t <= most)).all():
+        raise ValueError(f"t must be in {least}..{most}")
+    return t
 
 
 def check_labels(

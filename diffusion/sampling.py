@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -95,9 +95,14 @@ def dpm_solver(predict: Predict, schedule: Schedule, draw: Draw) -> Step:
     return step
 
 
-def reverse(step: Step, x: Tensor, steps: int) -> Iterator[Tensor]:
-    """The reverse loop: x after each of the steps from t = 1 to t = 0 on a uniform grid."""
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+def reverse(step: Step, x: Tensor, times: int | Iterable[float]) -> Iterator[Tensor]:
+    """The reverse loop of every process: x after each of the steps through the times.
+
+    A number of steps stands for that uniform grid from t = 1 to t = 0; processes in stages pass
+    their stages T, ..., 0.
+    """
+    if isinstance(times, int):
+        times = torch.linspace(1, 0, times + 1, dtype=torch.float64).tolist()
     for t, t_next in pairwise(times):
         x = step(x, t, t_next)
         yield x

@@ -129,11 +129,10 @@ class Training:
             TrainingError: the loss is NaN or infinite. Nothing is updated; `average` is still good.
         """
         done = len(self.losses)
-        points, labels = self.points, self.labels
+        points, labels = self._batch()
         if self.augment is not None:
             points, labels = self.augment(points, labels, self.generator)
-        x_t, sigma, eps = noised(points, self.model.schedule, self.generator)
-        loss = (self.model.noise(x_t, sigma, labels) - eps).square().mean()
+        loss = self._loss(points, labels)
         if not math.isfinite(loss.item()):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {done + 1}; "
@@ -153,6 +152,15 @@ class Training:
         self.optimizer.step()
         self.losses.append(loss.item())
         return self.losses[-1]
+
+    def _batch(self) -> tuple[Tensor, Tensor | None]:
+        """The data of one epoch."""
+        return self.points, self.labels
+
+    def _loss(self, points: Tensor, labels: Tensor | None) -> Tensor:
+        """What is minimised; other processes put their own in its place."""
+        x_t, sigma, eps = noised(points, self.model.schedule, self.generator)
+        return (self.model.noise(x_t, sigma, labels) - eps).square().mean()
 
     def _rate(self, done: int) -> float:
         warm_up = min(1.0, (done + 1) / self.WARM_UP)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import diffusion
+import diffusion.bitflip
 import example_diffusion
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,60 @@ def test_saved_samples_are_those_of_the_saved_weights(small_run):
     np.testing.assert_array_equal(points, again.numpy())
 
 
+def test_results_of_the_other_processes_survive(small_run, tmp_path):
+    path = tmp_path / "results.json"
+    kept = {"vp": {"a": 1}, "bitflip": {"b": 2}}
+    path.write_text(json.dumps({"u1": "old", "u9": "old"} | kept))
+    merged = example_diffusion.merged
+    assert merged(path, "ve", {"u1": "new"}) == {"u1": "new"} | kept
+    assert merged(path, "vp", {"c": 3}) == {"u1": "old", "u9": "old"} | kept | {"vp": {"c": 3}}
+    assert merged(tmp_path / "none.json", "vp", {"c": 3}) == {"vp": {"c": 3}}
+    assert "process" not in json.loads((small_run / "report/results_diffusion.json").read_text())
+
+
+def test_vp_process_leaves_figures_and_numbers(small_run, tmp_path):
+    weights = small_run / "weights/diffusion_unconditional.pt"
+    earlier = (small_run / "report/results_diffusion.json").read_bytes()
+    (tmp_path / "results_diffusion.json").write_bytes(earlier)
+    options = ["--epochs", "20", "--points", "1000", "--steps", "20", "--samples", "200"]
+    options += ["--weights", str(weights), "--out", str(tmp_path), "--process", "vp"]
+    assert example_diffusion.main(options) == 0
+    results = json.loads((tmp_path / "results_diffusion.json").read_text())
+    vp = results.pop("vp")
+    assert results == json.loads(earlier)
+    assert vp["equivalence"]["largest_difference"]["float64"] < 1e-12
+    assert vp["equivalence"]["largest_difference"]["float32"] < 1e-5
+    assert vp["one_loop"]["bit_flip_output_is_one_of_its_images"]
+    assert set(vp["training"]["linear"]["tv10"]) == {"ddpm", "ddim"}
+    drawn = {path.stem.split("_")[2] for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {"v1", "v2", "v3", "v4"}
+
+
+@pytest.fixture(scope="module")
+def bitflip_run(tmp_path_factory):
+    """A few updates of the network of digits, and every question about it."""
+    folder = tmp_path_factory.mktemp("bitflip")
+    recipe = example_diffusion.bitflip_demo
+    small_network = example_diffusion.bitnet.BitNet(recipe.SMALL_PROCESS, (3, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "TRAINING_IMAGES", 1000)
+        patch.setattr(recipe, "learn_lattice", lambda truth: small_network)
+        options = ["--process", "bitflip", "--epochs", "3", "--steps", "8", "--samples", "4"]
+        folders = ["--out", str(folder / "report"), "--save", str(folder / "weights")]
+        assert example_diffusion.main([*options, *folders]) == 0
+    return folder
+
+
+def test_bitflip_process_leaves_weights_figures_and_numbers(bitflip_run):
+    results = json.loads((bitflip_run / "report/results_diffusion.json").read_text())["bitflip"]
+    assert set(results["bits_per_pixel"]["bound"]) == {"without label", "given the label"}
+    assert results["loss"]["updates"] == 3
+    drawn = {path.stem.split("_")[2] for path in (bitflip_run / "report/figures").iterdir()}
+    assert drawn == {"b1", "b2", "b3", "b4", "b5", "b6"}
+    model = example_diffusion.bitflip_demo.load(bitflip_run / "weights/bitflip.pt", 8)
+    assert len(model.losses) == 3
+
+
 def test_same_command_gives_the_same_weights(small_run, tmp_path):
     args = example_diffusion.parse(SMALL)
     points = example_diffusion.data.training_points(1000, seed=0)
@@ -78,6 +132,11 @@ def test_same_command_gives_the_same_weights(small_run, tmp_path):
         (["--weights", "{weights}/diffusion_conditional.pt"], "has 5 classes"),
         (["--conditional-weights", "{weights}/diffusion_unconditional.pt"], "has 0 classes"),
         (["--out", "README.md"], "cannot write into"),
+        (["--process", "bits"], "invalid choice"),
+        (["--process", "bitflip"], "--points belongs to --process ve or vp, not to bitflip"),
+        (["--process", "vp", "--solver", "ddim"], "--solver belongs to --process ve, not to vp"),
+        (["--process", "vp", "--steps", "1"], "--steps must be in 2.."),
+        (["--process", "vp", "--weights", "weights/bitflip.pt"], "holds diffusion.BitNet"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_exit_code_2(
@@ -95,6 +154,45 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(
     assert line.startswith("example_diffusion.py: error: ")
     assert complaint in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--weights", "weights/diffusion_unconditional.pt"], "holds diffusion.Denoiser"),
+        (["--weights", "weights/absent.pt"], "no weights file at"),
+        (["--weights", "{folder}/small.pt"], "0 classes and 4 x 4 pixels"),
+        (["--weights", "{folder}/untrained.pt"], "was never trained"),
+        (["--weights", "{folder}/untrained.pt", "--steps", "100"], "has 200 stages, not 100"),
+        (["--steps", "4"], "--steps must be in 5..10000"),
+        (["--samples", "1"], "--samples must be in 2.."),
+        (["--seed", "-1"], "--seed must be in"),
+        (["--lam", "0.5"], "--lam belongs to --process ve"),
+        (["--out", "README.md"], "cannot write into"),
+        (["--out", "{folder}"], "is not a results file"),
+    ],
+)
+def test_bad_input_to_bitflip_ends_in_one_line(options, complaint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    process = diffusion.bitflip.BitFlip(0.1, 200)
+    bitnet = example_diffusion.bitnet
+    bitnet.save(bitnet.BitNet(process, (4, 4)), tmp_path / "small.pt")
+    bitnet.save(bitnet.BitNet(process, (28, 28), num_classes=10), tmp_path / "untrained.pt")
+    (tmp_path / "results_diffusion.json").write_text("[1, 2]")
+    before = sorted(tmp_path.rglob("*"))
+    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+    options = [option.format(folder=tmp_path) for option in options]
+    try:
+        code = example_diffusion.main(["--process", "bitflip", *folders, *options])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("example_diffusion.py: error: ")
+    assert complaint in line
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
+        path for path in before if path.is_file()
+    ]
 
 
 def test_asking_for_an_absent_cuda_device_says_so(tmp_path, capsys, monkeypatch):

@@ -1,0 +1,438 @@
+"""Bit-flip diffusion: closed forms against enumeration, the bound, and a known distribution."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from diffusion import bitflip, bitnet
+from diffusion.bitflip import BitFlip, Enumerated
+from diffusion.bitflip_demo import independent_probabilities, lattice, learn_lattice
+from diffusion.bitnet import BitNet, BitTraining
+from diffusion.files import WeightsError
+
+N = 200_000
+
+
+def close_to_share(values: torch.Tensor, p: float) -> None:
+    """The share of true values is p, within four standard errors."""
+    share = values.double().mean().item()
+    assert abs(share - p) <= 4 * math.sqrt(p * (1 - p) / values.numel())
+
+
+# --- The forward process ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", [0.01, 0.2, 0.5])
+def test_replacement_and_flips_by_recursion(delta):
+    process = BitFlip(delta, 60)
+    kept, flipped = 1.0, 0.0
+    for t in range(61):
+        assert process.replaced(t).item() == pytest.approx(1 - kept, abs=1e-12)
+        assert process.flipped(t).item() == pytest.approx(flipped, abs=1e-12)
+        kept *= 1 - 2 * delta
+        flipped = flipped * (1 - delta) + (1 - flipped) * delta
+
+
+def test_every_pixel_is_replaced_in_the_end():
+    replaced = BitFlip(0.02, 500).replaced(torch.arange(501))
+    assert (replaced.diff() > 0).all()
+    assert replaced[0] == 0
+    assert replaced[-1] > 1 - 1e-8
+
+
+def test_a_stage_flips_with_probability_delta_and_so_does_a_replacement(generator):
+    y = torch.ones(N // 10, 10)
+    close_to_share(BitFlip(0.1, 5).stage(y, generator) == -1, 0.1)
+    fresh = bitflip.coins(y.shape, generator)
+    replaced = torch.rand(y.shape, generator=generator) < 2 * 0.1
+    close_to_share(torch.where(replaced, fresh, y) == -1, 0.1)
+
+
+@pytest.mark.parametrize("t", [0, 1, 4, 9])
+def test_one_shot_sampling_is_stage_after_stage(generator, t):
+    process = BitFlip(0.07, 9)
+    y_0 = bitflip.coins((N // 10, 10), generator)
+    y_t = y_0
+    for _ in range(t):
+        y_t = process.stage(y_t, generator)
+    p = process.flipped(t).item()
+    for y in (y_t, process.forward(y_0, t, generator)):
+        assert y.unique().tolist() == [-1, 1]
+        close_to_share(y != y_0, p)
+
+
+def test_each_image_has_its_own_stage(generator):
+    process = BitFlip(0.1, 20)
+    y_t = process.forward(torch.ones(3, N), torch.tensor([0, 2, 20]), generator)
+    for row, t in zip(y_t, (0, 2, 20), strict=True):
+        close_to_share(row == -1, process.flipped(t).item())
+
+
+def paths(process: BitFlip, x: int, t: int):
+    """All (Y_0 = x, ..., Y_t) of one pixel with their probabilities."""
+    for flips in itertools.product((False, True), repeat=t):
+        path = [x]
+        for flip in flips:
+            path.append(-path[-1] if flip else path[-1])
+        yield path, process.delta ** sum(flips) * (1 - process.delta) ** (t - sum(flips))
+
+
+@pytest.mark.parametrize("delta", [0.03, 0.3, 0.5])
+@pytest.mark.parametrize("t", [1, 2, 3, 6])
+def test_posterior_against_all_paths(delta, t):
+    process = BitFlip(delta, 6)
+    for x, y in itertools.product((-1, 1), repeat=2):
+        ends = [(path[t - 1], p) for path, p in paths(process, x, t) if path[t] == y]
+        truth = sum(p for value, p in ends if value == 1) / sum(p for _, p in ends)
+        pixel = torch.tensor([[1.0]], dtype=torch.float64)
+        assert process.posterior(y * pixel, x * pixel, t).item() == pytest.approx(truth, abs=1e-12)
+
+
+def test_evidence_is_the_log_odds_of_a_pixel_between_two_coins():
+    process = BitFlip(0.05, 30)
+    for t in (1, 7, 30):
+        p = process.flipped(t).item()
+        assert process.evidence(t).item() == pytest.approx(math.log((1 - p) / p), rel=1e-9)
+
+
+# --- The loss -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pixels(generator):
+    y_0, y_t = (bitflip.coins((5, 7), generator, torch.float64) for _ in range(2))
+    return torch.randn(5, 7, generator=generator, dtype=torch.float64), y_0, y_t
+
+
+def test_the_reverse_stage_averages_the_posterior_over_the_start(pixels):
+    logits, _, y_t = pixels
+    process, p = BitFlip(0.1, 8), torch.sigmoid(logits)
+    one = torch.ones_like(y_t)
+    expected = p * process.posterior(y_t, one, 5) + (1 - p) * process.posterior(y_t, -one, 5)
+    torch.testing.assert_close(process.reverse_probability(logits, y_t, 5), expected)
+
+
+@pytest.mark.parametrize("t", [2, 5, 8])
+def test_kl_is_that_of_the_two_coins(pixels, t):
+    logits, y_0, y_t = pixels
+    process = BitFlip(0.1, 8)
+    p, q = process.posterior(y_t, y_0, t), process.reverse_probability(logits, y_t, t)
+    coin = torch.distributions.Bernoulli
+    expected = torch.distributions.kl_divergence(coin(p), coin(q)).sum(dim=1)
+    torch.testing.assert_close(process.kl(logits, y_0, y_t, t), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_at_stage_1_the_target_is_certain_and_the_loss_is_minus_log_q(pixels):
+    logits, y_0, y_t = pixels
+    process = BitFlip(0.1, 8)
+    target = process.posterior(y_t, y_0, 1)
+    torch.testing.assert_close(target, (y_0 + 1) / 2)
+    q = process.reverse_probability(logits, y_t, 1)
+    log_q = torch.where(y_0 > 0, q, 1 - q).log().sum(dim=1)
+    torch.testing.assert_close(process.kl(logits, y_0, y_t, 1), -log_q)
+
+
+@pytest.mark.parametrize("t", [1, 2, 200])
+def test_loss_and_gradient_stay_finite_for_a_network_that_is_sure(t):
+    process = BitFlip()
+    y_0, y_t = torch.tensor([[1.0, -1.0, 1.0, -1.0]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    logits = torch.tensor([[80.0, 80.0, -80.0, -80.0]], requires_grad=True)
+    loss = process.kl(logits, y_0, y_t, t).sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_kl_in_single_precision_agrees_with_double(pixels):
+    logits, y_0, y_t = pixels
+    process, t = BitFlip(0.001, 300), torch.tensor([1, 2, 3, 50, 300])
+    double = process.kl(8 * logits, y_0, y_t, t)
+    single = process.kl(8 * logits.float(), y_0.float(), y_t.float(), t)
+    torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-5)
+
+
+# --- Truth by enumeration -----------------------------------------------------------------------
+
+
+def tv(p: torch.Tensor, q: torch.Tensor) -> float:
+    return 0.5 * (p - q).abs().sum().item()
+
+
+def test_ideal_network_is_bayes_over_all_images(generator):
+    process, images, p = BitFlip(0.1, 8), bitflip.all_images(4), torch.rand(16, generator=generator)
+    p = p.double() / p.sum()
+    ideal = Enumerated(process, images, p)
+    flip = process.flipped(5).item()
+    for y in images:
+        different = (y != images).sum(dim=1)
+        weight = p * flip**different * (1 - flip) ** (4 - different)
+        on = (weight[:, None] * (images > 0)).sum(dim=0) / weight.sum()
+        torch.testing.assert_close(torch.sigmoid(ideal.logits(y[None], 5))[0], on)
+
+
+def test_distribution_of_one_pixel_is_exact():
+    p = torch.tensor([0.2, 0.8], dtype=torch.float64)
+    ideal = Enumerated(BitFlip(0.05, 100), bitflip.all_images(1), p)
+    torch.testing.assert_close(bitflip.distribution(ideal), p, rtol=0, atol=1e-5)
+
+
+def test_distribution_is_that_of_the_samples():
+    ideal = Enumerated(BitFlip(0.1, 12), bitflip.all_images(3), torch.arange(1, 9) / 36)
+    exact = bitflip.distribution(ideal)
+    samples = bitflip.sample(ideal, 40_000, seed=0)
+    number = ((samples > 0).long() * torch.tensor([4, 2, 1])).sum(dim=1)
+    share = torch.bincount(number, minlength=8) / len(samples)
+    assert ((share - exact).abs() < 4 * (exact * (1 - exact) / len(samples)).sqrt()).all()
+
+
+def test_more_stages_bring_the_ideal_network_nearer_to_the_truth():
+    p, errors = lattice(), []
+    for stages in (25, 50, 100, 200):
+        process = BitFlip(2 / stages, stages)
+        errors.append(tv(bitflip.distribution(Enumerated(process, bitflip.all_images(9), p)), p))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.015
+
+
+def test_learnt_probabilities_of_3_by_3_images_are_the_true_ones():
+    p = lattice()
+    learnt = bitflip.distribution(learn_lattice(p))
+    assert learnt.sum().item() == pytest.approx(1, abs=1e-9)
+    assert tv(learnt, p) < 0.03
+    assert tv(independent_probabilities(p), p) > 0.5
+
+
+# --- The bound ----------------------------------------------------------------------------------
+
+
+def test_bound_lies_above_the_exact_code_length_by_little():
+    p, process, images = lattice(), BitFlip(0.02, 100), bitflip.all_images(9)
+    ideal = Enumerated(process, images, p)
+    exact = -bitflip.distribution(ideal).log2() / 9
+    bound = bitflip.bound(ideal, images, draws=4)
+    error = ((p * bound.error) ** 2).sum().sqrt().item()
+    gap = (p @ (bound.total - exact)).item()
+    assert -4 * error < gap < 0.02 + 4 * error
+    one = bitflip.bound(ideal, images[255:256].repeat(400, 1))
+    assert one.total.mean() > exact[255] - 4 * one.total.std() / 20
+
+
+def test_bound_against_all_paths_of_one_pixel():
+    """E over paths of log2 q(Y_1..Y_T | Y_0) / p(Y_0..Y_T), summed over all 2^T paths."""
+    process, x = BitFlip(0.2, 5), torch.ones(1, 1, dtype=torch.float64)
+    ideal = Enumerated(process, bitflip.all_images(1), torch.tensor([0.3, 0.7]))
+    expected = 0.0
+    for path, p in paths(process, 1, 5):
+        model = 0.5
+        for t in range(5, 0, -1):
+            y_t = path[t] * x
+            q = process.reverse_probability(ideal.logits(y_t, t), y_t, t).item()
+            model *= q if path[t - 1] == 1 else 1 - q
+        expected += p * math.log2(p / model)
+    bound = bitflip.bound(ideal, x.repeat(40_000, 1))
+    assert abs(bound.total.mean().item() - expected) < 4 * bound.error.norm().item() / 40_000
+    total = bound.prior + bound.stages.sum(dim=1)
+    torch.testing.assert_close(total, bound.total)
+
+
+def test_stated_error_is_the_spread_of_repetitions():
+    ideal = Enumerated(BitFlip(0.05, 20), bitflip.all_images(4), torch.arange(1, 17) / 136)
+    bound = bitflip.bound(ideal, ideal.images[:1].repeat(1000, 1), draws=10)
+    stated = bound.error.square().mean().sqrt().item()
+    # A deviation of 1000 values is known to 1 / sqrt(2000) of itself, for normal ones.
+    assert bound.total.std().item() == pytest.approx(stated, rel=6 / math.sqrt(2000))
+
+
+# --- The network --------------------------------------------------------------------------------
+
+
+def network(**options) -> BitNet:
+    generator = torch.Generator().manual_seed(0)
+    model = BitNet(BitFlip(0.02, 20), (12, 8), width=8, generator=generator, **options)
+    torch.nn.init.normal_(model.trunk.outlet.weight, generator=generator)
+    return model
+
+
+def images_of(model: BitNet, n: int) -> torch.Tensor:
+    return bitflip.coins((n, model.pixels), torch.Generator().manual_seed(1))
+
+
+def test_untrained_network_trusts_each_pixel_alone():
+    model = BitNet(BitFlip(0.02, 20), (12, 8), width=8)
+    y = images_of(model, 3)
+    p = model.process.flipped(7).item()
+    torch.testing.assert_close(model(y, 7), torch.where(y > 0, 1 - p, p))
+
+
+def test_one_stage_for_all_and_each_its_own():
+    model = network(num_classes=3)
+    y, t = images_of(model, 4), torch.tensor([1, 5, 5, 20])
+    together = model(y, t, torch.tensor([0, 1, 2, 0]))
+    for i, label in enumerate((0, 1, 2, 0)):
+        alone = model(y[i : i + 1], int(t[i]), label)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
+    assert not torch.isclose(model(y, 5, 0), model(y, 5, 1)).all()
+    assert not torch.isclose(model(y, 5), model(y, 5, 1)).all()
+
+
+def test_samples_depend_on_the_seed_alone():
+    model = network(num_classes=3)
+    before = torch.get_rng_state()
+    images, path = bitflip.sample(model, 4, labels=1, seed=3, return_trajectory=True)
+    assert torch.equal(before, torch.get_rng_state())
+    assert path.shape == (21, 4, 96)
+    assert path.abs().eq(1).all()
+    assert torch.equal(path[-1], images)
+    assert torch.equal(images, bitflip.sample(model, 4, labels=torch.ones(4).long(), seed=3))
+    assert not torch.equal(images, bitflip.sample(model, 4, labels=1, seed=4))
+    assert not torch.equal(*[bitflip.sample(model, 4) for _ in range(2)])
+
+
+def test_loss_of_training_is_the_bound():
+    model = network()
+    images = images_of(model, 6)
+    training = BitTraining(model, images, batch_size=2000, learning_rate=1e-9)
+    with torch.no_grad():
+        losses = torch.tensor([training._loss(*training._batch()).item() for _ in range(10)])
+    bound = bitflip.bound(model, images.repeat(100, 1))
+    expected = (bound.total.mean() - bound.prior).item()
+    error = math.hypot(losses.std().item() / math.sqrt(10), bound.error.norm().item() / 600)
+    assert abs(losses.mean().item() - expected) < 4 * error
+
+
+def test_resumed_training_gives_the_same_bits(tmp_path):
+    def training(**options):
+        model = network(num_classes=3)
+        labels = torch.arange(30) % 3
+        return BitTraining(model, images_of(model, 30), labels, epochs=6, **options)
+
+    straight = training().run()
+    halted = training()
+    for _ in range(3):
+        halted.epoch()
+    halted.save(tmp_path / "state.pt")
+    resumed = training()
+    resumed.resume(tmp_path / "state.pt")
+    for name, tensor in resumed.run().state_dict().items():
+        assert torch.equal(tensor, straight.state_dict()[name])
+    with pytest.raises(WeightsError, match="other settings"):
+        training(batch_size=32).resume(tmp_path / "state.pt")
+
+
+def test_saved_network_comes_back(tmp_path):
+    model = network(num_classes=3)
+    bitnet.save(model, tmp_path / "model.pt")
+    again = bitnet.load(tmp_path / "model.pt")
+    y = images_of(model, 2)
+    assert torch.equal(again(y, 4, 1), model(y, 4, 1))
+    assert again.process == model.process
+    assert not again.training
+
+
+def test_other_files_are_refused(tmp_path, denoiser):
+    import diffusion
+
+    diffusion.save(denoiser, tmp_path / "denoiser.pt")
+    with pytest.raises(WeightsError, match=r"holds diffusion\.Denoiser"):
+        bitnet.load(tmp_path / "denoiser.pt")
+    with pytest.raises(WeightsError, match="no weights file"):
+        bitnet.load(tmp_path / "absent.pt")
+    model = network()
+    bitnet.save(model, tmp_path / "altered.pt")
+    content = torch.load(tmp_path / "altered.pt", weights_only=True)
+    content["state"]["trunk.outlet.bias"] += 1
+    torch.save(content, tmp_path / "altered.pt")
+    with pytest.raises(WeightsError, match="altered"):
+        bitnet.load(tmp_path / "altered.pt")
+    model.width = 16
+    bitnet.save(model, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="does not fit the architecture"):
+        bitnet.load(tmp_path / "other.pt")
+
+
+# --- Bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", [0, -0.1, 0.51, 1, math.nan, math.inf])
+def test_delta_outside_0_to_a_half_is_refused(delta):
+    with pytest.raises(ValueError, match=r"delta must be in \(0, 1/2\]"):
+        BitFlip(delta, 10)
+
+
+@pytest.mark.parametrize("stages", [0, -1, 1.5, True])
+def test_stages_are_whole_and_positive(stages):
+    with pytest.raises(ValueError, match="stages must be a whole number"):
+        BitFlip(0.1, stages)
+
+
+@pytest.mark.parametrize(
+    "t", [0, 21, -1, 1.0, True, torch.tensor([1, 21]), torch.ones(1, 1).long()]
+)
+def test_stages_out_of_range_are_refused(t):
+    model = network()
+    y = images_of(model, 2)
+    for use in (lambda: model.process.posterior(y, y, t), lambda: model(y, t)):
+        with pytest.raises(ValueError, match="t must be"):
+            use()
+    with pytest.raises(ValueError, match="one stage or 2"):
+        model(y, torch.tensor([1, 2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(2, 96), r"-1 and \+1 only"),
+        (torch.full((2, 96), torch.nan), r"-1 and \+1 only"),
+        (torch.full((2, 96), 0.5), r"-1 and \+1 only"),
+        (torch.ones(2, 96, dtype=torch.int64), "floating-point"),
+        (torch.ones(2, 95), r"must have shape \(n, 96\)"),
+        (torch.ones(2, 12, 8), r"must have shape \(n, 96\)"),
+        ([[1.0]], "must be a tensor"),
+    ],
+)
+def test_other_images_are_refused(images, message):
+    model = network()
+    for use in (
+        lambda: model(images, 1),
+        lambda: bitflip.bound(model, images),
+        lambda: BitTraining(model, images),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("shape", "width"), [((28, 27), 8), ((10, 10), 8), ((28, 28), 12), ((0, 4), 8), ((3, 3), 0)]
+)
+def test_sizes_that_no_network_is_built_for_are_refused(shape, width):
+    with pytest.raises(ValueError, match=r"multiples of|whole number"):
+        BitNet(BitFlip(), shape, width=width)
+
+
+@pytest.mark.parametrize("labels", [3, -1, torch.zeros(3, dtype=torch.int64), 0.5])
+def test_bad_labels_are_refused(labels):
+    model = network(num_classes=3)
+    with pytest.raises(ValueError, match="labels"):
+        bitflip.sample(model, 2, labels=labels)
+    with pytest.raises(ValueError, match="labels"):
+        bitflip.bound(model, images_of(model, 2), labels)
+
+
+def test_bad_options_are_refused():
+    model = network()
+    for use, message in (
+        (lambda: bitflip.sample(model, 0), "n must be a whole number"),
+        (lambda: bitflip.sample(model, 2, labels=0), "no labels"),
+        (lambda: bitflip.bound(model, images_of(model, 2), draws=1), "draws must be at least 2"),
+        (lambda: BitTraining(model, images_of(model, 2), unlabelled=1.5), "unlabelled must be"),
+        (lambda: BitTraining(model, images_of(model, 2), batch_size=0), "batch_size must be"),
+        (lambda: Enumerated(BitFlip(), images_of(model, 2), torch.ones(3)), "2 probabilities"),
+        (lambda: Enumerated(BitFlip(), images_of(model, 2)).check_labels(1, 2), "no labels"),
+        (lambda: bitflip.all_images(13), "at most 12 pixels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
