@@ -413,32 +413,28 @@ def c6_probability(run: Run) -> None:
     location or class do not fit, it falls by hundreds of nats. There the network extrapolates, and
     its density, though negligible, is far larger than the true one.
     """
-    model, sigma_0 = run.conditional, run.model.schedule.sigma_min
     names, places, class_names = zip(*PROBES, strict=True)
     x = torch.tensor(places)
     labels = torch.tensor([data.CLASS_NAMES.index(name) for name in class_names])
-    bound = diffusion.complete_bound(model, x, labels, seed=run.args.seed)
-    log_p = diffusion.log_likelihood(model, x, labels)
-    truth = exact.log_density(x, sigma_0, data.RECTANGLES[labels].transpose(0, 1))
     rows = ["log-probability, nats        Eq. 9 (± s.e.)  full bound   density truth(σ₀)"]
-    run.results["c6"] = {"points": {}}
-    for i, name in enumerate(names):
-        rows.append(
-            f"{name} ({x[i, 0]:+.2f}, {x[i, 1]:+.2f}) {class_names[i]:<7}"
-            f"{bound.diffusion[i]:>10.2f} ±{bound.error[i]:<6.2f}{bound.total[i]:>10.2f}"
-            f"{log_p[i]:>10.2f}{truth[i]:>10.2f}"
-        )
-        run.results["c6"]["points"][name] = {
-            "location": places[i],
-            "class": class_names[i],
-            "eq9_nats": bound.diffusion[i].item(),
-            "eq9_standard_error_nats": bound.error[i].item(),
-            "bound_nats": bound.total[i].item(),
-            "bound_prior_term_nats": bound.prior[i].item(),
-            "bound_reconstruction_term_nats": bound.reconstruction[i].item(),
-            "log_density_nats": log_p[i].item(),
-            "true_log_density_nats": truth[i].item(),
-        }
+    run.results["c6"] = {}
+    for kind, model, label, rectangles in (
+        ("points", run.conditional, labels, data.RECTANGLES[labels].transpose(0, 1)),
+        ("points_unconditional", run.model, None, data.SQUARE),
+    ):
+        estimates = _log_probabilities(model, x, label, rectangles, run.args.seed)
+        run.results["c6"][kind] = dict(zip(names, estimates, strict=True))
+        for probe, found in zip(PROBES, estimates, strict=True):
+            name, (x_1, x_2), class_name = probe
+            found |= {"location": [x_1, x_2], "class": class_name if label is not None else None}
+            if label is None and name in "BF":  # the places of A and D once more
+                continue
+            rows.append(
+                f"{name} ({x_1:+.2f}, {x_2:+.2f}) {found['class'] or 'none':<7}"
+                f"{found['eq9_nats']:>10.2f} ±{found['eq9_standard_error_nats']:<6.2f}"
+                f"{found['bound_nats']:>10.2f}{found['log_density_nats']:>10.2f}"
+                f"{found['true_log_density_nats']:>10.2f}"
+            )
     figure = figures.probabilities(run.points, run.labels, x, names, rows)
     run.draw("c6_probability", figure)
 
@@ -448,11 +444,27 @@ def c6_probability(run: Run) -> None:
     grid = torch.cartesian_prod(axis, axis).flip(1)
     maps = {"all classes": diffusion.log_likelihood(run.model, grid, rtol=1e-3, atol=1e-3)}
     for k, name in enumerate(data.CLASS_NAMES):
-        maps[name] = diffusion.log_likelihood(model, grid, k, rtol=1e-3, atol=1e-3)
+        maps[name] = diffusion.log_likelihood(run.conditional, grid, k, rtol=1e-3, atol=1e-3)
     densities = [values.exp().reshape(cells, cells) for values in maps.values()]
     integrals = [density.sum().item() * (2 * extent / cells) ** 2 for density in densities]
-    run.draw("c6_density", figures.density_maps(densities, list(maps), integrals, extent))
+    areas = [4.0, *(float((r[1] - r[0]).prod()) for r in data.RECTANGLES)]
+    run.draw("c6_density", figures.density_maps(densities, list(maps), areas, integrals, extent))
     run.results["c6"]["integral_of_density"] = dict(zip(maps, integrals, strict=True))
+
+
+def _log_probabilities(model, x: Tensor, labels, rectangles: Tensor, seed: int) -> list[dict]:
+    """Every estimate of log p at x (n, 2), and the truth, in nats."""
+    bound = diffusion.complete_bound(model, x, labels, seed=seed)
+    columns = {
+        "eq9_nats": bound.diffusion,
+        "eq9_standard_error_nats": bound.error,
+        "bound_nats": bound.total,
+        "bound_prior_term_nats": bound.prior,
+        "bound_reconstruction_term_nats": bound.reconstruction,
+        "log_density_nats": diffusion.log_likelihood(model, x, labels),
+        "true_log_density_nats": exact.log_density(x, model.schedule.sigma_min, rectangles),
+    }
+    return [{name: values[i].item() for name, values in columns.items()} for i in range(len(x))]
 
 
 # --- Bonus --------------------------------------------------------------------------------------
@@ -825,8 +837,8 @@ def merged(path: Path, process: str, results: dict) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
     try:
+        args = parse(argv)
         check(args)
         path = args.out / "results_diffusion.json"
         merged(path, args.process, {})  # complain before the work, not after

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ def check_points(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
     """
     if not torch.is_tensor(x):
         raise ValueError(f"{name} must be a tensor, not {type(x).__name__}")
+    if x.is_complex():
+        raise ValueError(f"{name} must be real, not {x.dtype}")
     if x.ndim != 2 or x.shape[1] != 2 or (n is not None and len(x) != n):
         expected = "n" if n is None else n
         raise ValueError(f"{name} must have shape ({expected}, 2), not {tuple(x.shape)}")
@@ -22,14 +26,25 @@ def check_points(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
     return x
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuse a number that is not a positive int.
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse a number that is not whole, or too small.
 
     Raises:
         ValueError: then.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value}")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is not whole, or outside 0..2^60 - 1.
+
+    Raises:
+        ValueError: then.
+    """
+    check_count("seed", seed, least=0)
+    if seed >= 2**60:
+        raise ValueError(f"seed must be below 2^60, not {seed}")
 
 
 def check_stage(t: int | Tensor, least: int, most: int) -> Tensor:

@@ -72,9 +72,9 @@ def integrate(
         h *= min(5.0, max(0.2, 0.9 * max(error, 1e-9) ** -0.2)) if math.isfinite(error) else 0.2
         if u + h == u:
             break
-    if not math.isfinite(error):
-        raise ToleranceError(f"the ODE leaves the range of numbers near {u:.4g}; start it nearer to 0")
+    finite = all(slope.isfinite().all() for slope in slopes)
+    advice = "allow a larger tolerance" if finite else "it leaves the range of numbers there"
     raise ToleranceError(
         f"the ODE did not reach rtol={rtol:g}, atol={atol:g} within {max_steps} steps "
-        f"(it got to {u:.4g} on the way from {start:.4g} to {end:.4g}); allow a larger tolerance"
+        f"(it got to {u:.4g} on the way from {start:.4g} to {end:.4g}); {advice}"
     )

@@ -16,12 +16,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion.checks import check_count, check_points
+from diffusion.checks import check_count, check_points, check_seed
 from diffusion.schedule import Schedule
 
 Predict = Callable[[Tensor, float], Tensor]
@@ -101,7 +102,7 @@ def reverse(step: Step, x: Tensor, times: int | Iterable[float]) -> Iterator[Ten
     A number of steps stands for that uniform grid from t = 1 to t = 0; processes in stages pass
     their stages T, ..., 0.
     """
-    if isinstance(times, int):
+    if isinstance(times, Integral):
         times = torch.linspace(1, 0, times + 1, dtype=torch.float64).tolist()
     for t, t_next in pairwise(times):
         x = step(x, t, t_next)
@@ -110,6 +111,8 @@ def reverse(step: Step, x: Tensor, times: int | Iterable[float]) -> Iterator[Ten
 
 SOLVERS = {"ddim": ddim, "ddpm": ddpm, "heun": heun, "dpm++": dpm_solver}
 EVALUATIONS_PER_STEP = {"ddim": 1, "ddpm": 1, "heun": 2, "dpm++": 1}
+# The largest gamma of Karras et al. (2022), Algorithm 2.
+MOST_CHURN = math.sqrt(2) - 1
 PRIORS = ("matched", "standard")
 
 
@@ -180,7 +183,7 @@ def sample(
         solver: a key of `SOLVERS`.
         steps: T; the number of network evaluations is steps times `EVALUATIONS_PER_STEP[solver]`.
         lam: amount of fresh noise, solver "ddpm" only (default 1).
-        churn: amount of fresh noise, solver "heun" only (default 0).
+        churn: amount of fresh noise, 0 to sqrt(2) - 1, solver "heun" only (default 0).
         labels: class of each point, an int or (n,) int64; only for models with classes.
         seed: of the start and of the fresh noise; None seeds from the system.
         noise: x_1 (n, 2) to start from, instead of a draw from the prior.
@@ -207,6 +210,8 @@ def sample(
             raise ValueError(f"{name} belongs to solver {owner!r}, not to {solver!r}")
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, not {value}")
+        if name == "churn" and value > MOST_CHURN:
+            raise ValueError(f"churn must be at most {MOST_CHURN:.4g}, not {value}")
         options[name] = value
     labels = model.check_labels(labels, n)
     schedule = schedule or model.schedule
@@ -215,6 +220,7 @@ def sample(
     if seed is None:
         generator.seed()
     else:
+        check_seed(seed)
         generator.manual_seed(seed)
     x = start(model, n, labels=labels, prior=prior, schedule=schedule, generator=generator)
     if noise is not None:

@@ -318,8 +318,10 @@ class Broken(ExactDenoiser):
 
 
 def test_unreachable_tolerance_is_a_clear_error():
-    with pytest.raises(ToleranceError, match="allow a larger tolerance"):
+    with pytest.raises(ToleranceError, match="leaves the range of numbers"):
         log_likelihood(Broken(), POINTS)
+    with pytest.raises(ToleranceError, match="allow a larger tolerance"):
+        integrate(rotation, START, 0.0, 9.0, rtol=1e-300, atol=1e-300)
 
 
 # --- The integrator -----------------------------------------------------------------------------
@@ -411,3 +413,36 @@ def test_integrator_says_when_it_fails(f, options):
 def test_integrator_refuses_bad_tolerances(name, bad):
     with pytest.raises(ValueError, match="tolerances must be positive"):
         integrate(decay, START, 0.0, 1.0, **({"rtol": 1e-3, "atol": 1e-3} | {name: bad}))
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(-1, 1))
+@example(1e153, 0.0)
+@example(1.7e308, 1.0)
+@settings(max_examples=25, deadline=None)
+def test_the_complete_bound_is_finite_wherever_the_point_is(far, near):
+    x = torch.tensor([[far, near]], dtype=torch.float64)
+    bound = complete_bound(ExactDenoiser(), x, steps=10, num_samples=16)
+    for term in bound:
+        assert term.isfinite().all()
+    assert bound.total.item() <= 0 or abs(far) <= 1.1
+
+
+@pytest.mark.parametrize("tolerances", [{"rtol": math.inf}, {"atol": math.inf}])
+def test_an_infinite_tolerance_is_refused(tolerances):
+    with pytest.raises(ValueError, match="positive and finite"):
+        log_likelihood(ExactDenoiser(), torch.zeros(1, 2), **tolerances)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 100.5}, "num_samples must be a whole number of at least 2"),
+        ({"num_samples": math.nan}, "num_samples must be a whole number"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": 2**62}, "seed must be below"),
+        ({"steps": True}, "steps must be a whole number"),
+    ],
+)
+def test_counts_and_seeds_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        elbo(ExactDenoiser(), torch.zeros(1, 2), **options)

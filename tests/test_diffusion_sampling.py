@@ -6,6 +6,7 @@ import copy
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -315,3 +316,13 @@ def test_bad_options_are_refused(denoiser, options, message):
 def test_bad_labels_are_refused(conditional, labels):
     with pytest.raises(ValueError, match="labels"):
         sample(conditional, 4, steps=2, labels=labels)
+
+
+def test_numpy_counts_are_whole_numbers_too():
+    assert sample(ExactDenoiser(), np.int64(2), steps=np.int64(3), seed=0).shape == (2, 2)
+
+
+@pytest.mark.parametrize("options", [{"seed": 1.5}, {"solver": "heun", "churn": 0.5}])
+def test_seeds_and_churn_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match="must be"):
+        sample(ExactDenoiser(), 2, steps=2, **options)

@@ -228,3 +228,10 @@ def test_failure_is_a_clear_error(denoiser):
 def test_a_target_out_of_the_range_of_numbers_is_refused(way, network):
     with pytest.raises((SteeringError, ValueError)):
         way(network, (1e308, 0.0), steps=STEPS)
+
+
+@pytest.mark.parametrize("way", [guide, optimise, invert])
+@pytest.mark.parametrize("target", [(1.2e207, -1830.0), (-1e160, 1e160)])
+def test_a_target_whose_energy_overflows_is_refused(way, target):
+    with pytest.raises(SteeringError):
+        way(ExactDenoiser(), target, steps=5)
