@@ -655,6 +655,12 @@ def validate(args, training_options):
             f"--prompt has {prompt_words} words; the model is to write word {WORD}: "
             f"give at most {WORD - 1}"
         )
+    continued = word_positions(encoder, args.prompt_ids + encoder.encode("a"))
+    if len(continued) >= WORD and continued[WORD - 1][1][0] < len(args.prompt_ids):
+        raise ValueError(
+            f"--prompt ends in {args.prompt.split()[-1]!r}, which word {WORD} would begin with; "
+            "the model is to write that word: leave it out"
+        )
     needed = WORD - prompt_words + 1  # a token per missing word, and one to end the last
     if len(args.prompt_ids) + needed > block_size:
         raise ValueError(

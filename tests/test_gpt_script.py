@@ -90,6 +90,7 @@ def exit_code(arguments):
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "word " * 80], "--prompt has"),
         (["--prompt", "one two three four five six seven eight nine ten eleven"], "at most 10"),
+        (["--prompt", "Alice said to the Queen that she was very glad `"], "ends in '`', which word 11"),
         (["--prompt", "supercalifragilistic" * 9 + " a"], "more tokens, and the model's block"),
         (["--seed", "99999999999999999999999"], "--seed should be 0 to 4294967295"),
         (["--seed", "-1"], "--seed should be 0 to"),
