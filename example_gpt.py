@@ -374,7 +374,9 @@ def explain_word(args, model, idx, words, block):
     """Scores and weights of one block for the positions that predict the 11th word.
 
     The claim "the top-attended token made the model say this" is checked: each earlier token
-    in turn is hidden from those positions, and the word's log-probability measured.
+    in turn is hidden from those positions, and the word's log-probability measured. A position
+    cannot be hidden from itself: where it attends to itself most, the "top token" hidden is the
+    strongest before it.
     """
     encoder = args.encoder
     word, positions = words[WORD - 1]
@@ -383,7 +385,7 @@ def explain_word(args, model, idx, words, block):
         model, idx, block
     ))  # fmt: skip
     first = rows[0]
-    top = int(weights[first].argmax())
+    top, hidden = int(weights[first].argmax()), int(weights[first, :first].argmax())
     tokens = token_texts(encoder, idx[0].tolist())
 
     def effect(key, blocks):
@@ -402,9 +404,11 @@ def explain_word(args, model, idx, words, block):
         "sum_of_scores": [scores[row, : row + 1].sum().item() for row in rows],
         "top_token": tokens[top],
         "top_position": top,
+        "hidden_token": tokens[hidden],
+        "hidden_position": hidden,
         "word_log_prob_nats": scoring.token_log_probs(model, idx)[0, rows].sum().item(),
-        "word_log_prob_change_hiding_top_token_in_this_block_nats": effect(top, [block]),
-        "word_log_prob_change_hiding_top_token_in_all_blocks_nats": effect(top, None),
+        "word_log_prob_change_hiding_top_token_in_this_block_nats": effect(hidden, [block]),
+        "word_log_prob_change_hiding_top_token_in_all_blocks_nats": everywhere[hidden],
         "word_log_prob_change_hiding_each_token_in_all_blocks_nats": everywhere,
         "correlation_of_weight_with_loss_of_log_prob": correlation(
             weights[first, :first], -torch.tensor(everywhere)
@@ -415,9 +419,12 @@ def explain_word(args, model, idx, words, block):
     print(f"{question}  {name} block, predicting {word!r} in {result['sentence']!r}")
     for row, row_weights in zip(rows, result["mean_weight"], strict=True):
         print("    " + paint_terminal(tokens[: row + 1], row_weights, sys.stdout.isatty()))
+    it = "it"
+    if hidden != top:
+        it = f"it from itself is impossible; hiding the next, {tokens[hidden]!r},"
     print(
         f"    weights sum to {result['sum_of_weights'][0]:.6f}; top token {tokens[top]!r}: hiding "
-        f"it changes log p({word!r}) by "
+        f"{it} changes log p({word!r}) by "
         f"{result['word_log_prob_change_hiding_top_token_in_all_blocks_nats']:+.3f} nats"
     )
     return result
