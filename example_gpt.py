@@ -253,7 +253,7 @@ def q2_inversion(args, model, book, results):
         runs.append(inversion.invert(model, target, seed=args.seed + start))
         seconds.append(time.perf_counter() - began)
     first = runs[0]
-    nearest = inversion.nearest_tokens(model, first.vectors)
+    nearest = inversion.nearest_tokens(model, first.vectors, book.train)
     in_book = set(book.train.tolist())
     results["q2"] = {
         "sentence": args.sentence,
