@@ -275,6 +275,7 @@ def q2_inversion(args, model, book, results):
         "typical_distance_between_tokens": nearest.typical_distance,
         "prediction_from_nearest_tokens": encoder.decode(nearest.predicted.tolist()),
         "nearest_tokens_reproduce_sentence": bool((nearest.predicted == target).all()),
+        "why_nearest_tokens_fail": why_nearest_tokens_fail(nearest, target),
         # A sentence that fills the block leaves no room to ask for it.
         "repeat_after_me": [
             repeat_after_me(args, model, p)
@@ -295,9 +296,25 @@ def q2_inversion(args, model, book, results):
         f"    {q2['starts_reached']} of {q2['starts']} starts reach it; tokens never seen in "
         f"training: {q2['tokens_never_in_training_part']}"
     )
-    print(f"    nearest real tokens predict {q2['prediction_from_nearest_tokens']!r} instead")
+    if q2["nearest_tokens_reproduce_sentence"]:
+        print("    nearest real tokens reproduce the sentence")
+    else:
+        print(f"    nearest real tokens predict {q2['prediction_from_nearest_tokens']!r} instead")
+        print(f"    {q2['why_nearest_tokens_fail']}")
     for attempt in q2["repeat_after_me"]:
         print(f"    {attempt['prompt']!r} -> {attempt['continuation']!r}")
+
+
+def why_nearest_tokens_fail(nearest, target):
+    """One sentence with its numbers; None where the nearest tokens reproduce the target."""
+    if (nearest.predicted == target).all():
+        return None
+    distance, typical = nearest.distances.median().item(), nearest.typical_distance
+    return (
+        f"the learnt vectors lie a median of {distance:.2f} from the nearest real token, "
+        f"{distance / typical:.1f} times the {typical:.2f} from a token of the book to its "
+        "neighbour: rounding them to tokens moves the input that far"
+    )
 
 
 def repeat_after_me(args, model, template):

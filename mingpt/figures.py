@@ -117,7 +117,7 @@ def inversion(losses, tokens, margins, distances, typical_distance, path):
     right.axvline(typical_distance, color=BLACK, lw=1, ls="--")
     right.set(
         title="Distance to the nearest token",
-        xlabel="Euclidean distance\n(dashed: typical between the book's tokens)",
+        xlabel="Euclidean distance\n(dashed: between the book's tokens)",
         xlim=(0, max(*distances, typical_distance) * 1.25),
     )
     _save(figure, path)
