@@ -75,6 +75,7 @@ RECIPE_SETTINGS = (  # of the Trainer
     "betas", "weight_decay", "embedding_weight_decay", "grad_norm_clip", "ema_decay",
     "precision", "eval_interval", "seed",
 )  # fmt: skip
+RESULTS_FILE, WEIGHTS_FILE = "results_gpt.json", "gpt.pt"
 TRAINING_FILE, TRAINING_FILE_INTERVAL = "training.pt", 100
 PROCESS_TIMEOUT = timedelta(minutes=5)  # of a process that waits for the others
 REPORT_SECONDS = 10  # that the other processes leave the first to report the error of all
@@ -182,7 +183,7 @@ def train(args, book):
     }
     if process_rank():
         return model, history, recipe
-    path = args.save / "gpt.pt"
+    path = args.save / WEIGHTS_FILE
     vocabulary = args.encoder.ids if args.vocab == "book" else None
     mingpt.save(
         model, path, dtype=torch.float16, history=history, recipe=recipe, vocabulary=vocabulary
@@ -693,9 +694,18 @@ def validate(args, training_options):
         )
     args.out, args.save = Path(args.out), Path(args.save)
     args.figures = args.out / "figures"
-    if process_rank():
-        return
-    for folder in (args.figures, *([] if args.weights else [args.save])):
+
+
+def check_output(args):
+    """Check before any work that the files can be written."""
+    files, folders = [args.out / RESULTS_FILE], [args.figures]
+    if not args.weights:
+        files += [args.save / WEIGHTS_FILE, args.save / TRAINING_FILE]
+        folders.append(args.save)
+    for file in files:
+        if file.is_dir():
+            raise ValueError(f"cannot write {file}: there is a folder of this name")
+    for folder in folders:
         _check_writable(folder)
 
 
@@ -769,6 +779,8 @@ def main(argv=None):
         if store is not None:
             join_processes(store, args.device)
         validate(args, training_options)
+        if process_rank() == 0:
+            check_output(args)
         answer_all(args)
     except (ValueError, OSError) as error:
         report_error(str(error), store)
@@ -821,13 +833,13 @@ def answer_all(args):
     timed("q5", q5_log_probability, model)
     results["timings"]["total_seconds"] = time.perf_counter() - began
     write_results(args, results)
-    print(f"wrote {args.out / 'results_gpt.json'} and {args.figures}/gpt_*.png "
+    print(f"wrote {args.out / RESULTS_FILE} and {args.figures}/gpt_*.png "
           f"in {results['timings']['total_seconds']:.0f} s")
 
 
 def write_results(args, results):
     """Write the answers so far: an error in a later question loses none of them."""
-    with atomic_path(args.out / "results_gpt.json") as path:
+    with atomic_path(args.out / RESULTS_FILE) as path:
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 

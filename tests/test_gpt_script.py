@@ -186,6 +186,16 @@ def test_unwritable_output_is_refused(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.parametrize("file", ["out/results_gpt.json", "save/gpt.pt", "save/training.pt"])
+def test_a_folder_in_a_files_place_is_refused_before_any_work(tmp_path, capsys, file):
+    (tmp_path / file).mkdir(parents=True)
+    assert example_gpt.main([*SMALL, "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.endswith(f"{file}: there is a folder of this name\n")
+    assert captured.out == ""
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
 def test_cuda_where_there_is_none_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert example_gpt.main(["--device", "cuda", "--out", str(tmp_path)]) == 2
