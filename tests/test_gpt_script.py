@@ -101,6 +101,8 @@ def exit_code(arguments):
         (["--weights", "none.pt", "--max-iters", "3"], "does not go with --max-iters"),
         (["--weights", "none.pt", "--compile"], "does not go with --compile"),
         (["--weights", "none.pt", "--vocab", "book"], "does not go with --vocab"),
+        (["--vocab", "book", "--objective", "discounted"], "--objective discounted makes room"),
+        (["--objective", "likelihood"], "argument --objective: invalid choice"),
         (["--block-size", "40000"], "larger than the data allow"),
         (["--block-size", "8"], "too small for a sentence of 11 words"),
         (["--batch-size", "99999999999999999999"], "larger than the book: it has 38302 blocks"),
