@@ -352,15 +352,40 @@ def q4_attention_all_blocks(args, model, idx, words, results):
     row = result["predicting_positions"][0]
     _, weights = all_blocks(model, idx)  # (blocks, 1, heads, T, T)
     of_row = weights[:, 0, :, row, : row + 1].double().cpu()  # (blocks, heads, row + 1)
-    result["all_blocks_mean_weight"] = of_row.mean(dim=1).tolist()
-    result["all_blocks_entropy_bits_per_head"] = entropy(of_row).tolist()
+    mean_weight, entropies = of_row.mean(dim=1), entropy(of_row)
+    names, groups = group_by_word(words, result["tokens"][: row + 1])
+    by_word = torch.stack([mean_weight[:, group].sum(dim=1) for group in groups], dim=1)
+    result["all_blocks_mean_weight"] = mean_weight.tolist()
+    result["all_blocks_words"] = names
+    result["all_blocks_mean_weight_by_word"] = by_word.tolist()
+    result["all_blocks_entropy_bits_per_head"] = entropies.tolist()
+    result["all_blocks_entropy_bits"] = entropies.mean(dim=1).tolist()
     result["largest_possible_entropy_bits"] = math.log2(row + 1)
     figures.attention_all_blocks(
-        result["tokens"][: row + 1], of_row.mean(dim=1).numpy(), entropy(of_row).numpy(),
-        result["word"], args.figures / "gpt_q4_all_blocks.png",
+        names, by_word.numpy(), entropies.numpy(), result["word"],
+        args.figures / "gpt_q4_all_blocks.png",
     )
-    means = entropy(of_row).mean(dim=1).tolist()
+    means = result["all_blocks_entropy_bits"]
     print("    mean entropy per block (bits): " + " ".join(f"{m:.2f}" for m in means))
+
+
+def group_by_word(words, tokens):
+    """Texts and positions of the words in `tokens`; a token outside all words is its own group.
+
+    words: what `word_positions` returns. A token that two words share counts to the first.
+    """
+    names, groups, word_of = [], [], {}
+    for number, (_, positions) in enumerate(words):
+        for position in positions:
+            word_of.setdefault(position, number)
+    for position, token in enumerate(tokens):
+        number = word_of.get(position)
+        if number is not None and number == word_of.get(position - 1):
+            groups[-1].append(position)
+        else:
+            names.append(token if number is None else words[number][0])
+            groups.append([position])
+    return names, groups
 
 
 def sample_words(args, model):

@@ -204,17 +204,20 @@ def _paint_text(axis, tokens, places, row, word_tokens, weights):
 
 
 @plt.rc_context(STYLE)
-def attention_all_blocks(tokens, weights, entropies, word, path):
-    """Q4. weights (blocks, T) of the predicting position, averaged over heads; entropies
-    (blocks, heads) in bits."""
+def attention_all_blocks(words, weights, entropies, word, path):
+    """Q4. weights (blocks, W) of the predicting position on each word, averaged over heads and
+    summed over the word's tokens; entropies (blocks, heads) in bits."""
     figure, (left, right) = _new(
-        10.5, 1.2 + 0.25 * len(tokens), 1, 2, width_ratios=[1.5, 1]
+        10.5, max(3.2, 1.2 + 0.25 * len(words)), 1, 2, width_ratios=[1.5, 1]
     )
     blocks = range(len(weights))
     left.imshow(weights.T, cmap=PAINT, vmin=0, aspect="auto")
-    left.set_yticks(range(len(tokens)), [visible(t) for t in tokens])
+    left.set_yticks(range(len(words)), [visible(w) for w in words])
     left.set_xticks(blocks, [str(b + 1) for b in blocks])
-    left.set(title=f"Mean attention weight when predicting “{word}”", xlabel="block")
+    left.set(
+        title=f"Attention weight when predicting “{visible(word)}”",
+        xlabel="block (mean over heads, sum over a word's tokens)", ylabel="word",
+    )
     threshold = 0.6 * weights.max()
     for (block, position), weight in np.ndenumerate(weights):
         left.text(
