@@ -75,12 +75,13 @@ RECIPE_SETTINGS = (  # of the Trainer
     "betas", "weight_decay", "embedding_weight_decay", "grad_norm_clip", "ema_decay",
     "precision", "eval_interval", "seed",
 )  # fmt: skip
+RESULTS_FILE, WEIGHTS_FILE = "results_gpt.json", "gpt.pt"
 TRAINING_FILE, TRAINING_FILE_INTERVAL = "training.pt", 100
 PROCESS_TIMEOUT = timedelta(minutes=5)  # of a process that waits for the others
 REPORT_SECONDS = 10  # that the other processes leave the first to report the error of all
 TRAINING_OPTIONS = (
     "model", "vocab", "max_iters", "batch_size", "accumulation_steps", "learning_rate",
-    "dropout", "block_size", "compile", "resume", "save",
+    "objective", "dropout", "block_size", "compile", "resume", "save",
 )  # fmt: skip
 DERIVED = {"book", "content", "encoder", "figures", "out", "preset", "prompt_ids", "save", "target"}
 
@@ -88,11 +89,12 @@ DERIVED = {"book", "content", "encoder", "figures", "out", "preset", "prompt_ids
 def q1_train(args, book, results):
     """Question 1: train as standard GPT-2; loss of every iteration, held-out bits per byte.
 
-    The blocks, the model and the loss reported are GPT-2's. What is minimised departs from
-    its plain cross-entropy, for a book this small: with GPT-2's vocabulary the absolute
+    The blocks, the model and the loss reported are GPT-2's. On a CPU what is minimised departs
+    from its plain cross-entropy, for a book this small: with GPT-2's vocabulary the absolute
     discount of mingpt/discounting.py is added, whose share for unseen tokens follows a prior
-    on their spelling and id rank; on a CPU the token embedding also starts wider (std 0.08)
-    and decays (2.0), and the dropout is higher. results_gpt.json holds the whole recipe.
+    on their spelling and id rank; the token embedding also starts wider (std 0.08) and decays
+    (2.0), and the dropout is higher. `--objective cross-entropy` trains on the plain
+    cross-entropy, the default with CUDA. results_gpt.json holds the whole recipe.
     """
     if args.weights:
         model = checkpoint.build(args.content, args.device)
@@ -146,7 +148,7 @@ def train(args, book):
     settings = training_settings(args)
     dataset = BlockDataset(book.train, args.block_size, config.vocab_size)
     discount = None
-    if args.vocab == "gpt2":  # the book's vocabulary spells new words in known tokens
+    if args.objective == "discounted":
         discount = AbsoluteDiscount(book.train, spelling_groups(args.encoder))
     recipe = training_recipe(args, settings, discount)
     if process_rank() == 0:
@@ -182,7 +184,7 @@ def train(args, book):
     }
     if process_rank():
         return model, history, recipe
-    path = args.save / "gpt.pt"
+    path = args.save / WEIGHTS_FILE
     vocabulary = args.encoder.ids if args.vocab == "book" else None
     mingpt.save(
         model, path, dtype=torch.float16, history=history, recipe=recipe, vocabulary=vocabulary
@@ -253,7 +255,7 @@ def q2_inversion(args, model, book, results):
         runs.append(inversion.invert(model, target, seed=args.seed + start))
         seconds.append(time.perf_counter() - began)
     first = runs[0]
-    nearest = inversion.nearest_tokens(model, first.vectors)
+    nearest = inversion.nearest_tokens(model, first.vectors, book.train)
     in_book = set(book.train.tolist())
     results["q2"] = {
         "sentence": args.sentence,
@@ -275,6 +277,7 @@ def q2_inversion(args, model, book, results):
         "typical_distance_between_tokens": nearest.typical_distance,
         "prediction_from_nearest_tokens": encoder.decode(nearest.predicted.tolist()),
         "nearest_tokens_reproduce_sentence": bool((nearest.predicted == target).all()),
+        "why_nearest_tokens_fail": why_nearest_tokens_fail(nearest, target),
         # A sentence that fills the block leaves no room to ask for it.
         "repeat_after_me": [
             repeat_after_me(args, model, p)
@@ -295,9 +298,25 @@ def q2_inversion(args, model, book, results):
         f"    {q2['starts_reached']} of {q2['starts']} starts reach it; tokens never seen in "
         f"training: {q2['tokens_never_in_training_part']}"
     )
-    print(f"    nearest real tokens predict {q2['prediction_from_nearest_tokens']!r} instead")
+    if q2["nearest_tokens_reproduce_sentence"]:
+        print("    nearest real tokens reproduce the sentence")
+    else:
+        print(f"    nearest real tokens predict {q2['prediction_from_nearest_tokens']!r} instead")
+        print(f"    {q2['why_nearest_tokens_fail']}")
     for attempt in q2["repeat_after_me"]:
         print(f"    {attempt['prompt']!r} -> {attempt['continuation']!r}")
+
+
+def why_nearest_tokens_fail(nearest, target):
+    """One sentence with its numbers; None where the nearest tokens reproduce the target."""
+    if (nearest.predicted == target).all():
+        return None
+    distance, typical = nearest.distances.median().item(), nearest.typical_distance
+    return (
+        f"the learnt vectors lie a median of {distance:.2f} from the nearest real token, "
+        f"{distance / typical:.1f} times the {typical:.2f} from a token of the book to its "
+        "neighbour: rounding them to tokens moves the input that far"
+    )
 
 
 def repeat_after_me(args, model, template):
@@ -333,15 +352,40 @@ def q4_attention_all_blocks(args, model, idx, words, results):
     row = result["predicting_positions"][0]
     _, weights = all_blocks(model, idx)  # (blocks, 1, heads, T, T)
     of_row = weights[:, 0, :, row, : row + 1].double().cpu()  # (blocks, heads, row + 1)
-    result["all_blocks_mean_weight"] = of_row.mean(dim=1).tolist()
-    result["all_blocks_entropy_bits_per_head"] = entropy(of_row).tolist()
+    mean_weight, entropies = of_row.mean(dim=1), entropy(of_row)
+    names, groups = group_by_word(words, result["tokens"][: row + 1])
+    by_word = torch.stack([mean_weight[:, group].sum(dim=1) for group in groups], dim=1)
+    result["all_blocks_mean_weight"] = mean_weight.tolist()
+    result["all_blocks_words"] = names
+    result["all_blocks_mean_weight_by_word"] = by_word.tolist()
+    result["all_blocks_entropy_bits_per_head"] = entropies.tolist()
+    result["all_blocks_entropy_bits"] = entropies.mean(dim=1).tolist()
     result["largest_possible_entropy_bits"] = math.log2(row + 1)
     figures.attention_all_blocks(
-        result["tokens"][: row + 1], of_row.mean(dim=1).numpy(), entropy(of_row).numpy(),
-        result["word"], args.figures / "gpt_q4_all_blocks.png",
+        names, by_word.numpy(), entropies.numpy(), result["word"],
+        args.figures / "gpt_q4_all_blocks.png",
     )
-    means = entropy(of_row).mean(dim=1).tolist()
+    means = result["all_blocks_entropy_bits"]
     print("    mean entropy per block (bits): " + " ".join(f"{m:.2f}" for m in means))
+
+
+def group_by_word(words, tokens):
+    """Texts and positions of the words in `tokens`; a token outside all words is its own group.
+
+    words: what `word_positions` returns. A token that two words share counts to the first.
+    """
+    names, groups, word_of = [], [], {}
+    for number, (_, positions) in enumerate(words):
+        for position in positions:
+            word_of.setdefault(position, number)
+    for position, token in enumerate(tokens):
+        number = word_of.get(position)
+        if number is not None and number == word_of.get(position - 1):
+            groups[-1].append(position)
+        else:
+            names.append(token if number is None else words[number][0])
+            groups.append([position])
+    return names, groups
 
 
 def sample_words(args, model):
@@ -374,7 +418,9 @@ def explain_word(args, model, idx, words, block):
     """Scores and weights of one block for the positions that predict the 11th word.
 
     The claim "the top-attended token made the model say this" is checked: each earlier token
-    in turn is hidden from those positions, and the word's log-probability measured.
+    in turn is hidden from those positions, and the word's log-probability measured. A position
+    cannot be hidden from itself: where it attends to itself most, the "top token" hidden is the
+    strongest before it.
     """
     encoder = args.encoder
     word, positions = words[WORD - 1]
@@ -383,7 +429,7 @@ def explain_word(args, model, idx, words, block):
         model, idx, block
     ))  # fmt: skip
     first = rows[0]
-    top = int(weights[first].argmax())
+    top, hidden = int(weights[first].argmax()), int(weights[first, :first].argmax())
     tokens = token_texts(encoder, idx[0].tolist())
 
     def effect(key, blocks):
@@ -402,9 +448,11 @@ def explain_word(args, model, idx, words, block):
         "sum_of_scores": [scores[row, : row + 1].sum().item() for row in rows],
         "top_token": tokens[top],
         "top_position": top,
+        "hidden_token": tokens[hidden],
+        "hidden_position": hidden,
         "word_log_prob_nats": scoring.token_log_probs(model, idx)[0, rows].sum().item(),
-        "word_log_prob_change_hiding_top_token_in_this_block_nats": effect(top, [block]),
-        "word_log_prob_change_hiding_top_token_in_all_blocks_nats": effect(top, None),
+        "word_log_prob_change_hiding_top_token_in_this_block_nats": effect(hidden, [block]),
+        "word_log_prob_change_hiding_top_token_in_all_blocks_nats": everywhere[hidden],
         "word_log_prob_change_hiding_each_token_in_all_blocks_nats": everywhere,
         "correlation_of_weight_with_loss_of_log_prob": correlation(
             weights[first, :first], -torch.tensor(everywhere)
@@ -415,9 +463,12 @@ def explain_word(args, model, idx, words, block):
     print(f"{question}  {name} block, predicting {word!r} in {result['sentence']!r}")
     for row, row_weights in zip(rows, result["mean_weight"], strict=True):
         print("    " + paint_terminal(tokens[: row + 1], row_weights, sys.stdout.isatty()))
+    it = "it"
+    if hidden != top:
+        it = f"it from itself is impossible; hiding the next, {tokens[hidden]!r},"
     print(
         f"    weights sum to {result['sum_of_weights'][0]:.6f}; top token {tokens[top]!r}: hiding "
-        f"it changes log p({word!r}) by "
+        f"{it} changes log p({word!r}) by "
         f"{result['word_log_prob_change_hiding_top_token_in_all_blocks_nats']:+.3f} nats"
     )
     return result
@@ -551,6 +602,9 @@ def parse_arguments(argv):
         help="parts each batch is computed in, to save memory")
     add("--compile", action="store_true", help="compile the training step with torch.compile")
     add("--learning-rate", type=float, help="peak rate (default: 2e-3 on CPU, 5e-4 on CUDA)")
+    add("--objective", choices=("discounted", "cross-entropy"),
+        help="GPT-2's cross-entropy, or that of targets with an absolute discount (default: "
+        "discounted on CPU with --vocab gpt2, else cross-entropy)")
     add("--dropout", type=float, help="dropout rate (default: 0.3 on CPU, 0.1 on CUDA)")
     add("--block-size", type=int, default=64, help="tokens per block")
     add("--seed", type=int, default=0, help="seed of everything random")
@@ -593,6 +647,14 @@ def validate(args, training_options):
     for name in ("max_iters", "batch_size", "learning_rate", "dropout"):
         if getattr(args, name) is None:
             setattr(args, name, args.preset[name])
+    if args.objective is None:
+        discounted = args.device == "cpu" and args.vocab == "gpt2"
+        args.objective = "discounted" if discounted else "cross-entropy"
+    if args.objective == "discounted" and args.vocab == "book":
+        raise ValueError(
+            "--objective discounted makes room for tokens that training never shows: "
+            "it does not go with --vocab book"
+        )
     for name in ("max_iters", "batch_size", "block_size", "starts", "accumulation_steps"):
         if getattr(args, name) < 1:
             option = name.replace("_", "-")
@@ -655,6 +717,12 @@ def validate(args, training_options):
             f"--prompt has {prompt_words} words; the model is to write word {WORD}: "
             f"give at most {WORD - 1}"
         )
+    continued = word_positions(encoder, args.prompt_ids + encoder.encode("a"))
+    if len(continued) >= WORD and continued[WORD - 1][1][0] < len(args.prompt_ids):
+        raise ValueError(
+            f"--prompt ends in {args.prompt.split()[-1]!r}, which word {WORD} would begin with; "
+            "the model is to write that word: leave it out"
+        )
     needed = WORD - prompt_words + 1  # a token per missing word, and one to end the last
     if len(args.prompt_ids) + needed > block_size:
         raise ValueError(
@@ -663,9 +731,18 @@ def validate(args, training_options):
         )
     args.out, args.save = Path(args.out), Path(args.save)
     args.figures = args.out / "figures"
-    if process_rank():
-        return
-    for folder in (args.figures, *([] if args.weights else [args.save])):
+
+
+def check_output(args):
+    """Check before any work that the files can be written."""
+    files, folders = [args.out / RESULTS_FILE], [args.figures]
+    if not args.weights:
+        files += [args.save / WEIGHTS_FILE, args.save / TRAINING_FILE]
+        folders.append(args.save)
+    for file in files:
+        if file.is_dir():
+            raise ValueError(f"cannot write {file}: there is a folder of this name")
+    for folder in folders:
         _check_writable(folder)
 
 
@@ -739,6 +816,8 @@ def main(argv=None):
         if store is not None:
             join_processes(store, args.device)
         validate(args, training_options)
+        if process_rank() == 0:
+            check_output(args)
         answer_all(args)
     except (ValueError, OSError) as error:
         report_error(str(error), store)
@@ -791,13 +870,13 @@ def answer_all(args):
     timed("q5", q5_log_probability, model)
     results["timings"]["total_seconds"] = time.perf_counter() - began
     write_results(args, results)
-    print(f"wrote {args.out / 'results_gpt.json'} and {args.figures}/gpt_*.png "
+    print(f"wrote {args.out / RESULTS_FILE} and {args.figures}/gpt_*.png "
           f"in {results['timings']['total_seconds']:.0f} s")
 
 
 def write_results(args, results):
     """Write the answers so far: an error in a later question loses none of them."""
-    with atomic_path(args.out / "results_gpt.json") as path:
+    with atomic_path(args.out / RESULTS_FILE) as path:
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -18,6 +18,7 @@ BLUE, ORANGE, GREEN, VERMILLION, SKY, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#000000",
 )  # fmt: skip
 PAINT = LinearSegmentedColormap.from_list("paint", ["#FFFFFF", SKY, BLUE])
+TEXT_INCHES, LINE_INCHES = 8.4, 0.5  # of painted text: width, and height of a line
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -117,7 +118,7 @@ def inversion(losses, tokens, margins, distances, typical_distance, path):
     right.axvline(typical_distance, color=BLACK, lw=1, ls="--")
     right.set(
         title="Distance to the nearest token",
-        xlabel="Euclidean distance\n(dashed: typical between real tokens)",
+        xlabel="Euclidean distance\n(dashed: between the book's tokens)",
         xlim=(0, max(*distances, typical_distance) * 1.25),
     )
     _save(figure, path)
@@ -130,12 +131,16 @@ def painted_attention(tokens, rows, word_tokens, scores, weights, title, path):
     tokens (T) strings; rows: the positions that predict the word; word_tokens: its positions;
     scores, weights (len(rows), T), averaged over heads, NaN or 0 after the row.
     """
-    height = 2.7 + 0.9 * len(rows)
+    shown = tokens[: word_tokens[-1] + 1]
+    places = _lay_out(shown, word_tokens)
+    lines = places[-1][0] + 1
+    text_height = lines * LINE_INCHES
     figure, axes = _new(
-        10, height, len(rows) + 1, 1, height_ratios=[0.9] * len(rows) + [2.4]
+        TEXT_INCHES + 1.6, len(rows) * (text_height + 0.3) + 2.8, len(rows) + 1, 1,
+        height_ratios=[text_height] * len(rows) + [2.2],
     )
     for axis, row, row_weights in zip(axes, rows, weights, strict=False):
-        _paint_text(figure, axis, tokens, row, word_tokens, row_weights)
+        _paint_text(axis, shown, places, row, word_tokens, row_weights)
         target = visible(tokens[row + 1])
         axis.set_title(f"{title}: position “{visible(tokens[row])}” predicts “{target}”")
     bars = axes[-1]
@@ -156,49 +161,63 @@ def painted_attention(tokens, rows, word_tokens, scores, weights, title, path):
     _save(figure, path)
 
 
-def _paint_text(figure, axis, tokens, row, word_tokens, weights):
-    """Write tokens line by line, each on a background as dark as its weight."""
-    axis.axis("off")
-    axis.set(xlim=(0, 1), ylim=(0, 1))
+def _lay_out(tokens, bold):
+    """Line number, left edge and width (inches) of each token; `bold` holds the bold positions."""
+    figure = plt.figure()
     renderer = figure.canvas.get_renderer()
+    places, line, x = [], 0, 0.0
+    for position, token in enumerate(tokens):
+        text = figure.text(0, 0, visible(token), **_font(position in bold))
+        width = text.get_window_extent(renderer).width / figure.dpi
+        gap = 0.1 if token[:1].isspace() and x > 0 else 0.0
+        if x > 0 and x + gap + width > TEXT_INCHES:
+            line, x, gap = line + 1, 0.0, 0.0
+        places.append((line, x + gap, width))
+        x += gap + width + 0.08
+    plt.close(figure)
+    return places
+
+
+def _font(bold):
+    return {"fontsize": 13, "fontweight": "bold" if bold else "normal"}
+
+
+def _paint_text(axis, tokens, places, row, word_tokens, weights):
+    """Write tokens line by line, each on a background as dark as its weight, shown below it."""
+    axis.axis("off")
+    axis.set(xlim=(0, TEXT_INCHES), ylim=(places[-1][0] + 1, 0))
     largest = max(float(np.nanmax(weights)), 1e-9)
-    width_px = axis.get_figure().get_figwidth() * figure.dpi * 0.86  # what the axis labels leave
-    x, y = 0.0, 0.8
-    for position, token in enumerate(tokens[: word_tokens[-1] + 1]):
+    for position, (token, (line, x, width)) in enumerate(zip(tokens, places, strict=True)):
         weight = float(weights[position]) if position <= row else 0.0
-        shade = weight / largest
-        colour = VERMILLION if position in word_tokens else "white" if shade > 0.6 else BLACK
-        gap = 0.012 if token[:1].isspace() or position == 0 else 0.0
-        text = axis.text(
-            x + gap, y, visible(token), fontsize=13, va="center", color=colour,
-            fontweight="bold" if position in word_tokens else "normal",
-            bbox={"facecolor": PAINT(shade), "edgecolor": "none", "pad": 2.0},
+        shade, wanted = weight / largest, position in word_tokens
+        colour = VERMILLION if wanted else "white" if shade > 0.6 else BLACK
+        face = "white" if wanted else PAINT(shade)
+        axis.text(
+            x, line + 0.35, visible(token), va="center", color=colour, **_font(wanted),
+            bbox={"facecolor": face, "edgecolor": "none", "pad": 2.0},
         )
-        width = text.get_window_extent(renderer).width / width_px
-        if x + gap + width > 1.0 and x > 0:
-            x, y = 0.0, y - 0.55
-            text.set_position((x, y))
-            gap = 0.0
         if position <= row:
             axis.text(
-                x + gap + width / 2, y - 0.25, f"{weight:.2f}", fontsize=7, ha="center",
+                x + width / 2, line + 0.83, f"{weight:.2f}", fontsize=7, ha="center",
                 va="center", color="#444444",
             )
-        x += gap + width + 0.008
 
 
 @plt.rc_context(STYLE)
-def attention_all_blocks(tokens, weights, entropies, word, path):
-    """Q4. weights (blocks, T) of the predicting position, averaged over heads; entropies
-    (blocks, heads) in bits."""
+def attention_all_blocks(words, weights, entropies, word, path):
+    """Q4. weights (blocks, W) of the predicting position on each word, averaged over heads and
+    summed over the word's tokens; entropies (blocks, heads) in bits."""
     figure, (left, right) = _new(
-        10.5, 1.2 + 0.25 * len(tokens), 1, 2, width_ratios=[1.5, 1]
+        10.5, max(3.2, 1.2 + 0.25 * len(words)), 1, 2, width_ratios=[1.5, 1]
     )
     blocks = range(len(weights))
     left.imshow(weights.T, cmap=PAINT, vmin=0, aspect="auto")
-    left.set_yticks(range(len(tokens)), [visible(t) for t in tokens])
+    left.set_yticks(range(len(words)), [visible(w) for w in words])
     left.set_xticks(blocks, [str(b + 1) for b in blocks])
-    left.set(title=f"Mean attention weight when predicting “{word}”", xlabel="block")
+    left.set(
+        title=f"Attention weight when predicting “{visible(word)}”",
+        xlabel="block (mean over heads, sum over a word's tokens)", ylabel="word",
+    )
     threshold = 0.6 * weights.max()
     for (block, position), weight in np.ndenumerate(weights):
         left.text(

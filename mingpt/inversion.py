@@ -91,20 +91,22 @@ class NearestTokens(NamedTuple):
     distances: torch.Tensor  # (T,) Euclidean
     cosines: torch.Tensor  # (T,) largest cosine with any token embedding
     predicted: torch.Tensor  # (T,) int64: argmax of the model fed with `ids`
-    typical_distance: float  # median distance of a token embedding to its own nearest neighbour
+    typical_distance: float  # median distance of a known token's embedding to its neighbour
 
 
 @torch.no_grad()
-def nearest_tokens(model, vectors, sample=512):
+def nearest_tokens(model, vectors, known, sample=512):
     """NearestTokens of vectors (T, C), and what the model predicts from those tokens.
 
-    typical_distance comes from `sample` tokens spread evenly over the vocabulary.
+    typical_distance: the median over at most `sample` of the tokens `known` (N,) int64, those
+    of the training text say, of the distance to the nearest other token of the vocabulary.
     """
     table = model.transformer.wte.weight
     distances, ids = torch.cdist(vectors[None], table[None])[0].min(dim=1)
     cosines = (F.normalize(vectors, dim=1) @ F.normalize(table, dim=1).T).amax(dim=1)
     predicted = model(ids[None])[0][0].argmax(dim=-1)
-    probe = torch.linspace(0, len(table) - 1, min(sample, len(table))).long().to(table.device)
+    known = known.unique().to(table.device)
+    probe = known[torch.linspace(0, len(known) - 1, min(sample, len(known))).long()]
     neighbours = torch.cdist(table[probe][None], table[None])[0]
     neighbours[torch.arange(len(probe)), probe] = float("inf")
     typical = neighbours.amin(dim=1).median().item()

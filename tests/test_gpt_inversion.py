@@ -51,12 +51,22 @@ def test_giving_up_is_reported(model):
 
 def test_real_embeddings_are_their_own_nearest_tokens(model):
     ids = tokens(5)
-    nearest = nearest_tokens(model, model.transformer.wte(ids).detach())
+    nearest = nearest_tokens(model, model.transformer.wte(ids).detach(), tokens(20))
     assert torch.equal(nearest.ids, ids)
     torch.testing.assert_close(nearest.distances, torch.zeros(5), atol=1e-2, rtol=0)
     torch.testing.assert_close(nearest.cosines, torch.ones(5))
     assert torch.equal(nearest.predicted, model(ids[None])[0][0].argmax(-1))
-    assert nearest.typical_distance > 0
+
+
+def test_the_typical_distance_is_that_of_the_known_tokens(model):
+    table = model.transformer.wte.weight.detach()
+    known = torch.tensor([50, 3, 3, 17, 50, 3])
+    typical = nearest_tokens(model, table[:2], known).typical_distance
+    one_by_one = [
+        min((table[token] - table[other]).norm().item() for other in range(97) if other != token)
+        for token in (3, 17, 50)
+    ]
+    assert typical == pytest.approx(sorted(one_by_one)[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

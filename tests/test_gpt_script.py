@@ -1,6 +1,7 @@
 """example_gpt.py end to end at small settings, and its errors."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import example_gpt
 import mingpt
-from mingpt import data
+from mingpt import data, inversion, scoring
+from mingpt.attention import attention, entropy, knockout
+from mingpt.bpe import get_encoder
+from mingpt.text import token_texts, word_positions
 
 SMALL = ["--model", "gpt-nano", "--max-iters", "4", "--batch-size", "4", "--starts", "2"]
 FIGURES = {
@@ -64,6 +69,245 @@ def test_the_saved_model_gives_the_same_answers(run, tmp_path):
         assert again[question] == results[question]
 
 
+def options(run, *given):
+    """The validated options of questions put to the model of `run`."""
+    arguments = ["--weights", f"{run[0]}/save/gpt.pt", "--out", f"{run[0]}/unused", *given]
+    args, training_options = example_gpt.parse_arguments([*arguments, "--device", "cpu"])
+    example_gpt.validate(args, training_options)
+    return args
+
+
+@pytest.fixture(scope="module")
+def saved(run):
+    """(model, idx (1, T) of questions 3 and 4's sentence) of `run`."""
+    model = mingpt.load(run[0] / "save/gpt.pt")
+    return model, example_gpt.sample_words(options(run), model)[0]
+
+
+def test_question_1_measures_the_saved_model_on_held_out_text(run, saved):
+    book, q1 = data.load_book(), run[1]["q1"]
+    num_bytes = len(get_encoder().decode_bytes(book.heldout.tolist()))
+    bpb = scoring.bits_per_byte(saved[0], book.train, book.heldout, num_bytes, 64, 32)
+    assert q1["heldout_bits_per_byte"] == pytest.approx(bpb, rel=1e-6)
+    perplexity = 2 ** (bpb * num_bytes / len(book.heldout))
+    assert q1["heldout_perplexity_per_token"] == pytest.approx(perplexity, rel=1e-5)
+    assert q1["heldout_bits_per_byte_by_iteration"][-1][1] == pytest.approx(bpb, rel=1e-3)
+
+
+def test_question_2_reports_what_the_library_finds(run, saved):
+    model, q2 = saved[0], run[1]["q2"]
+    target = torch.tensor(get_encoder().encode(example_gpt.SENTENCE))
+    found = [inversion.invert(model, target, seed=seed) for seed in (0, 1)]
+    nearest = inversion.nearest_tokens(model, found[0].vectors, data.load_book().train)
+    assert q2["tokens"] == token_texts(get_encoder(), target.tolist())
+    assert q2["steps_per_start"] == [result.steps for result in found]
+    assert q2["starts_reached"] == sum(result.reached for result in found)
+    assert q2["success_rate"] == q2["starts_reached"] / 2
+    assert q2["loss_first_start_nats_per_token"] == pytest.approx(found[0].losses, rel=1e-3)
+    logits = model(embeddings=found[0].vectors[None])[0][0].detach()
+    wanted = logits[range(len(target)), target]
+    others = logits.clone()
+    others[range(len(target)), target] = -torch.inf
+    margins = (wanted - others.amax(dim=1)).tolist()
+    assert q2["margin_logits"] == pytest.approx(margins, abs=1e-3)
+    assert len(set(q2["margin_logits"])) == len(target)
+    table = model.transformer.wte.weight.detach()
+    distances = [(table - vector).norm(dim=1).min().item() for vector in found[0].vectors]
+    assert q2["distance_to_nearest_token"] == pytest.approx(distances, rel=1e-3)
+    assert q2["typical_distance_between_tokens"] == pytest.approx(nearest.typical_distance)
+    assert q2["nearest_token"] == token_texts(get_encoder(), nearest.ids.tolist())
+    assert q2["nearest_tokens_reproduce_sentence"] == torch.equal(nearest.predicted, target)
+
+
+@pytest.mark.parametrize("reproduced", [True, False])
+def test_question_2_counts_failures_and_tells_whether_rounding_to_tokens_works(
+    run, saved, capsys, monkeypatch, reproduced
+):
+    seeds, invert, nearest_tokens = [], inversion.invert, inversion.nearest_tokens
+
+    def every_other_start_fails(model, target, seed):
+        seeds.append(seed)
+        return invert(model, target, seed, max_steps=1)._replace(reached=len(seeds) % 2 == 0)
+
+    def as_wanted(model, vectors, known):
+        predicted = torch.tensor(get_encoder().encode(example_gpt.SENTENCE))
+        predicted[-1] += not reproduced
+        return nearest_tokens(model, vectors, known)._replace(
+            predicted=predicted, distances=torch.full((len(predicted),), 6.0), typical_distance=2.0
+        )
+
+    monkeypatch.setattr(inversion, "invert", every_other_start_fails)
+    monkeypatch.setattr(inversion, "nearest_tokens", as_wanted)
+    monkeypatch.setattr(example_gpt.figures, "inversion", lambda *arguments: None)
+    results = {"timings": {}}
+    args = options(run, "--starts", "5", "--seed", "7")
+    example_gpt.q2_inversion(args, saved[0], args.book, results)
+    assert seeds == [7, 8, 9, 10, 11]
+    assert (results["q2"]["starts_reached"], results["q2"]["success_rate"]) == (2, 0.4)
+    assert results["q2"]["nearest_tokens_reproduce_sentence"] is reproduced
+    output, why = capsys.readouterr().out, results["q2"]["why_nearest_tokens_fail"]
+    assert ("nearest real tokens reproduce the sentence\n" in output) is reproduced
+    assert ("instead" in output) is not reproduced
+    if reproduced:
+        assert why is None
+    else:
+        assert "6.00 from the nearest real token, 3.0 times the 2.00" in why
+        assert f"{why}\n" in output
+
+
+@pytest.mark.parametrize(("question", "block"), [("q3", -1), ("q4", 0)])
+def test_questions_3_and_4_explain_the_11th_word_by_the_mean_over_heads(
+    run, saved, question, block
+):
+    (model, idx), result = saved, run[1][question]
+    assert result["sentence"] == get_encoder().decode(idx[0].tolist())
+    word, positions = word_positions(get_encoder(), idx[0].tolist())[10]
+    assert (result["word"], result["word_positions"]) == (word, positions)
+    assert positions[0] >= len(get_encoder().encode(example_gpt.PROMPT))
+    rows = [position - 1 for position in positions]
+    assert result["predicting_positions"] == rows
+    scores, weights = (tensor[0].mean(dim=0) for tensor in attention(model, idx, block))
+    for number, row in enumerate(rows):
+        shown = slice(0, row + 1)
+        assert result["mean_weight"][number] == pytest.approx(weights[row, shown].tolist(), 1e-4)
+        assert result["mean_score"][number] == pytest.approx(
+            scores[row, shown].tolist(), rel=1e-4, abs=1e-5
+        )
+    first = rows[0]
+    assert result["top_position"] == int(weights[first].argmax())
+    hidden = int(weights[first, :first].argmax())
+    assert result["hidden_position"] == hidden
+    assert result["hidden_token"] == result["tokens"][hidden]
+    change = [knockout(model, idx, key, rows).sum().item() for key in range(first)]
+    each = result["word_log_prob_change_hiding_each_token_in_all_blocks_nats"]
+    assert each == pytest.approx(change, abs=1e-5)
+    assert max(map(abs, each)) > 1e-3
+    in_all = result["word_log_prob_change_hiding_top_token_in_all_blocks_nats"]
+    assert in_all == each[hidden]
+    in_one = result["word_log_prob_change_hiding_top_token_in_this_block_nats"]
+    assert in_one == pytest.approx(knockout(model, idx, hidden, rows, [block]).sum().item())
+    assert in_one != 0
+    log_prob = scoring.token_log_probs(model, idx)[0, rows].sum().item()
+    assert result["word_log_prob_nats"] == pytest.approx(log_prob)
+
+
+def test_question_4_compares_every_block(run, saved):
+    (model, idx), q4 = saved, run[1]["q4"]
+    row = q4["predicting_positions"][0]
+    of_blocks = [attention(model, idx, block)[1][0, :, row, : row + 1] for block in range(3)]
+    for block, weights in enumerate(of_blocks):
+        mean = weights.mean(dim=0)
+        assert q4["all_blocks_mean_weight"][block] == pytest.approx(mean.tolist(), rel=1e-4)
+        bits = entropy(weights.double()).tolist()
+        assert q4["all_blocks_entropy_bits_per_head"][block] == pytest.approx(bits, rel=1e-4)
+        assert q4["all_blocks_entropy_bits"][block] == pytest.approx(sum(bits) / len(bits), 1e-4)
+        assert sum(q4["all_blocks_mean_weight_by_word"][block]) == pytest.approx(1)
+        assert len(q4["all_blocks_mean_weight_by_word"][block]) == len(q4["all_blocks_words"])
+
+
+def test_tokens_are_grouped_by_word():
+    encoder = get_encoder()
+    ids = encoder.encode("Alice thought to herself,\n ` squirrels--walnuts")
+    names, groups = example_gpt.group_by_word(
+        word_positions(encoder, ids), token_texts(encoder, ids)
+    )
+    assert names == ["Alice", "thought", "to", "herself,", "\n", " `", "squirrels--walnuts"]
+    assert [position for group in groups for position in group] == list(range(len(ids)))
+    assert groups[3:6] == [[3, 4], [5], [6]]
+    shared = [("one", [0, 1]), ("two", [1, 2])]
+    assert example_gpt.group_by_word(shared, ["o", "n", "t"]) == (["one", "two"], [[0, 1], [2]])
+
+
+def test_a_position_that_attends_to_itself_most_is_not_what_gets_hidden(
+    run, saved, capsys, monkeypatch
+):
+    model, idx = saved
+    T = idx.shape[1]
+    weights = 0.6 * torch.eye(T)
+    weights[:, 2] += 0.4
+    monkeypatch.setattr(
+        mingpt.attention, "attention", lambda *arguments: (weights[None, None], weights[None, None])
+    )
+    words = word_positions(get_encoder(), idx[0].tolist())
+    result = example_gpt.explain_word(options(run), model, idx, words, block=0)
+    rows = result["predicting_positions"]
+    assert (result["top_position"], result["hidden_position"]) == (rows[0], 2)
+    change = result["word_log_prob_change_hiding_top_token_in_all_blocks_nats"]
+    assert change == pytest.approx(knockout(model, idx, 2, rows).sum().item(), abs=1e-6)
+    assert f"impossible; hiding the next, {result['tokens'][2]!r}" in capsys.readouterr().out
+
+
+def test_question_5_scores_its_sentence(run, saved):
+    q5 = run[1]["q5"]
+    prompt = torch.tensor([get_encoder().encode(example_gpt.SCORED_PROMPT)])
+    idx = saved[0].generate(
+        prompt, 64 - prompt.shape[1], temperature=0.8, do_sample=True, top_k=40,
+        generator=torch.Generator().manual_seed(0),
+    )[:, : prompt.shape[1] + len(q5["tokens"])]  # fmt: skip
+    assert q5["tokens"] == token_texts(get_encoder(), idx[0, prompt.shape[1] :].tolist())
+    log_probs = scoring.token_log_probs(saved[0], idx)[0, prompt.shape[1] - 1 :]
+    assert q5["token_log_probs_nats"] == pytest.approx(log_probs.tolist(), rel=1e-5)
+    assert q5["perplexity_per_token"] == pytest.approx(math.exp(-log_probs.mean()), rel=1e-5)
+    assert q5["probability"] == pytest.approx(math.exp(log_probs.sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "setting"),
+    [
+        ("--temperature", "0.5", {"temperature": 0.5}),
+        ("--top-k", "5", {"top_k": 5}),
+        ("--top-k", "0", {"top_k": None}),
+        ("--top-p", "0.3", {"top_p": 0.3}),
+        ("--seed", "3", {"seed": 3}),
+        ("--prompt", "The Queen", {"prompt": "The Queen"}),
+    ],
+)
+def test_every_sampling_option_changes_the_sentence(run, saved, option, value, setting):
+    model, before = saved
+    setting = {
+        "temperature": 0.8, "top_k": 40, "top_p": 1.0, "seed": 0, "prompt": example_gpt.PROMPT,
+    } | setting  # fmt: skip
+    args = options(run, option, value)
+    prompt = torch.tensor([get_encoder().encode(setting.pop("prompt"))])
+    generator = torch.Generator().manual_seed(setting.pop("seed"))
+    expected = model.generate(
+        prompt, 64 - prompt.shape[1], do_sample=True, generator=generator, **setting
+    )
+    idx, words = example_gpt.sample_words(args, model)
+    assert torch.equal(idx[0], expected[0, : idx.shape[1]])
+    assert len(words) >= 11
+    assert not torch.equal(idx, before)
+
+
+@pytest.mark.parametrize(
+    ("device", "vocab", "model", "objective", "max_iters"),
+    [
+        ("cpu", "gpt2", "gpt-mini", "discounted", 300),
+        ("cpu", "book", "gpt-mini", "cross-entropy", 300),
+        ("cuda", "gpt2", "gpt2", "cross-entropy", 2000),
+    ],
+)
+def test_defaults_depend_on_the_device(monkeypatch, device, vocab, model, objective, max_iters):
+    monkeypatch.setattr(example_gpt, "resolve_precision", lambda *arguments: None)
+    args, given = example_gpt.parse_arguments(["--vocab", vocab])
+    args.device = device
+    example_gpt.validate(args, given)
+    assert (args.model, args.objective, args.max_iters) == (model, objective, max_iters)
+
+
+def test_the_plain_objective_trains_otherwise(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(example_gpt, "heldout_bits_per_byte", lambda *arguments: 2.0)
+    plain = ["--objective", "cross-entropy", "--device", "cpu", "--save", str(tmp_path)]
+    args, given = example_gpt.parse_arguments([*SMALL, *plain])
+    example_gpt.validate(args, given)
+    _, history, recipe = example_gpt.train(args, args.book)
+    assert (recipe["objective"], recipe["discount"]) == ("cross-entropy", None)
+    losses = history["training_loss_nats_per_token"]
+    discounted = run[1]["q1"]["training_loss_nats_per_token"]
+    assert losses[0] == discounted[0]
+    assert losses[1:] != discounted[1:]
+
+
 def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
     out, save = f"{tmp_path}/out", f"{tmp_path}/save"
     small = [*SMALL, "--vocab", "book"]
@@ -90,6 +334,7 @@ def exit_code(arguments):
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "word " * 80], "--prompt has"),
         (["--prompt", "one two three four five six seven eight nine ten eleven"], "at most 10"),
+        (["--prompt", "Alice said to the Queen that she was very glad `"], "ends in '`', which"),
         (["--prompt", "supercalifragilistic" * 9 + " a"], "more tokens, and the model's block"),
         (["--seed", "99999999999999999999999"], "--seed should be 0 to 4294967295"),
         (["--seed", "-1"], "--seed should be 0 to"),
@@ -99,7 +344,10 @@ def exit_code(arguments):
         (["--weights", "none.pt"], "no such weights file"),
         (["--weights", "none.pt", "--max-iters", "3"], "does not go with --max-iters"),
         (["--weights", "none.pt", "--compile"], "does not go with --compile"),
+        (["--weights", "none.pt", "--objective", "discounted"], "does not go with --objective"),
         (["--weights", "none.pt", "--vocab", "book"], "does not go with --vocab"),
+        (["--vocab", "book", "--objective", "discounted"], "--objective discounted makes room"),
+        (["--objective", "likelihood"], "argument --objective: invalid choice"),
         (["--block-size", "40000"], "larger than the data allow"),
         (["--block-size", "8"], "too small for a sentence of 11 words"),
         (["--batch-size", "99999999999999999999"], "larger than the book: it has 38302 blocks"),
@@ -183,6 +431,16 @@ def test_unwritable_output_is_refused(tmp_path, capsys):
     assert example_gpt.main([*SMALL, "--out", f"{tmp_path}/file"]) == 2
     assert "cannot write to" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("file", ["out/results_gpt.json", "save/gpt.pt", "save/training.pt"])
+def test_a_folder_in_a_files_place_is_refused_before_any_work(tmp_path, capsys, file):
+    (tmp_path / file).mkdir(parents=True)
+    assert example_gpt.main([*SMALL, "--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.endswith(f"{file}: there is a folder of this name\n")
+    assert captured.out == ""
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_cuda_where_there_is_none_is_refused(tmp_path, capsys, monkeypatch):

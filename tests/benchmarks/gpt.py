@@ -7,8 +7,9 @@ predecessors and the others stay. A row may carry a physical limit, in the row's
 the value would be if ours took no longer than its operations at the measured matrix rate, its
 bytes at the measured bandwidth, or no more memory than it must hold.
 
-Needs requirements-dev.txt. `--only PART ...` runs some parts; `default-run` (the whole default
-`python example_gpt.py`) and `equal-time` run only when named. `--quick` takes fewer repeats.
+Needs requirements-dev.txt. Runs every part; `--skip-slow` leaves out those of many minutes,
+`default-run` (the whole default `python example_gpt.py`) and `equal-time`, `--only PART ...` all
+but those named. `--quick` takes fewer repeats.
 """
 
 import argparse
@@ -339,9 +340,10 @@ def equal_time(repeats):
 def timed_training(vocab, iterations):
     """Seconds of example_gpt.py's training, held-out bits per byte of the model, precision."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-        args = example_gpt.parse_arguments(
-            ["--vocab", vocab, "--max-iters", str(iterations), "--save", folder, "--out", folder]
+        args, given = example_gpt.parse_arguments(
+            ["--vocab", vocab, "--max-iters", str(iterations), "--save", folder, "--device", "cpu"]
         )
+        example_gpt.validate(args, given)
         began = time.perf_counter()
         model, *_ = example_gpt.train(args, args.book)
         seconds = time.perf_counter() - began
@@ -360,6 +362,7 @@ def run_script(*arguments):
     return seconds, json.loads((out / "results_gpt.json").read_text())
 
 
+SLOW_PARTS = ("default-run", "equal-time")
 PARTS = {
     "training": training_speed,
     "memory": memory,
@@ -373,9 +376,12 @@ PARTS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument(
-        "--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}",
-        default=["training", "memory", "generation", "shipped"],
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+    )
+    chosen.add_argument(
+        "--skip-slow", action="store_true", help=f"leave out {', '.join(SLOW_PARTS)}"
     )
     parser.add_argument("--step-memory", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -383,7 +389,8 @@ def main():
     if args.step_memory:
         step_memory(args.step_memory)
         return
-    for part in args.only:
+    skipped = SLOW_PARTS if args.skip_slow else ()
+    for part in args.only or [part for part in PARTS if part not in skipped]:
         PARTS[part](3 if args.quick else 7)
         write()
 

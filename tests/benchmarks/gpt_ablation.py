@@ -89,7 +89,8 @@ class SplitBlockDataset(BlockDataset):
 
 def train(changes, seed, train_part, validation_part, num_bytes):
     """Evaluations [(iterations, validation bits per byte)] of one run."""
-    args = example_gpt.parse_arguments(["--seed", str(seed)])
+    args, given = example_gpt.parse_arguments(["--seed", str(seed), "--device", "cpu"])
+    example_gpt.validate(args, given)
     vars(args).update(changes.get("options", {}))
     args.preset = args.preset | changes.get("preset", {})
     config = GPT.get_default_config()
