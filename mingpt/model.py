@@ -109,11 +109,16 @@ class Block(nn.Module):
             }
         )
 
-    def forward(self, x, cache=None, blocked=None, last_only=False):
-        attended = self.attn(self.ln_1(x), cache, blocked, last_only)
-        x = (x[:, -1:] if last_only else x) + attended
+    def forward(self, x, **options):
+        """x (B, T, C) -> (B, T, C); options are those of `CausalSelfAttention.forward`."""
+        attended = self.attn(self.ln_1(x), **options)
+        x = (x[:, -1:] if options.get("last_only") else x) + attended
+        return x + self.mlpf(self.ln_2(x))
+
+    def mlpf(self, x):
+        """The perceptron, under minGPT's name: x (B, T, C) -> (B, T, C)."""
         m = self.mlp
-        return x + m.dropout(m.c_proj(m.act(m.c_fc(self.ln_2(x)))))
+        return m.dropout(m.c_proj(m.act(m.c_fc(x))))
 
 
 class GPT(nn.Module):
@@ -250,19 +255,25 @@ class GPT(nn.Module):
         return (self.lm_head.weight @ columns).T[: len(x), None]
 
     def _trunk(self, x, capture=None, cache=None, blocked=None, last_only=False):
+        """Hidden states (B, T, C), or (B, 1, C) with last_only, and the attention to capture.
+
+        Blocks get only the options in use, so that a replaced one need only take x.
+        """
         captured = {}
         capture = {asked: self._block_number(asked) for asked in capture or ()}
         for number, block in enumerate(self.transformer.h):
             for asked, captured_number in capture.items():
                 if captured_number == number:
                     captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
-            x = block(
-                x,
-                None if cache is None else cache[number],
-                None if blocked is None else blocked.get(number),
-                last_only and number == self.config.n_layer - 1,
-            )
-        return self.transformer.ln_f(x), captured
+            options = {}
+            if cache is not None:
+                options["cache"] = cache[number]
+            if blocked is not None and number in blocked:
+                options["blocked"] = blocked[number]
+            if last_only and number == len(self.transformer.h) - 1 and _takes_options(block):
+                options["last_only"] = True
+            x = block(x, **options)
+        return self.transformer.ln_f(x[:, -1:] if last_only else x), captured
 
     def _embed(self, idx, embeddings, cache):
         if (idx is None) == (embeddings is None):
@@ -356,7 +367,8 @@ class GPT(nn.Module):
         logits / temperature, restricted to the top_k tokens and to the smallest set of
         probability top_p where given. `generator` makes draws reproducible apart from the
         global state. Keys and values are cached while the sequence fits the block; beyond
-        it the window slides, every position moves, and the window is computed afresh.
+        it the window slides, every position moves, and the window is computed afresh, as it
+        always is for a model or blocks with a `forward` of their own.
         on_token(column (B,) int64) is called after every token. Use in eval mode.
         Raises ValueError for an empty prompt or settings out of range.
         """
@@ -364,6 +376,11 @@ class GPT(nn.Module):
             raise ValueError("the prompt is empty: give at least one token")
         check_integer("max_new_tokens", max_new_tokens, at_least=0)
         cache = None
+        use_cache = (
+            use_cache
+            and has_forward_of(GPT, self)
+            and all(_takes_options(block) for block in self.transformer.h)
+        )
         with torch.inference_mode():
             for _ in range(max_new_tokens):
                 if not use_cache or idx.shape[1] > self.block_size:
@@ -372,8 +389,8 @@ class GPT(nn.Module):
                     window, cache = idx, [{} for _ in self.transformer.h]
                 else:
                     window = idx[:, -1:]
-                logits, _ = self(window, cache=cache, last_only=True)
-                token = next_token(logits[:, -1], temperature, do_sample, top_k, top_p, generator)
+                logits = last_logits(self, window, cache)[:, 0]
+                token = next_token(logits, temperature, do_sample, top_k, top_p, generator)
                 idx = torch.cat([idx, token], dim=1)
                 if on_token is not None:
                     on_token(token[:, 0])
@@ -413,6 +430,30 @@ class GPT(nn.Module):
                 state[key] = value.T if transposed else value
         model.load_state_dict(state)
         return model.eval()
+
+
+def has_forward_of(cls, module):
+    """Whether calling the module runs cls.forward, neither overridden nor replaced."""
+    return (
+        isinstance(module, cls)
+        and type(module).forward is cls.forward
+        and "forward" not in vars(module)
+    )
+
+
+def last_logits(model, idx, cache=None):
+    """Logits of the last position for idx (B, T) int64, (B, 1, V).
+
+    A model with a `forward` of its own, minGPT's (idx, targets=None), takes no cache.
+    """
+    if has_forward_of(GPT, model):
+        return model(idx, cache=cache, last_only=True)[0]
+    return model(idx)[0][:, -1:]
+
+
+def _takes_options(block):
+    """Whether a block takes `CausalSelfAttention.forward`'s options: it is ours throughout."""
+    return has_forward_of(Block, block) and has_forward_of(CausalSelfAttention, block.attn)
 
 
 def _may_look(tokens):

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
-from mingpt.model import GPT
+from mingpt.model import GPT, has_forward_of
 from mingpt.utils import CfgNode, check_integer, check_number
 
 # Settings that say how a run is computed and not what: resuming may change them, at the price of
@@ -103,7 +103,7 @@ class Trainer:
             raise ValueError(
                 f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
-        if discount is not None and not _is_plain_gpt(model):
+        if discount is not None and not has_forward_of(GPT, model):
             raise ValueError("a discount needs this package's GPT with its own forward")
         self.model = model.to(self.device)
         self.discount = None if discount is None else discount.to(self.device)
@@ -373,11 +373,6 @@ class Trainer:
         return min(value for _, value in self.evaluations[-patience:]) > self.best
 
 
-def _is_plain_gpt(model):
-    """Whether the model computes its loss as our GPT does, so that the logits can be skipped."""
-    return type(model).forward is GPT.forward and "forward" not in vars(model)
-
-
 class _Objective(nn.Module):
     """A batch's cross-entropy, and what training minimises: the same, discounted.
 
@@ -389,7 +384,7 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
         self.discount = discount
-        self.is_plain_gpt = _is_plain_gpt(model)
+        self.is_plain_gpt = has_forward_of(GPT, model)
         compute = model.hidden_states if self.is_plain_gpt else model.__call__
         self.compute = torch.compile(compute) if compiled else compute  # no module: no new keys
 

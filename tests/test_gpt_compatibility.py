@@ -1,0 +1,105 @@
+"""Models that students derive from minGPT's: own forward, blocks, attention, head, weights."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mingpt.model import GPT, Block, CausalSelfAttention
+from mingpt.scoring import bits_per_byte, token_log_probs
+from tests.gpt_helpers import small_model, tokens
+
+
+class OwnForward(GPT):
+    """A forward written out with minGPT's signature and modules alone."""
+
+    def forward(self, idx, targets=None):
+        positions = torch.arange(idx.shape[1])[None]
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
+        for block in self.transformer.h:
+            x = block(x)
+        logits, loss = self.lm_head(self.transformer.ln_f(x)), None
+        if targets is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, loss
+
+
+class CallsSuper(GPT):
+    def forward(self, idx, targets=None):
+        return super().forward(idx, targets)
+
+
+class OwnBlock(Block):
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlpf(self.ln_2(x))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        return self.block(x)
+
+
+class OwnAttention(CausalSelfAttention):
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = self.query_key_value(x)
+        weights = (q @ k.transpose(-2, -1)) / (C // self.n_head) ** 0.5
+        weights = weights.masked_fill(self.bias[:, :, :T, :T] == 0, float("-inf")).softmax(-1)
+        return self.c_proj((weights @ v).transpose(1, 2).reshape(B, T, C))
+
+
+def own_model(cls, plain):
+    model = cls(plain.config)
+    model.load_state_dict(plain.state_dict())
+    return model.eval()
+
+
+def own_block(plain):
+    block = OwnBlock(plain.config)
+    block.load_state_dict(plain.transformer.h[-1].state_dict())
+    return _with_last_block(plain, block)
+
+
+def own_attention(plain):
+    model = copy.deepcopy(plain)
+    attention = OwnAttention(plain.config)
+    attention.load_state_dict(plain.transformer.h[0].attn.state_dict())
+    model.transformer.h[0].attn = attention
+    return model.eval()
+
+
+def _with_last_block(plain, block):
+    model = copy.deepcopy(plain)
+    model.transformer.h[-1] = block
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda plain: own_model(OwnForward, plain),
+        lambda plain: own_model(CallsSuper, plain),
+        own_block,
+        lambda plain: _with_last_block(plain, Wrapped(copy.deepcopy(plain.transformer.h[-1]))),
+        own_attention,
+    ],
+    ids=["forward", "super", "block", "wrapper", "attention"],
+)
+def test_code_of_ones_own_that_computes_the_same_gives_the_same(derive):
+    plain = small_model(scale=4)
+    model, idx, text = derive(plain), tokens(2, 12), tokens(50, seed=1)
+    torch.testing.assert_close(model(idx)[0], plain(idx)[0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(model.generate(idx, 10), plain.generate(idx, 10))  # beyond the block of 16
+    long = tokens(1, 30)
+    torch.testing.assert_close(
+        token_log_probs(model, long), token_log_probs(plain, long), rtol=1e-4, atol=1e-4
+    )
+    found, expected = (bits_per_byte(m, tokens(40), text, 100) for m in (model, plain))
+    assert found == pytest.approx(expected, rel=1e-5)
