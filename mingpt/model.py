@@ -206,7 +206,8 @@ class GPT(nn.Module):
 
         capture: block numbers (negative from the end) whose attention to return; the result
         is then (logits, loss, {block: (scores, weights)}), each (B, heads, T, T).
-        loss_only: skip the logits (None in their place) and compute the loss in row chunks.
+        loss_only: None in place of the logits; with a plain head (see `has_plain_head`) they are
+        never held, and the loss is computed in row chunks.
         cache: list of one dict per block, holding the keys and values of earlier calls; with
         keys present, idx is the one token that follows them.
         blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
@@ -226,9 +227,9 @@ class GPT(nn.Module):
             blocked = self._check_blocked(blocked, x.shape[1])
         x, captured = self._trunk(x, capture, cache, blocked, last_only)
         logits = loss = None
-        if loss_only:
-            if targets is None:
-                raise ValueError("loss_only needs targets")
+        if loss_only and targets is None:
+            raise ValueError("loss_only needs targets")
+        if loss_only and has_plain_head(self):
             loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         else:
             logits = self._head_of_last(x) if last_only else self.lm_head(x)
@@ -236,6 +237,8 @@ class GPT(nn.Module):
                 loss = F.cross_entropy(
                     logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1
                 )
+            if loss_only:
+                logits = None
         return (logits, loss) if capture is None else (logits, loss, captured)
 
     def hidden_states(self, idx):
@@ -247,9 +250,9 @@ class GPT(nn.Module):
 
         With few rows the time goes into reading the weights. MKL reads them up to four times
         as fast for (V, C) @ (C, 2) as for its matrix-vector product or for (2, C) @ (C, V), so
-        a lone column goes in twice; beyond eight the plain head is as fast.
+        a lone column goes in twice; beyond eight the head itself is as fast.
         """
-        if len(x) > 8:
+        if len(x) > 8 or not has_plain_head(self):
             return self.lm_head(x)
         columns = x[:, 0].repeat(2 if len(x) == 1 else 1, 1).T  # (C, at least 2)
         return (self.lm_head.weight @ columns).T[: len(x), None]
@@ -439,6 +442,23 @@ def has_forward_of(cls, module):
         and type(module).forward is cls.forward
         and "forward" not in vars(module)
     )
+
+
+def has_plain_head(model):
+    """Whether the head is the matrix product it was built as, so that its weight is all of it.
+
+    It is not with a bias, as another module, or with hooks that wait for its call.
+    """
+    head = model.lm_head
+    return type(head) is nn.Linear and head.bias is None and not has_hooks(head)
+
+
+def has_hooks(module):
+    """Whether calling the module runs hooks, which a shortcut around the call would skip."""
+    return any(
+        (module._forward_hooks, module._forward_pre_hooks,
+         module._backward_hooks, module._backward_pre_hooks)
+    )  # fmt: skip
 
 
 def last_logits(model, idx, cache=None):

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
-from mingpt.model import GPT, has_forward_of
+from mingpt.model import GPT, has_forward_of, has_hooks, has_plain_head
 from mingpt.utils import CfgNode, check_integer, check_number
 
 # Settings that say how a run is computed and not what: resuming may change them, at the price of
@@ -103,8 +103,10 @@ class Trainer:
             raise ValueError(
                 f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
-        if discount is not None and not has_forward_of(GPT, model):
-            raise ValueError("a discount needs this package's GPT with its own forward")
+        if discount is not None and not _skips_logits(model):
+            raise ValueError(
+                "a discount needs this package's GPT with its own forward and head, without hooks"
+            )
         self.model = model.to(self.device)
         self.discount = None if discount is None else discount.to(self.device)
         if config.compile:
@@ -373,26 +375,33 @@ class Trainer:
         return min(value for _, value in self.evaluations[-patience:]) > self.best
 
 
+def _skips_logits(model):
+    """Whether the loss may be computed from hidden states and the head's weight alone."""
+    return has_forward_of(GPT, model) and has_plain_head(model) and not has_hooks(model)
+
+
 class _Objective(nn.Module):
     """A batch's cross-entropy, and what training minimises: the same, discounted.
 
-    Any module that returns (logits, loss) for (x, y) will do, as in minGPT; a discount takes
-    our GPT, whose loss comes from the hidden states without all logits.
+    Any module that returns (logits, loss) for (x, y) will do, as in minGPT; our GPT's loss
+    comes from the hidden states without all logits, where no hook or head asks for them. A
+    discount takes that.
     """
 
     def __init__(self, model, discount, compiled):
         super().__init__()
         self.model = model
         self.discount = discount
-        self.is_plain_gpt = has_forward_of(GPT, model)
-        compute = model.hidden_states if self.is_plain_gpt else model.__call__
-        self.compute = torch.compile(compute) if compiled else compute  # no module: no new keys
+        self.call, self.hidden_states = model.__call__, getattr(model, "hidden_states", None)
+        if compiled:  # functions, not modules: no new keys
+            self.call = torch.compile(self.call)
+            self.hidden_states = self.hidden_states and torch.compile(self.hidden_states)
 
     def forward(self, x, y):
-        if not self.is_plain_gpt:
-            _, loss = self.compute(x, y)
+        if self.discount is None and not _skips_logits(self.model):
+            _, loss = self.call(x, y)
             return loss.detach(), loss
-        hidden, targets = self.compute(x).flatten(0, 1), y.flatten()
+        hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:

@@ -7,8 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mingpt.data import BlockDataset
+from mingpt.discounting import AbsoluteDiscount
 from mingpt.model import GPT, Block, CausalSelfAttention
 from mingpt.scoring import bits_per_byte, token_log_probs
+from mingpt.trainer import Trainer
+from mingpt.utils import CfgNode
 from tests.gpt_helpers import small_model, tokens
 
 
@@ -103,3 +107,49 @@ def test_code_of_ones_own_that_computes_the_same_gives_the_same(derive):
     )
     found, expected = (bits_per_byte(m, tokens(40), text, 100) for m in (model, plain))
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def biased(vocab_size=97):
+    head = nn.Linear(24, vocab_size)
+    with torch.no_grad():
+        head.bias.copy_(torch.linspace(-5, 5, vocab_size))
+    return head
+
+
+@pytest.mark.parametrize(
+    "head", [biased, lambda: nn.Sequential(nn.Linear(24, 24), nn.Tanh(), biased())]
+)
+def test_another_head_is_trained_on_its_own_loss(head):
+    model = small_model(embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
+    torch.manual_seed(0)
+    model.lm_head = head()
+    x, y = tokens(4, 16), tokens(4, 16, seed=1)
+    logits, expected = model(x, y)
+    assert model(x, y, loss_only=True) == (None, expected)
+    torch.testing.assert_close(model(x, last_only=True)[0], logits[:, -1:])
+    pairs = list(zip(x, y, strict=True))
+    run = Trainer(CfgNode(device="cpu", max_iters=1, batch_size=64, seed=0), model, pairs)
+    loss, objective = run.objective(x, y)
+    assert loss.item() == objective.item() == pytest.approx(expected.item(), rel=1e-6)
+    before = model.lm_head.state_dict()
+    before = {key: value.clone() for key, value in before.items()}
+    run.run()
+    for key, value in model.lm_head.state_dict().items():
+        assert not torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("of", [lambda model: model, lambda model: model.lm_head])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_see_every_training_iteration(of, kind):
+    model, seen = small_model(), []
+    data = BlockDataset(tokens(100), 16)
+    run = Trainer(CfgNode(device="cpu", max_iters=3, batch_size=4, seed=0), model, data)
+    plain = Trainer(CfgNode(device="cpu", max_iters=3, batch_size=4, seed=0), small_model(), data)
+    getattr(of(model), kind)(lambda *_: seen.append(1))
+    run.run()
+    plain.run()
+    assert len(seen) == 3
+    assert run.losses == pytest.approx(plain.losses, rel=1e-5)
+    discount = AbsoluteDiscount(data.tokens, torch.zeros(97, dtype=torch.int64))
+    with pytest.raises(ValueError, match="without hooks"):
+        Trainer(CfgNode(device="cpu"), model, data, discount=discount)
