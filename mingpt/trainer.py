@@ -242,6 +242,9 @@ class Trainer:
         return rate
 
     def _set_learning_rate(self):
+        """The schedule's rate for every group; without one they are left to callbacks."""
+        if self.config.warmup_iters == 0 and self.config.lr_decay == "none":
+            return
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
 

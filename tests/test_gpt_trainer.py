@@ -244,6 +244,24 @@ def test_warm_up_and_cosine():
     assert rates[-1] > 0.001
 
 
+def test_a_schedule_of_ones_own_is_kept():
+    rates, tables = [], []
+
+    def stop_after_two(t):
+        tables.append(t.model.lm_head.weight.detach().clone())
+        rates.append([group["lr"] for group in t.optimizer.param_groups])
+        if t.iter_num == 1:
+            for group in t.optimizer.param_groups:
+                group["lr"] = 0.0
+
+    run = trainer(max_iters=4)
+    run.set_callback("on_batch_end", stop_after_two)
+    run.run()
+    assert rates == [[0.01] * 3] * 2 + [[0.0] * 3] * 2
+    assert not torch.equal(tables[0], tables[1])
+    assert torch.equal(tables[1], tables[3])
+
+
 def test_gradients_are_clipped():
     model = small_model(scale=8)
     run = trainer(model=model, grad_norm_clip=0.01, max_iters=2)
