@@ -373,9 +373,10 @@ class Trainer:
         if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
             return True
         patience = self.config.patience
-        if patience is None or len(self.evaluations) <= patience:
+        if patience is None or not self.evaluations:
             return False
-        return min(value for _, value in self.evaluations[-patience:]) > self.best
+        values = [value for _, value in self.evaluations]
+        return len(values) - 1 - values.index(min(values)) >= patience  # since the last new best
 
 
 def _skips_logits(model):

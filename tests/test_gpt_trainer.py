@@ -92,6 +92,14 @@ def test_early_stopping():
     assert len(run.losses) == 4
 
 
+@pytest.mark.parametrize("patience", [1, 3])
+def test_early_stopping_on_a_plateau(patience):
+    run = trainer(lambda model: 1.0, eval_interval=2, patience=patience, max_iters=100)
+    run.run()
+    assert len(run.evaluations) == patience + 1
+    assert run.iter_num == 2 * (patience + 1)
+
+
 def test_the_average_is_the_recursion_it_claims():
     model = small_model()
     average = model.lm_head.weight.detach().clone()
