@@ -27,6 +27,7 @@ MODEL_TYPES = {
     "gpt-micro": {"n_layer": 4, "n_head": 4, "n_embd": 128},
     "gpt-nano": {"n_layer": 3, "n_head": 3, "n_embd": 48},
 }
+INIT_STD = 0.02  # of all weights but the token embedding's and the residual projections'
 
 
 class NewGELU(nn.Module):
@@ -45,7 +46,8 @@ class CausalSelfAttention(nn.Module):
         self.n_embd = config.n_embd
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key, value in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.attn_pdrop = config.attn_pdrop
+        self.c_proj.init_std = _residual_std(config)
+        self.attn_dropout = nn.Dropout(config.attn_pdrop)  # its rate is read, it is not called
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
         causal = torch.ones(config.block_size, config.block_size).tril()
         self.register_buffer("bias", causal.view(1, 1, *causal.shape))  # minGPT's key
@@ -74,7 +76,7 @@ class CausalSelfAttention(nn.Module):
             q = q[:, :, -1:]  # (B, nh, 1, hs)
             allowed = None if allowed is None else allowed[-1:]
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, dropout_p=self.attn_pdrop if self.training else 0.0,
+            q, k, v, attn_mask=allowed, dropout_p=self.attn_dropout.p if self.training else 0.0,
             is_causal=allowed is None and q.shape[2] > 1,  # a single query sees every key
         )
         y = y.transpose(1, 2).reshape(B, -1, C)
@@ -108,6 +110,7 @@ class Block(nn.Module):
                 "dropout": nn.Dropout(config.resid_pdrop),
             }
         )
+        self.mlp.c_proj.init_std = _residual_std(config)
 
     def forward(self, x, **options):
         """x (B, T, C) -> (B, T, C); options are those of `CausalSelfAttention.forward`."""
@@ -160,22 +163,25 @@ class GPT(nn.Module):
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer.wte.init_std = config.embd_init_std
         if config.tied_head:
             self.lm_head.weight = self.transformer.wte.weight
-        self._initialise(generator)
+        self._generator = generator
+        self.apply(self._init_weights)
+        del self._generator  # a generator cannot be copied along with the model
 
-    def _initialise(self, generator):
-        for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
-                nn.init.zeros_(parameter)
-            elif ".ln_" in name:
-                nn.init.ones_(parameter)
-            else:
-                layers = self.config.n_layer
-                std = 0.02 / math.sqrt(2 * layers) if name.endswith("c_proj.weight") else 0.02
-                if parameter is self.transformer.wte.weight:
-                    std = self.config.embd_init_std
-                nn.init.normal_(parameter, 0.0, std, generator=generator)
+    def _init_weights(self, module):
+        """Initialise one module: called for each in turn, for subclasses to override."""
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            if module is self.lm_head and self.config.tied_head:
+                return  # drawn as the token embedding
+            std = getattr(module, "init_std", INIT_STD)
+            nn.init.normal_(module.weight, 0.0, std, generator=self._generator)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
 
     @property
     def num_parameters(self):
@@ -433,6 +439,11 @@ class GPT(nn.Module):
                 state[key] = value.T if transposed else value
         model.load_state_dict(state)
         return model.eval()
+
+
+def _residual_std(config):
+    """Of the 2 n_layer projections that add to the residual stream (Radford et al. 2019)."""
+    return INIT_STD / math.sqrt(2 * config.n_layer)
 
 
 def has_forward_of(cls, module):

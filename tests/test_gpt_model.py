@@ -159,8 +159,6 @@ def test_overfits_one_batch():
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "attn_pdrop"):
-            module.attn_pdrop = 0.0
     settings = CfgNode(weight_decay=0.0, learning_rate=1e-2, betas=(0.9, 0.95))
     optimizer = model.configure_optimizers(settings)
     for _ in range(150):
