@@ -11,7 +11,7 @@ import torch
 
 from mingpt.bpe import get_encoder
 from mingpt.model import GPT
-from mingpt.utils import CfgNode, atomic_path
+from mingpt.utils import CfgNode, atomic_path, resolve_device
 from mingpt.vocabulary import BookVocabulary
 
 FORMAT = "mingpt-checkpoint-2"
@@ -79,7 +79,11 @@ def read(path):
 
 
 def build(content, device="cpu"):
-    """The GPT of a dict returned by `read`, float32, in eval mode. Raises CheckpointError."""
+    """The GPT of a dict returned by `read`, float32, in eval mode. Raises CheckpointError.
+
+    Raises ValueError for a device that is not there (see `resolve_device`).
+    """
+    device = resolve_device(device)
     try:
         model = GPT(CfgNode(**content["config"]))
         state = content["model"]
@@ -108,7 +112,7 @@ def encoder(content):
 
 
 def load(path, device="cpu"):
-    """The GPT in a weights file, float32, in eval mode. Raises CheckpointError."""
+    """The GPT in a weights file, float32, in eval mode. Raises as `read` and `build` do."""
     return build(read(path), device)
 
 

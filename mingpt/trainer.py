@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
 from mingpt.model import GPT, has_forward_of, has_hooks, has_plain_head
-from mingpt.utils import CfgNode, check_integer, check_number
+from mingpt.utils import CfgNode, check_integer, check_number, resolve_device
 
 # Settings that say how a run is computed and not what: resuming may change them, at the price of
 # rounding and of the dropout drawn.
@@ -54,7 +54,7 @@ class Trainer:
     @staticmethod
     def get_default_config():
         return CfgNode(
-            device="auto",  # "auto" takes CUDA where it is there
+            device="auto",  # CUDA where it is there; or "cpu", "cuda", "cuda:1", a torch.device
             num_workers=0,  # of the DataLoader, used for datasets other than BlockDataset
             max_iters=None,
             batch_size=64,  # blocks per iteration, over all processes
@@ -87,6 +87,7 @@ class Trainer:
         self.config = config
         _check_settings(config)
         self.device = resolve_device(config.device)
+        self.device_type = torch.device(self.device).type
         self.autocast_dtype = resolve_precision(config.precision, self.device)
         config.precision = "float32" if self.autocast_dtype is None else "bfloat16"
         self.rank, self.world_size = process_rank(), process_count()
@@ -207,7 +208,7 @@ class Trainer:
     def _autocast(self):
         if self.autocast_dtype is None:
             return nullcontext()
-        return torch.autocast(self.device, self.autocast_dtype)
+        return torch.autocast(self.device_type, self.autocast_dtype)
 
     def _batches(self):
         """Endless (x, y) batches of blocks drawn with replacement."""
@@ -221,7 +222,7 @@ class Trainer:
         )
         yield from DataLoader(
             dataset, sampler=sampler, batch_size=batch_size, num_workers=self.config.num_workers,
-            pin_memory=self.device == "cuda",
+            pin_memory=self.device_type == "cuda",
         )
 
     def _seeded(self):
@@ -302,7 +303,9 @@ class Trainer:
             if self._batch_generator is None
             else self._batch_generator.get_state(),
             "dropout_generator": torch.get_rng_state(),
-            "cuda_dropout_generator": torch.cuda.get_rng_state() if self.device == "cuda" else None,
+            "cuda_dropout_generator": torch.cuda.get_rng_state(self.device)
+            if self.device_type == "cuda"
+            else None,
             "settings": self._settings(),
         }
 
@@ -366,8 +369,8 @@ class Trainer:
             self._batch_generator.set_state(state["batch_generator"])
         if self.rank == 0:
             torch.set_rng_state(state["dropout_generator"])
-            if self.device == "cuda" and state["cuda_dropout_generator"] is not None:
-                torch.cuda.set_rng_state(state["cuda_dropout_generator"])
+            if self.device_type == "cuda" and state["cuda_dropout_generator"] is not None:
+                torch.cuda.set_rng_state(state["cuda_dropout_generator"], self.device)
 
     def _finished(self):
         if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
@@ -415,12 +418,15 @@ class _Objective(nn.Module):
 
 @contextmanager
 def _forked_generator(seed, device):
-    """Global generators of the CPU and the current GPU seeded inside, restored after."""
-    cuda = device == "cuda"
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+    """Global generators of the CPU and of a CUDA device seeded inside, restored after."""
+    device = torch.device(device)
+    gpus = []
+    if device.type == "cuda":
+        gpus = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
         yield
 
 
@@ -463,22 +469,6 @@ def process_count():
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def resolve_device(device):
-    """"auto" -> "cuda" where PyTorch finds it, else "cpu"; another name is checked.
-
-    Raises ValueError for a device PyTorch cannot use here.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return device
-    if device == "cuda":
-        if torch.cuda.is_available():
-            return device
-        raise ValueError("device 'cuda' was asked for, but PyTorch finds no CUDA GPU here")
-    raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda")
-
-
 def check_compiler(device):
     """Raise ValueError where torch.compile cannot make even x + 1, for want of a compiler say."""
     try:
@@ -490,7 +480,7 @@ def check_compiler(device):
 
 def bfloat16_supported(device):
     """Whether the device multiplies bfloat16 matrices in hardware."""
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 

@@ -24,6 +24,17 @@ def test_round_trip(tmp_path, tied_head):
     assert checkpoint.read(tmp_path / "gpt.pt")["note"] == "a note"
 
 
+def test_loading_to_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    mingpt.save(small_model(), tmp_path / "gpt.pt")
+    for device in ("cuda", "cuda:0", torch.device("cuda")):
+        with pytest.raises(ValueError, match="finds no CUDA GPU"):
+            mingpt.load(tmp_path / "gpt.pt", device)
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        mingpt.load(tmp_path / "gpt.pt", "tpu")
+    assert mingpt.load(tmp_path / "gpt.pt", torch.device("cpu")).config.n_layer == 3
+
+
 def test_half_precision_storage_keeps_a_tied_head_once(tmp_path):
     model = small_model(vocab_size=5000, tied_head=True)
     mingpt.save(model, tmp_path / "full.pt")

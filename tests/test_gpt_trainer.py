@@ -321,6 +321,22 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
         resolve_device("tpu")
 
 
+def test_devices_go_by_name_or_as_torch_devices(monkeypatch):
+    for device in ("cpu", "cpu:0", torch.device("cpu")):
+        run = trainer(device=device, max_iters=1)
+        assert run.device == "cpu"
+        run.run()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda") == "cuda"
+    assert resolve_device(torch.device("cuda", 1)) == resolve_device("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match="'cuda:2' was asked for, but PyTorch finds 2 CUDA GPUs"):
+        resolve_device("cuda:2")
+    for unknown in ("meta", "cpu:x", "", None, 0, True):
+        with pytest.raises(ValueError, match=f"unknown device '{unknown}'"):
+            resolve_device(unknown)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
