@@ -104,12 +104,51 @@ def test_tampering_with_any_part_is_noticed(tmp_path, part, alter):
         {"training_loss_nats_per_token": [1.0]},
         {**HISTORY, "training_loss_nats_per_token": [1.0, float("nan")]},
         {**HISTORY, "training_loss_nats_per_token": ["low"]},
+        {**HISTORY, "training_loss_nats_per_token": [10**400, "1"]},
+        {**HISTORY, "training_loss_nats_per_token": {1.0: 2.0}},
+        {**HISTORY, "training_loss_nats_per_token": []},
         {**HISTORY, "heldout_bits_per_byte_by_iteration": [2.5]},
+        {**HISTORY, "heldout_bits_per_byte_by_iteration": []},
+        {**HISTORY, "heldout_bits_per_byte_by_iteration": [(1, True)]},
+        None,
     ],
 )
 def test_a_history_that_is_none_is_refused(tmp_path, history):
     mingpt.save(small_model(), tmp_path / "gpt.pt", history=history)
     with pytest.raises(CheckpointError, match="training history"):
+        mingpt.load(tmp_path / "gpt.pt")
+
+
+RECIPE = {
+    "objective": "cross-entropy", "optimizer": "AdamW", "max_iters": 3, "batch_size": 8,
+    "learning_rate": 1e-3, "dropout": 0.1, "weight_decay": 0.1, "embedding_weight_decay": 0.0,
+    "embedding_init_std": 0.02, "discount": None, "ema_decay": None,
+    "discount_prior_of_unseen_tokens": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", [None, RECIPE, {**RECIPE, "discount": 0.5, "more": "text"}])
+def test_a_recipe_travels_along(tmp_path, recipe):
+    mingpt.save(small_model(), tmp_path / "gpt.pt", recipe=recipe)
+    assert checkpoint.read(tmp_path / "gpt.pt")["recipe"] == recipe
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "hello",
+        {"x": 1},
+        {},
+        *({k: v for k, v in RECIPE.items() if k != key} for key in RECIPE),
+        {**RECIPE, "learning_rate": None},
+        {**RECIPE, "dropout": float("nan")},
+        {**RECIPE, "discount": "some"},
+        {**RECIPE, "optimizer": 3},
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(tmp_path, recipe):
+    mingpt.save(small_model(), tmp_path / "gpt.pt", recipe=recipe)
+    with pytest.raises(CheckpointError, match="training recipe"):
         mingpt.load(tmp_path / "gpt.pt")
 
 
