@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mingpt.bpe import get_encoder
+from mingpt.data import DataError
 from mingpt.model import GPT
 from mingpt.utils import CfgNode, atomic_path, resolve_device
 from mingpt.vocabulary import BookVocabulary
@@ -108,10 +109,16 @@ def build(content, device="cpu"):
 
 
 def encoder(content):
-    """The tokeniser of a dict returned by `read`: GPT-2's, or the vocabulary it carries."""
+    """The tokeniser of a dict returned by `read`: GPT-2's, or the vocabulary it carries.
+
+    Raises CheckpointError for a vocabulary that is none, DataError where GPT-2's merges are not
+    in place.
+    """
     try:
         ids = content.get("vocabulary")
         chosen = get_encoder() if ids is None else BookVocabulary(ids)
+    except DataError:
+        raise
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's vocabulary is damaged: {error}") from None
     if chosen.vocab_size != content["config"].get("vocab_size"):

@@ -10,6 +10,7 @@ import torch
 import mingpt
 from mingpt import checkpoint
 from mingpt.checkpoint import CheckpointError
+from mingpt.data import DataError
 from tests.gpt_helpers import small_model, tokens
 
 
@@ -182,6 +183,15 @@ def test_a_model_of_one_vocabulary_with_another_is_refused(tmp_path):
     mingpt.save(small_model(), tmp_path / "gpt.pt", vocabulary=torch.arange(100))
     with pytest.raises(CheckpointError, match="vocabulary is damaged"):
         checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+
+
+def test_damaged_merges_are_not_blamed_on_the_checkpoint(monkeypatch):
+    def damaged():
+        raise DataError("gpt2_merges.npy has a wrong checksum")
+
+    monkeypatch.setattr("mingpt.vocabulary.load_merges", damaged)
+    with pytest.raises(DataError, match="wrong checksum"):
+        checkpoint.encoder({"vocabulary": torch.arange(300), "config": {"vocab_size": 300}})
 
 
 def test_code_in_a_weights_file_is_not_run(tmp_path):
