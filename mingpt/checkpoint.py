@@ -1,6 +1,7 @@
 """One file per model: configuration, weights, and a checksum that notices damage."""
 
 import hashlib
+import io
 import json
 import math
 import pickle
@@ -35,6 +36,8 @@ class CheckpointError(ValueError):
 def save(model, path, dtype=torch.float32, **extra):
     """Write the model to `path`, atomically; weights are stored in `dtype`.
 
+    The same model and extras give the same bytes.
+
     `extra` (numbers, strings, tensors, lists and dicts of them) travels along; see `read`, which
     has its own demands on a `history` and a `recipe`.
     Raises ValueError for weights that are not finite in `dtype`, TypeError for other extras.
@@ -53,8 +56,10 @@ def save(model, path, dtype=torch.float32, **extra):
         **extra,
     }
     content["sha256"] = _digest(content)
+    packed = io.BytesIO()  # a file's name would become part of its content
+    torch.save(content, packed)
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(packed.getbuffer())
 
 
 def read(path):

@@ -48,6 +48,12 @@ def test_half_precision_storage_keeps_a_tied_head_once(tmp_path):
     assert "lm_head.weight" in checkpoint.read(tmp_path / "half.pt")["model"]
 
 
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    for name in ("one.pt", "two.pt"):
+        mingpt.save(small_model(tied_head=True), tmp_path / name, history=HISTORY)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "two.pt").read_bytes()
+
+
 def test_missing_truncated_altered_or_foreign_files_are_refused(tmp_path):
     path = tmp_path / "gpt.pt"
     with pytest.raises(CheckpointError, match="no such weights file"):
