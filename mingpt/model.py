@@ -219,16 +219,17 @@ class GPT(nn.Module):
         blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
         negative blocks count from the last. Neither it nor `capture` goes with a filled cache.
         last_only: logits of the last position alone, (B, 1, V); without targets.
-        Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`),
+        Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`) or of
+        another shape or dtype,
         more positions than the block, or transformer blocks that the model does not have.
         """
-        if targets is not None:
-            self._check_targets(targets)
-            if last_only:
-                raise ValueError("last_only gives logits of one position: it takes no targets")
+        if targets is not None and last_only:
+            raise ValueError("last_only gives logits of one position: it takes no targets")
         if (capture is not None or blocked is not None) and _cached_positions(cache):
             raise ValueError("capture and blocked take the whole sequence, not a filled cache")
         x = self._embed(idx, embeddings, cache)
+        if targets is not None:
+            self.check_targets(targets, x.shape[:2])
         if blocked is not None:
             blocked = self._check_blocked(blocked, x.shape[1])
         x, captured = self._trunk(x, capture, cache, blocked, last_only)
@@ -329,9 +330,16 @@ class GPT(nn.Module):
                 )
         return {self._block_number(block): mask for block, mask in blocked.items()}
 
-    def _check_targets(self, targets):
-        if targets.dtype != torch.int64:
-            raise ValueError(f"targets should be int64, not {targets.dtype}")
+    def check_targets(self, targets, shape):
+        """Raise ValueError unless targets are int64 of the shape (B, T), -1 or in the vocabulary.
+
+        Whether they are in the vocabulary is looked at on the CPU alone.
+        """
+        if targets.dtype != torch.int64 or targets.shape != shape:
+            raise ValueError(
+                f"targets should be int64 of shape {tuple(shape)}, "
+                f"not {targets.dtype} {tuple(targets.shape)}"
+            )
         vocab_size = self.config.vocab_size
         if _may_look(targets) and not (
             int(targets.min()) >= -1 and int(targets.max()) < vocab_size
@@ -379,9 +387,11 @@ class GPT(nn.Module):
         it the window slides, every position moves, and the window is computed afresh, as it
         always is for a model or blocks with a `forward` of their own.
         on_token(column (B,) int64) is called after every token. Use in eval mode.
-        Raises ValueError for an empty prompt or settings out of range.
+        Raises ValueError for a prompt that is empty or not (B, T), or settings out of range.
         """
-        if idx.ndim != 2 or idx.shape[1] == 0:
+        if idx.ndim != 2:
+            raise ValueError(f"the prompt should be of shape (B, T), not {tuple(idx.shape)}")
+        if idx.shape[1] == 0:
             raise ValueError("the prompt is empty: give at least one token")
         check_integer("max_new_tokens", max_new_tokens, at_least=0)
         cache = None

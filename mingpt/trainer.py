@@ -408,6 +408,7 @@ class _Objective(nn.Module):
         if self.discount is None and not _skips_logits(self.model):
             _, loss = self.call(x, y)
             return loss.detach(), loss
+        self.model.check_targets(y, x.shape)
         hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)

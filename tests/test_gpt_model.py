@@ -212,6 +212,8 @@ def test_impossible_configurations_are_refused(change, message):
         (lambda m: m(tokens(1, 2), torch.tensor([[3, 97]])), "target out of range: got 3 to 97"),
         (lambda m: m(tokens(1, 2), torch.tensor([[3, -2]]), loss_only=True), "target out of range"),
         (lambda m: m(tokens(1, 2), torch.tensor([[3.0, 2.0]])), "targets should be int64"),
+        (lambda m: m(tokens(2, 3), tokens(3, 2)), r"of shape \(2, 3\), not .* \(3, 2\)"),
+        (lambda m: m(tokens(2, 3), tokens(6)), r"of shape \(2, 3\), not .* \(6,\)"),
         (lambda m: m(), "either token indices or embeddings"),
         (lambda m: m(embeddings=torch.zeros(1, 4, 7)), "embeddings should be of shape"),
     ],

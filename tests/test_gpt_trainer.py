@@ -371,6 +371,19 @@ def test_data_of_a_larger_vocabulary_are_refused():
         trainer(dataset=BlockDataset(TEXT, 16, vocab_size=200))
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (tokens(20, 16) + 90, "target out of range: got 90 to 18"),
+        (tokens(20, 8), r"targets should be int64 of shape \(8, 16\)"),
+        (tokens(20, 16).int(), "targets should be int64 .*not torch.int32"),
+    ],
+)
+def test_targets_that_are_none_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(dataset=list(zip(tokens(20, 16), targets, strict=True))).run()
+
+
 def test_diverging_training_stops():
     run = trainer(learning_rate=1e30)
     with pytest.raises(TrainingDivergedError, match="diverged at iteration 2: the loss"):
