@@ -32,8 +32,14 @@ def token_log_probs(model, idx):
 def sequence_log_prob(model, idx, prompt_length=1):
     """log p of idx[:, prompt_length:] given what comes before: (B,) float64 nats.
 
-    The product of the token probabilities, taken as a sum in log space.
+    The product of the token probabilities, taken as a sum in log space. Raises ValueError for
+    a prompt_length outside 1 to T - 1, besides what `token_log_probs` refuses.
     """
+    check_integer("prompt_length", prompt_length, at_least=1)
+    if idx.ndim == 2 and prompt_length >= max(2, idx.shape[1]):
+        raise ValueError(
+            f"prompt_length {prompt_length} leaves none of the {idx.shape[1]} tokens to score"
+        )
     return token_log_probs(model, idx)[:, prompt_length - 1 :].sum(dim=1)
 
 
