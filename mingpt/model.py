@@ -27,6 +27,12 @@ MODEL_TYPES = {
     "gpt-micro": {"n_layer": 4, "n_head": 4, "n_embd": 128},
     "gpt-nano": {"n_layer": 3, "n_head": 3, "n_embd": 48},
 }
+GPT2_COMPUTES = {  # Hugging Face's settings under which its model is this one, beside n_inner
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+}
 INIT_STD = 0.02  # of all weights but the token embedding's and the residual projections'
 
 
@@ -419,7 +425,8 @@ class GPT(nn.Module):
     def from_pretrained(cls, model_type):
         """A GPT with the weights of a Hugging Face GPT-2: a model name or a local directory.
 
-        Needs the transformers package, imported here alone.
+        Needs the transformers package, imported here alone. Raises ValueError for a
+        configuration that computes something else than GPT-2.
         """
         try:
             from transformers import GPT2LMHeadModel
@@ -429,6 +436,13 @@ class GPT(nn.Module):
             ) from None
         theirs = GPT2LMHeadModel.from_pretrained(model_type)
         shape = theirs.config
+        computes = {**GPT2_COMPUTES, "n_inner": (None, 4 * shape.n_embd)}
+        for name, allowed in computes.items():
+            if (value := getattr(shape, name)) not in allowed:
+                raise ValueError(
+                    f"{model_type} has {name} {value!r}; this GPT computes with "
+                    + " or ".join(map(repr, allowed))
+                )
         config = cls.get_default_config()
         config.merge_from_dict(
             {
