@@ -7,6 +7,7 @@ generation with cached keys and values.
 """
 
 import math
+import numbers
 
 import torch
 from torch import nn
@@ -153,6 +154,7 @@ class GPT(nn.Module):
     def __init__(self, config, generator=None):
         """Build and initialise (N(0, 0.02^2), residual projections over sqrt(2 n_layer)).
 
+        The sizes of a model_type are written into the config, as in minGPT.
         `generator` (torch.Generator) draws the initial weights; None uses the global one.
         Raises ValueError for an unknown model_type or impossible sizes.
         """
@@ -212,7 +214,7 @@ class GPT(nn.Module):
                 cache=None, last_only=False, blocked=None):
         """Logits (B, T, V) and, with targets, the mean cross-entropy in nats.
 
-        idx (B, T) int64 tokens, or `embeddings` (B, T, C) in place of what the token
+        idx (B, T) int64 or int32 tokens, or `embeddings` (B, T, C) in place of what the token
         embedding would return for them (position embeddings are added either way).
         targets (B, T) int64, -1 ignored. Returns (logits, loss), loss None without targets.
 
@@ -296,9 +298,10 @@ class GPT(nn.Module):
             raise ValueError("give either token indices or embeddings, not both")
         past = _cached_positions(cache)
         if embeddings is None:
-            if idx.ndim != 2 or idx.dtype != torch.int64:
+            if idx.ndim != 2 or idx.dtype not in (torch.int64, torch.int32):
                 raise ValueError(
-                    f"tokens should be int64 of shape (B, T), not {idx.dtype} {tuple(idx.shape)}"
+                    "tokens should be int64 or int32 of shape (B, T), "
+                    f"not {idx.dtype} {tuple(idx.shape)}"
                 )
             vocab_size = self.config.vocab_size
             if _may_look(idx) and not (
@@ -524,10 +527,12 @@ def _cached_positions(cache):
 
 
 def _complete(config):
-    """A copy of the config with the sizes of its model_type filled in, checked."""
+    """A checked copy of the config; the sizes of its model_type are filled into both."""
+    given = config
     config = CfgNode(**{**GPT.get_default_config().to_dict(), **config.to_dict()})
     sizes = ("n_layer", "n_head", "n_embd")
     if config.model_type in MODEL_TYPES:
+        given.merge_from_dict(MODEL_TYPES[config.model_type])
         config.merge_from_dict(MODEL_TYPES[config.model_type])
     elif config.model_type not in (None, "gpt"):
         raise ValueError(
@@ -535,11 +540,13 @@ def _complete(config):
         )
     for name in (*sizes, "vocab_size", "block_size"):
         value = getattr(config, name)
-        if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (whole and value > 0):
             raise ValueError(
                 f"{name} should be a positive whole number, not {value!r}"
                 + (" (or set model_type)" if name in sizes else "")
             )
+        setattr(config, name, int(value))
     for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
         check_number(name, getattr(config, name), at_least=0, below=1)
     check_number("embd_init_std", config.embd_init_std, at_least=0)

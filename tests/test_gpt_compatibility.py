@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -189,3 +190,18 @@ def test_dropout_of_attention_has_mingpts_module():
     for block in model.transformer.h:
         block.attn.attn_dropout.p = 0.0
     assert torch.equal(model(idx)[0], model(idx)[0])
+
+
+def test_the_sizes_of_a_model_type_are_written_into_the_config():
+    config = GPT.get_default_config()
+    config.merge_from_dict({"model_type": "gpt-nano", "vocab_size": 11, "block_size": 8})
+    GPT(config)
+    assert (config.n_layer, config.n_head, config.n_embd) == (3, 3, 48)
+
+
+def test_numpy_sizes_and_int32_tokens_will_do():
+    model = small_model(scale=4, vocab_size=np.int64(97), block_size=np.int32(16))
+    assert type(model.config.vocab_size) is type(model.block_size) is int
+    idx = tokens(2, 8)
+    assert torch.equal(model(idx.int())[0], model(idx)[0])
+    assert torch.equal(model.generate(idx.int(), 3), model.generate(idx, 3))
