@@ -76,28 +76,23 @@ class Trainer:
         )
 
     def __init__(self, config, model, train_dataset, evaluate=None, discount=None):
-        """discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
+        """config: kept, with the defaults filled in, so that changes before `run` take effect.
+        The device, precision, compile and ema_decay are those of this moment.
+
+        discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
 
         evaluate(model) -> float, smaller is better, is called every eval_interval.
 
         The best averaged weights by that value are in the model when `run` returns.
         Raises ValueError for settings out of range or a device that is not there.
         """
-        config = CfgNode(**{**self.get_default_config().to_dict(), **config.to_dict()})
+        config.merge_from_dict({**self.get_default_config().to_dict(), **config.to_dict()})
         self.config = config
         _check_settings(config)
         self.device = resolve_device(config.device)
         self.device_type = torch.device(self.device).type
         self.autocast_dtype = resolve_precision(config.precision, self.device)
-        config.precision = "float32" if self.autocast_dtype is None else "bfloat16"
         self.rank, self.world_size = process_rank(), process_count()
-        if config.batch_size % (self.world_size * config.accumulation_steps):
-            raise ValueError(
-                f"a batch of {config.batch_size} blocks cannot be divided among "
-                f"{self.world_size} processes x {config.accumulation_steps} accumulation steps"
-            )
-        if self.world_size > 1 and config.seed is None:
-            raise ValueError("several processes need a seed, to draw the same batches")
         vocab_size = getattr(train_dataset, "vocab_size", 0)
         known = getattr(getattr(model, "config", None), "vocab_size", vocab_size)
         if vocab_size > known:
@@ -147,6 +142,7 @@ class Trainer:
         Raises TrainingDivergedError at the first loss or held-out value that is not finite.
         """
         config, model = self.config, self.model
+        _check_settings(config)
         self.optimizer = model.configure_optimizers(config)
         model.train()
         if config.seed is not None:
@@ -316,6 +312,7 @@ class Trainer:
         sizes = model.to_dict() if isinstance(model, CfgNode) else {}
         return {
             **{name: getattr(self.config, name) for name in names},
+            "precision": "float32" if self.autocast_dtype is None else "bfloat16",
             "betas": tuple(self.config.betas),
             **{f"model.{name}": value for name, value in sizes.items()},
             "discount": None if self.discount is None else self.discount.discount,
@@ -432,7 +429,7 @@ def _forked_generator(seed, device):
 
 
 def _check_settings(config):
-    """Raise ValueError for a setting out of range, whatever the device and the processes."""
+    """Raise ValueError for a setting out of range or a batch the processes cannot share."""
     for name in ("batch_size", "accumulation_steps"):
         check_integer(name, getattr(config, name), at_least=1)
     for name in ("max_iters", "eval_interval", "patience"):
@@ -458,6 +455,13 @@ def _check_settings(config):
         raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
     if config.lr_decay == "cosine" and config.max_iters is None:
         raise ValueError("a cosine decay needs max_iters")
+    if config.batch_size % (process_count() * config.accumulation_steps):
+        raise ValueError(
+            f"a batch of {config.batch_size} blocks cannot be divided among "
+            f"{process_count()} processes x {config.accumulation_steps} accumulation steps"
+        )
+    if process_count() > 1 and config.seed is None:
+        raise ValueError("several processes need a seed, to draw the same batches")
 
 
 def process_rank():

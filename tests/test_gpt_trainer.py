@@ -437,6 +437,20 @@ def test_a_forward_of_its_own_is_called():
         Trainer(CfgNode(device="cpu"), doubled, BlockDataset(TEXT, 16), discount=discount)
 
 
+def test_the_config_may_change_until_the_run():
+    config = CfgNode(device="cpu", precision="auto", max_iters=3, batch_size=8, seed=3)
+    run = Trainer(config, small_model(), BlockDataset(TEXT, 16))
+    assert run.config is config
+    assert config.learning_rate == 3e-4
+    assert config.precision == "auto"
+    config.max_iters = 5
+    run.run()
+    assert run.iter_num == len(run.losses) == 5
+    config.batch_size = 0
+    with pytest.raises(ValueError, match="batch_size should be"):
+        run.run()
+
+
 def test_code_written_for_mingpt_runs():
     from mingpt.model import GPT
 
