@@ -1,7 +1,30 @@
-"""GPT-2 in PyTorch, with minGPT's interface: train, generate, invert, attend, score."""
+"""GPT-2 in PyTorch, with minGPT's interface: train, generate, invert, attend, score.
 
-from mingpt import attention, inversion, scoring
-from mingpt.checkpoint import CheckpointError, load, save
-from mingpt.data import DataError
+Everything here is imported on first use, so that `python -m mingpt.data` starts with the
+package empty.
+"""
+
+from importlib import import_module
 
 __all__ = ["CheckpointError", "DataError", "attention", "inversion", "load", "save", "scoring"]
+
+_MODULE_OF = {
+    "CheckpointError": "checkpoint", "load": "checkpoint", "save": "checkpoint",
+    "DataError": "data",
+}  # fmt: skip
+_MODULES = {
+    "attention", "bpe", "checkpoint", "data", "discounting", "figures", "inversion", "loss",
+    "model", "sampling", "scoring", "text", "trainer", "utils", "vocabulary",
+}  # fmt: skip
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return import_module(f"mingpt.{name}")
+    if name in _MODULE_OF:
+        return getattr(import_module(f"mingpt.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'mingpt' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(globals().keys() | _MODULES | _MODULE_OF.keys())

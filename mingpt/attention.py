@@ -38,8 +38,11 @@ def knockout(model, idx, key, rows, blocks=None):
     idx (1, T) int64; key the hidden position; rows the querying positions; blocks the blocks
     in which it is hidden (default all). Returns (len(rows),) float64 nats: the change of
     log p(idx[row + 1]) for each row, negative where `key` supported the token. A row never
-    loses sight of itself. Raises ValueError for positions or blocks that are not there.
+    loses sight of itself. Raises ValueError for several sequences, and for positions
+    or blocks that are not there.
     """
+    if idx.ndim != 2 or len(idx) != 1:
+        raise ValueError(f"idx should be one sequence, of shape (1, T), not {tuple(idx.shape)}")
     T = idx.shape[1]
     for what, positions, end in (("key", [key], T), ("row", rows, T - 1)):
         for position in positions:

@@ -1,6 +1,7 @@
 """One file per model: configuration, weights, and a checksum that notices damage."""
 
 import hashlib
+import io
 import json
 import math
 import pickle
@@ -10,8 +11,9 @@ from pathlib import Path
 import torch
 
 from mingpt.bpe import get_encoder
+from mingpt.data import DataError
 from mingpt.model import GPT
-from mingpt.utils import CfgNode, atomic_path
+from mingpt.utils import CfgNode, atomic_path, resolve_device
 from mingpt.vocabulary import BookVocabulary
 
 FORMAT = "mingpt-checkpoint-2"
@@ -19,6 +21,12 @@ CONFIG_KEYS = (
     "model_type", "n_layer", "n_head", "n_embd", "vocab_size", "block_size",
     "embd_pdrop", "resid_pdrop", "attn_pdrop", "embd_init_std", "tied_head",
 )  # fmt: skip
+RECIPE_TEXTS = ("objective", "optimizer")
+RECIPE_NUMBERS = (
+    "max_iters", "batch_size", "learning_rate", "dropout", "weight_decay",
+    "embedding_weight_decay", "embedding_init_std",
+)  # fmt: skip
+RECIPE_OPTIONAL_NUMBERS = ("discount", "ema_decay")
 
 
 class CheckpointError(ValueError):
@@ -28,7 +36,10 @@ class CheckpointError(ValueError):
 def save(model, path, dtype=torch.float32, **extra):
     """Write the model to `path`, atomically; weights are stored in `dtype`.
 
-    `extra` (numbers, strings, tensors, lists and dicts of them) travels along; see `read`.
+    The same model and extras give the same bytes.
+
+    `extra` (numbers, strings, tensors, lists and dicts of them) travels along; see `read`, which
+    has its own demands on a `history` and a `recipe`.
     Raises ValueError for weights that are not finite in `dtype`, TypeError for other extras.
     """
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
@@ -45,15 +56,19 @@ def save(model, path, dtype=torch.float32, **extra):
         **extra,
     }
     content["sha256"] = _digest(content)
+    packed = io.BytesIO()  # a file's name would become part of its content
+    torch.save(content, packed)
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(packed.getbuffer())
 
 
 def read(path):
     """The content of a file written by `save`, verified, as a dict.
 
     The checksum covers everything in the file. Raises CheckpointError when it is missing,
-    truncated, altered or something else.
+    truncated, altered or something else, and for a `history` that is not {} or
+    {"training_loss_nats_per_token": numbers, "heldout_bits_per_byte_by_iteration": pairs of
+    numbers}, none of them empty, or a `recipe` that is not None or a dict with all RECIPE_* keys.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such weights file")
@@ -75,11 +90,17 @@ def read(path):
         raise CheckpointError(f"{path}: the file holds no configuration or no weights")
     if not _is_history(content.get("history", {})):
         raise CheckpointError(f"{path}: the training history is not one of finite numbers")
+    if not _is_recipe(content.get("recipe")):
+        raise CheckpointError(f"{path}: the training recipe lacks settings, or holds wrong ones")
     return content
 
 
 def build(content, device="cpu"):
-    """The GPT of a dict returned by `read`, float32, in eval mode. Raises CheckpointError."""
+    """The GPT of a dict returned by `read`, float32, in eval mode. Raises CheckpointError.
+
+    Raises ValueError for a device that is not there (see `resolve_device`).
+    """
+    device = resolve_device(device)
     try:
         model = GPT(CfgNode(**content["config"]))
         state = content["model"]
@@ -93,10 +114,16 @@ def build(content, device="cpu"):
 
 
 def encoder(content):
-    """The tokeniser of a dict returned by `read`: GPT-2's, or the vocabulary it carries."""
+    """The tokeniser of a dict returned by `read`: GPT-2's, or the vocabulary it carries.
+
+    Raises CheckpointError for a vocabulary that is none, DataError where GPT-2's merges are not
+    in place.
+    """
     try:
         ids = content.get("vocabulary")
         chosen = get_encoder() if ids is None else BookVocabulary(ids)
+    except DataError:
+        raise
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's vocabulary is damaged: {error}") from None
     if chosen.vocab_size != content["config"].get("vocab_size"):
@@ -108,7 +135,7 @@ def encoder(content):
 
 
 def load(path, device="cpu"):
-    """The GPT in a weights file, float32, in eval mode. Raises CheckpointError."""
+    """The GPT in a weights file, float32, in eval mode. Raises as `read` and `build` do."""
     return build(read(path), device)
 
 
@@ -118,12 +145,38 @@ def _is_history(history):
         return True
     try:
         losses = history["training_loss_nats_per_token"]
+        evaluations = history["heldout_bits_per_byte_by_iteration"]
         numbers = [*losses]
-        for iteration, value in history["heldout_bits_per_byte_by_iteration"]:
+        for iteration, value in evaluations:
             numbers += [iteration, value]
-        return len(losses) > 0 and all(math.isfinite(number) for number in numbers)
     except (KeyError, TypeError, ValueError):
         return False
+    return (
+        isinstance(losses, list | tuple)
+        and len(losses) > 0
+        and len(evaluations) > 0
+        and all(map(_is_finite_number, numbers))
+    )
+
+
+def _is_recipe(recipe):
+    """Whether it is None, or says how a model was trained."""
+    if recipe is None:
+        return True
+    return (
+        isinstance(recipe, dict)
+        and all(type(recipe.get(key)) is str for key in RECIPE_TEXTS)
+        and all(_is_finite_number(recipe.get(key)) for key in RECIPE_NUMBERS)
+        and all(
+            key in recipe and (recipe[key] is None or _is_finite_number(recipe[key]))
+            for key in RECIPE_OPTIONAL_NUMBERS
+        )
+        and "discount_prior_of_unseen_tokens" in recipe
+    )
+
+
+def _is_finite_number(value):
+    return type(value) in (int, float) and abs(value) < math.inf
 
 
 def _digest(content):

@@ -7,6 +7,7 @@ generation with cached keys and values.
 """
 
 import math
+import numbers
 
 import torch
 from torch import nn
@@ -27,6 +28,13 @@ MODEL_TYPES = {
     "gpt-micro": {"n_layer": 4, "n_head": 4, "n_embd": 128},
     "gpt-nano": {"n_layer": 3, "n_head": 3, "n_embd": 48},
 }
+GPT2_COMPUTES = {  # Hugging Face's settings under which its model is this one, beside n_inner
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+}
+INIT_STD = 0.02  # of all weights but the token embedding's and the residual projections'
 
 
 class NewGELU(nn.Module):
@@ -45,7 +53,8 @@ class CausalSelfAttention(nn.Module):
         self.n_embd = config.n_embd
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key, value in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.attn_pdrop = config.attn_pdrop
+        self.c_proj.init_std = _residual_std(config)
+        self.attn_dropout = nn.Dropout(config.attn_pdrop)  # its rate is read, it is not called
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
         causal = torch.ones(config.block_size, config.block_size).tril()
         self.register_buffer("bias", causal.view(1, 1, *causal.shape))  # minGPT's key
@@ -74,7 +83,7 @@ class CausalSelfAttention(nn.Module):
             q = q[:, :, -1:]  # (B, nh, 1, hs)
             allowed = None if allowed is None else allowed[-1:]
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, dropout_p=self.attn_pdrop if self.training else 0.0,
+            q, k, v, attn_mask=allowed, dropout_p=self.attn_dropout.p if self.training else 0.0,
             is_causal=allowed is None and q.shape[2] > 1,  # a single query sees every key
         )
         y = y.transpose(1, 2).reshape(B, -1, C)
@@ -108,12 +117,18 @@ class Block(nn.Module):
                 "dropout": nn.Dropout(config.resid_pdrop),
             }
         )
+        self.mlp.c_proj.init_std = _residual_std(config)
 
-    def forward(self, x, cache=None, blocked=None, last_only=False):
-        attended = self.attn(self.ln_1(x), cache, blocked, last_only)
-        x = (x[:, -1:] if last_only else x) + attended
+    def forward(self, x, **options):
+        """x (B, T, C) -> (B, T, C); options are those of `CausalSelfAttention.forward`."""
+        attended = self.attn(self.ln_1(x), **options)
+        x = (x[:, -1:] if options.get("last_only") else x) + attended
+        return x + self.mlpf(self.ln_2(x))
+
+    def mlpf(self, x):
+        """The perceptron, under minGPT's name: x (B, T, C) -> (B, T, C)."""
         m = self.mlp
-        return x + m.dropout(m.c_proj(m.act(m.c_fc(self.ln_2(x)))))
+        return m.dropout(m.c_proj(m.act(m.c_fc(x))))
 
 
 class GPT(nn.Module):
@@ -139,6 +154,7 @@ class GPT(nn.Module):
     def __init__(self, config, generator=None):
         """Build and initialise (N(0, 0.02^2), residual projections over sqrt(2 n_layer)).
 
+        The sizes of a model_type are written into the config, as in minGPT.
         `generator` (torch.Generator) draws the initial weights; None uses the global one.
         Raises ValueError for an unknown model_type or impossible sizes.
         """
@@ -155,22 +171,25 @@ class GPT(nn.Module):
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer.wte.init_std = config.embd_init_std
         if config.tied_head:
             self.lm_head.weight = self.transformer.wte.weight
-        self._initialise(generator)
+        self._generator = generator
+        self.apply(self._init_weights)
+        del self._generator  # a generator cannot be copied along with the model
 
-    def _initialise(self, generator):
-        for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
-                nn.init.zeros_(parameter)
-            elif ".ln_" in name:
-                nn.init.ones_(parameter)
-            else:
-                layers = self.config.n_layer
-                std = 0.02 / math.sqrt(2 * layers) if name.endswith("c_proj.weight") else 0.02
-                if parameter is self.transformer.wte.weight:
-                    std = self.config.embd_init_std
-                nn.init.normal_(parameter, 0.0, std, generator=generator)
+    def _init_weights(self, module):
+        """Initialise one module: called for each in turn, for subclasses to override."""
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            if module is self.lm_head and self.config.tied_head:
+                return  # drawn as the token embedding
+            std = getattr(module, "init_std", INIT_STD)
+            nn.init.normal_(module.weight, 0.0, std, generator=self._generator)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
 
     @property
     def num_parameters(self):
@@ -195,35 +214,37 @@ class GPT(nn.Module):
                 cache=None, last_only=False, blocked=None):
         """Logits (B, T, V) and, with targets, the mean cross-entropy in nats.
 
-        idx (B, T) int64 tokens, or `embeddings` (B, T, C) in place of what the token
+        idx (B, T) int64 or int32 tokens, or `embeddings` (B, T, C) in place of what the token
         embedding would return for them (position embeddings are added either way).
         targets (B, T) int64, -1 ignored. Returns (logits, loss), loss None without targets.
 
         capture: block numbers (negative from the end) whose attention to return; the result
         is then (logits, loss, {block: (scores, weights)}), each (B, heads, T, T).
-        loss_only: skip the logits (None in their place) and compute the loss in row chunks.
+        loss_only: None in place of the logits; with a plain head (see `has_plain_head`) they are
+        never held, and the loss is computed in row chunks.
         cache: list of one dict per block, holding the keys and values of earlier calls; with
         keys present, idx is the one token that follows them.
         blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
         negative blocks count from the last. Neither it nor `capture` goes with a filled cache.
         last_only: logits of the last position alone, (B, 1, V); without targets.
-        Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`),
+        Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`) or of
+        another shape or dtype,
         more positions than the block, or transformer blocks that the model does not have.
         """
-        if targets is not None:
-            self._check_targets(targets)
-            if last_only:
-                raise ValueError("last_only gives logits of one position: it takes no targets")
+        if targets is not None and last_only:
+            raise ValueError("last_only gives logits of one position: it takes no targets")
         if (capture is not None or blocked is not None) and _cached_positions(cache):
             raise ValueError("capture and blocked take the whole sequence, not a filled cache")
         x = self._embed(idx, embeddings, cache)
+        if targets is not None:
+            self.check_targets(targets, x.shape[:2])
         if blocked is not None:
             blocked = self._check_blocked(blocked, x.shape[1])
         x, captured = self._trunk(x, capture, cache, blocked, last_only)
         logits = loss = None
-        if loss_only:
-            if targets is None:
-                raise ValueError("loss_only needs targets")
+        if loss_only and targets is None:
+            raise ValueError("loss_only needs targets")
+        if loss_only and has_plain_head(self):
             loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         else:
             logits = self._head_of_last(x) if last_only else self.lm_head(x)
@@ -231,6 +252,8 @@ class GPT(nn.Module):
                 loss = F.cross_entropy(
                     logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1
                 )
+            if loss_only:
+                logits = None
         return (logits, loss) if capture is None else (logits, loss, captured)
 
     def hidden_states(self, idx):
@@ -242,36 +265,43 @@ class GPT(nn.Module):
 
         With few rows the time goes into reading the weights. MKL reads them up to four times
         as fast for (V, C) @ (C, 2) as for its matrix-vector product or for (2, C) @ (C, V), so
-        a lone column goes in twice; beyond eight the plain head is as fast.
+        a lone column goes in twice; beyond eight the head itself is as fast.
         """
-        if len(x) > 8:
+        if len(x) > 8 or not has_plain_head(self):
             return self.lm_head(x)
         columns = x[:, 0].repeat(2 if len(x) == 1 else 1, 1).T  # (C, at least 2)
         return (self.lm_head.weight @ columns).T[: len(x), None]
 
     def _trunk(self, x, capture=None, cache=None, blocked=None, last_only=False):
+        """Hidden states (B, T, C), or (B, 1, C) with last_only, and the attention to capture.
+
+        Blocks get only the options in use, so that a replaced one need only take x.
+        """
         captured = {}
         capture = {asked: self._block_number(asked) for asked in capture or ()}
         for number, block in enumerate(self.transformer.h):
             for asked, captured_number in capture.items():
                 if captured_number == number:
                     captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
-            x = block(
-                x,
-                None if cache is None else cache[number],
-                None if blocked is None else blocked.get(number),
-                last_only and number == self.config.n_layer - 1,
-            )
-        return self.transformer.ln_f(x), captured
+            options = {}
+            if cache is not None:
+                options["cache"] = cache[number]
+            if blocked is not None and number in blocked:
+                options["blocked"] = blocked[number]
+            if last_only and number == len(self.transformer.h) - 1 and _takes_options(block):
+                options["last_only"] = True
+            x = block(x, **options)
+        return self.transformer.ln_f(x[:, -1:] if last_only else x), captured
 
     def _embed(self, idx, embeddings, cache):
         if (idx is None) == (embeddings is None):
             raise ValueError("give either token indices or embeddings, not both")
         past = _cached_positions(cache)
         if embeddings is None:
-            if idx.ndim != 2 or idx.dtype != torch.int64:
+            if idx.ndim != 2 or idx.dtype not in (torch.int64, torch.int32):
                 raise ValueError(
-                    f"tokens should be int64 of shape (B, T), not {idx.dtype} {tuple(idx.shape)}"
+                    "tokens should be int64 or int32 of shape (B, T), "
+                    f"not {idx.dtype} {tuple(idx.shape)}"
                 )
             vocab_size = self.config.vocab_size
             if _may_look(idx) and not (
@@ -309,9 +339,16 @@ class GPT(nn.Module):
                 )
         return {self._block_number(block): mask for block, mask in blocked.items()}
 
-    def _check_targets(self, targets):
-        if targets.dtype != torch.int64:
-            raise ValueError(f"targets should be int64, not {targets.dtype}")
+    def check_targets(self, targets, shape):
+        """Raise ValueError unless targets are int64 of the shape (B, T), -1 or in the vocabulary.
+
+        Whether they are in the vocabulary is looked at on the CPU alone.
+        """
+        if targets.dtype != torch.int64 or targets.shape != shape:
+            raise ValueError(
+                f"targets should be int64 of shape {tuple(shape)}, "
+                f"not {targets.dtype} {tuple(targets.shape)}"
+            )
         vocab_size = self.config.vocab_size
         if _may_look(targets) and not (
             int(targets.min()) >= -1 and int(targets.max()) < vocab_size
@@ -356,14 +393,22 @@ class GPT(nn.Module):
         logits / temperature, restricted to the top_k tokens and to the smallest set of
         probability top_p where given. `generator` makes draws reproducible apart from the
         global state. Keys and values are cached while the sequence fits the block; beyond
-        it the window slides, every position moves, and the window is computed afresh.
+        it the window slides, every position moves, and the window is computed afresh, as it
+        always is for a model or blocks with a `forward` of their own.
         on_token(column (B,) int64) is called after every token. Use in eval mode.
-        Raises ValueError for an empty prompt or settings out of range.
+        Raises ValueError for a prompt that is empty or not (B, T), or settings out of range.
         """
-        if idx.ndim != 2 or idx.shape[1] == 0:
+        if idx.ndim != 2:
+            raise ValueError(f"the prompt should be of shape (B, T), not {tuple(idx.shape)}")
+        if idx.shape[1] == 0:
             raise ValueError("the prompt is empty: give at least one token")
         check_integer("max_new_tokens", max_new_tokens, at_least=0)
         cache = None
+        use_cache = (
+            use_cache
+            and has_forward_of(GPT, self)
+            and all(_takes_options(block) for block in self.transformer.h)
+        )
         with torch.inference_mode():
             for _ in range(max_new_tokens):
                 if not use_cache or idx.shape[1] > self.block_size:
@@ -372,8 +417,8 @@ class GPT(nn.Module):
                     window, cache = idx, [{} for _ in self.transformer.h]
                 else:
                     window = idx[:, -1:]
-                logits, _ = self(window, cache=cache, last_only=True)
-                token = next_token(logits[:, -1], temperature, do_sample, top_k, top_p, generator)
+                logits = last_logits(self, window, cache)[:, 0]
+                token = next_token(logits, temperature, do_sample, top_k, top_p, generator)
                 idx = torch.cat([idx, token], dim=1)
                 if on_token is not None:
                     on_token(token[:, 0])
@@ -383,7 +428,8 @@ class GPT(nn.Module):
     def from_pretrained(cls, model_type):
         """A GPT with the weights of a Hugging Face GPT-2: a model name or a local directory.
 
-        Needs the transformers package, imported here alone.
+        Needs the transformers package, imported here alone. Raises ValueError for a
+        configuration that computes something else than GPT-2.
         """
         try:
             from transformers import GPT2LMHeadModel
@@ -393,6 +439,13 @@ class GPT(nn.Module):
             ) from None
         theirs = GPT2LMHeadModel.from_pretrained(model_type)
         shape = theirs.config
+        computes = {**GPT2_COMPUTES, "n_inner": (None, 4 * shape.n_embd)}
+        for name, allowed in computes.items():
+            if (value := getattr(shape, name)) not in allowed:
+                raise ValueError(
+                    f"{model_type} has {name} {value!r}; this GPT computes with "
+                    + " or ".join(map(repr, allowed))
+                )
         config = cls.get_default_config()
         config.merge_from_dict(
             {
@@ -415,6 +468,52 @@ class GPT(nn.Module):
         return model.eval()
 
 
+def _residual_std(config):
+    """Of the 2 n_layer projections that add to the residual stream (Radford et al. 2019)."""
+    return INIT_STD / math.sqrt(2 * config.n_layer)
+
+
+def has_forward_of(cls, module):
+    """Whether calling the module runs cls.forward, neither overridden nor replaced."""
+    return (
+        isinstance(module, cls)
+        and type(module).forward is cls.forward
+        and "forward" not in vars(module)
+    )
+
+
+def has_plain_head(model):
+    """Whether the head is the matrix product it was built as, so that its weight is all of it.
+
+    It is not with a bias, as another module, or with hooks that wait for its call.
+    """
+    head = model.lm_head
+    return type(head) is nn.Linear and head.bias is None and not has_hooks(head)
+
+
+def has_hooks(module):
+    """Whether calling the module runs hooks, which a shortcut around the call would skip."""
+    return any(
+        (module._forward_hooks, module._forward_pre_hooks,
+         module._backward_hooks, module._backward_pre_hooks)
+    )  # fmt: skip
+
+
+def last_logits(model, idx, cache=None):
+    """Logits of the last position for idx (B, T) int64, (B, 1, V).
+
+    A model with a `forward` of its own, minGPT's (idx, targets=None), takes no cache.
+    """
+    if has_forward_of(GPT, model):
+        return model(idx, cache=cache, last_only=True)[0]
+    return model(idx)[0][:, -1:]
+
+
+def _takes_options(block):
+    """Whether a block takes `CausalSelfAttention.forward`'s options: it is ours throughout."""
+    return has_forward_of(Block, block) and has_forward_of(CausalSelfAttention, block.attn)
+
+
 def _may_look(tokens):
     """Whether to check the range of tokens: on the CPU, where it is cheap, and not compiled.
 
@@ -428,10 +527,12 @@ def _cached_positions(cache):
 
 
 def _complete(config):
-    """A copy of the config with the sizes of its model_type filled in, checked."""
+    """A checked copy of the config; the sizes of its model_type are filled into both."""
+    given = config
     config = CfgNode(**{**GPT.get_default_config().to_dict(), **config.to_dict()})
     sizes = ("n_layer", "n_head", "n_embd")
     if config.model_type in MODEL_TYPES:
+        given.merge_from_dict(MODEL_TYPES[config.model_type])
         config.merge_from_dict(MODEL_TYPES[config.model_type])
     elif config.model_type not in (None, "gpt"):
         raise ValueError(
@@ -439,11 +540,13 @@ def _complete(config):
         )
     for name in (*sizes, "vocab_size", "block_size"):
         value = getattr(config, name)
-        if not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (whole and value > 0):
             raise ValueError(
                 f"{name} should be a positive whole number, not {value!r}"
                 + (" (or set model_type)" if name in sizes else "")
             )
+        setattr(config, name, int(value))
     for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
         check_number(name, getattr(config, name), at_least=0, below=1)
     check_number("embd_init_std", config.embd_init_std, at_least=0)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from mingpt.model import GPT, has_forward_of, last_logits
 from mingpt.utils import check_integer
 
 WINDOW_BATCH = 16
@@ -23,7 +24,7 @@ def token_log_probs(model, idx):
     first, _ = model(idx[:, : min(size, idx.shape[1] - 1)])
     rows = [first]
     for end in range(size + 1, idx.shape[1]):
-        rows.append(model(idx[:, end - size : end], last_only=True)[0])
+        rows.append(last_logits(model, idx[:, end - size : end]))
     log_probs = torch.cat(rows, dim=1).double().log_softmax(dim=-1)
     return log_probs.gather(-1, idx[:, 1:, None])[..., 0]
 
@@ -31,8 +32,14 @@ def token_log_probs(model, idx):
 def sequence_log_prob(model, idx, prompt_length=1):
     """log p of idx[:, prompt_length:] given what comes before: (B,) float64 nats.
 
-    The product of the token probabilities, taken as a sum in log space.
+    The product of the token probabilities, taken as a sum in log space. Raises ValueError for
+    a prompt_length outside 1 to T - 1, besides what `token_log_probs` refuses.
     """
+    check_integer("prompt_length", prompt_length, at_least=1)
+    if idx.ndim == 2 and prompt_length >= max(2, idx.shape[1]):
+        raise ValueError(
+            f"prompt_length {prompt_length} leaves none of the {idx.shape[1]} tokens to score"
+        )
     return token_log_probs(model, idx)[:, prompt_length - 1 :].sum(dim=1)
 
 
@@ -81,10 +88,12 @@ def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    options = {"loss_only": True} if has_forward_of(GPT, model) else {}
     nats = 0.0
     for start in range(0, len(x), WINDOW_BATCH):
         targets = y[start : start + WINDOW_BATCH].to(device)
-        _, loss = model(x[start : start + WINDOW_BATCH].to(device), targets, loss_only=True)
+        inputs = x[start : start + WINDOW_BATCH].to(device)
+        _, loss = model(inputs, targets, **options)
         nats += float(loss) * int((targets != -1).sum())
     model.train(was_training)
     return nats / math.log(2) / num_bytes

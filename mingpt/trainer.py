@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt.loss import linear_cross_entropy
-from mingpt.model import GPT
-from mingpt.utils import CfgNode, check_integer, check_number
+from mingpt.model import GPT, has_forward_of, has_hooks, has_plain_head
+from mingpt.utils import CfgNode, check_integer, check_number, resolve_device
 
 # Settings that say how a run is computed and not what: resuming may change them, at the price of
 # rounding and of the dropout drawn.
@@ -54,7 +54,7 @@ class Trainer:
     @staticmethod
     def get_default_config():
         return CfgNode(
-            device="auto",  # "auto" takes CUDA where it is there
+            device="auto",  # CUDA where it is there; or "cpu", "cuda", "cuda:1", a torch.device
             num_workers=0,  # of the DataLoader, used for datasets other than BlockDataset
             max_iters=None,
             batch_size=64,  # blocks per iteration, over all processes
@@ -76,35 +76,33 @@ class Trainer:
         )
 
     def __init__(self, config, model, train_dataset, evaluate=None, discount=None):
-        """discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
+        """config: kept, with the defaults filled in, so that changes before `run` take effect.
+        The device, precision, compile and ema_decay are those of this moment.
+
+        discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
 
         evaluate(model) -> float, smaller is better, is called every eval_interval.
 
         The best averaged weights by that value are in the model when `run` returns.
         Raises ValueError for settings out of range or a device that is not there.
         """
-        config = CfgNode(**{**self.get_default_config().to_dict(), **config.to_dict()})
+        config.merge_from_dict({**self.get_default_config().to_dict(), **config.to_dict()})
         self.config = config
         _check_settings(config)
         self.device = resolve_device(config.device)
+        self.device_type = torch.device(self.device).type
         self.autocast_dtype = resolve_precision(config.precision, self.device)
-        config.precision = "float32" if self.autocast_dtype is None else "bfloat16"
         self.rank, self.world_size = process_rank(), process_count()
-        if config.batch_size % (self.world_size * config.accumulation_steps):
-            raise ValueError(
-                f"a batch of {config.batch_size} blocks cannot be divided among "
-                f"{self.world_size} processes x {config.accumulation_steps} accumulation steps"
-            )
-        if self.world_size > 1 and config.seed is None:
-            raise ValueError("several processes need a seed, to draw the same batches")
         vocab_size = getattr(train_dataset, "vocab_size", 0)
         known = getattr(getattr(model, "config", None), "vocab_size", vocab_size)
         if vocab_size > known:
             raise ValueError(
                 f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
-        if discount is not None and not _is_plain_gpt(model):
-            raise ValueError("a discount needs this package's GPT with its own forward")
+        if discount is not None and not _skips_logits(model):
+            raise ValueError(
+                "a discount needs this package's GPT with its own forward and head, without hooks"
+            )
         self.model = model.to(self.device)
         self.discount = None if discount is None else discount.to(self.device)
         if config.compile:
@@ -144,6 +142,7 @@ class Trainer:
         Raises TrainingDivergedError at the first loss or held-out value that is not finite.
         """
         config, model = self.config, self.model
+        _check_settings(config)
         self.optimizer = model.configure_optimizers(config)
         model.train()
         if config.seed is not None:
@@ -205,7 +204,7 @@ class Trainer:
     def _autocast(self):
         if self.autocast_dtype is None:
             return nullcontext()
-        return torch.autocast(self.device, self.autocast_dtype)
+        return torch.autocast(self.device_type, self.autocast_dtype)
 
     def _batches(self):
         """Endless (x, y) batches of blocks drawn with replacement."""
@@ -219,7 +218,7 @@ class Trainer:
         )
         yield from DataLoader(
             dataset, sampler=sampler, batch_size=batch_size, num_workers=self.config.num_workers,
-            pin_memory=self.device == "cuda",
+            pin_memory=self.device_type == "cuda",
         )
 
     def _seeded(self):
@@ -240,6 +239,9 @@ class Trainer:
         return rate
 
     def _set_learning_rate(self):
+        """The schedule's rate for every group; without one they are left to callbacks."""
+        if self.config.warmup_iters == 0 and self.config.lr_decay == "none":
+            return
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
 
@@ -297,7 +299,9 @@ class Trainer:
             if self._batch_generator is None
             else self._batch_generator.get_state(),
             "dropout_generator": torch.get_rng_state(),
-            "cuda_dropout_generator": torch.cuda.get_rng_state() if self.device == "cuda" else None,
+            "cuda_dropout_generator": torch.cuda.get_rng_state(self.device)
+            if self.device_type == "cuda"
+            else None,
             "settings": self._settings(),
         }
 
@@ -308,6 +312,7 @@ class Trainer:
         sizes = model.to_dict() if isinstance(model, CfgNode) else {}
         return {
             **{name: getattr(self.config, name) for name in names},
+            "precision": "float32" if self.autocast_dtype is None else "bfloat16",
             "betas": tuple(self.config.betas),
             **{f"model.{name}": value for name, value in sizes.items()},
             "discount": None if self.discount is None else self.discount.discount,
@@ -361,43 +366,47 @@ class Trainer:
             self._batch_generator.set_state(state["batch_generator"])
         if self.rank == 0:
             torch.set_rng_state(state["dropout_generator"])
-            if self.device == "cuda" and state["cuda_dropout_generator"] is not None:
-                torch.cuda.set_rng_state(state["cuda_dropout_generator"])
+            if self.device_type == "cuda" and state["cuda_dropout_generator"] is not None:
+                torch.cuda.set_rng_state(state["cuda_dropout_generator"], self.device)
 
     def _finished(self):
         if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
             return True
         patience = self.config.patience
-        if patience is None or len(self.evaluations) <= patience:
+        if patience is None or not self.evaluations:
             return False
-        return min(value for _, value in self.evaluations[-patience:]) > self.best
+        values = [value for _, value in self.evaluations]
+        return len(values) - 1 - values.index(min(values)) >= patience  # since the last new best
 
 
-def _is_plain_gpt(model):
-    """Whether the model computes its loss as our GPT does, so that the logits can be skipped."""
-    return type(model).forward is GPT.forward and "forward" not in vars(model)
+def _skips_logits(model):
+    """Whether the loss may be computed from hidden states and the head's weight alone."""
+    return has_forward_of(GPT, model) and has_plain_head(model) and not has_hooks(model)
 
 
 class _Objective(nn.Module):
     """A batch's cross-entropy, and what training minimises: the same, discounted.
 
-    Any module that returns (logits, loss) for (x, y) will do, as in minGPT; a discount takes
-    our GPT, whose loss comes from the hidden states without all logits.
+    Any module that returns (logits, loss) for (x, y) will do, as in minGPT; our GPT's loss
+    comes from the hidden states without all logits, where no hook or head asks for them. A
+    discount takes that.
     """
 
     def __init__(self, model, discount, compiled):
         super().__init__()
         self.model = model
         self.discount = discount
-        self.is_plain_gpt = _is_plain_gpt(model)
-        compute = model.hidden_states if self.is_plain_gpt else model.__call__
-        self.compute = torch.compile(compute) if compiled else compute  # no module: no new keys
+        self.call, self.hidden_states = model.__call__, getattr(model, "hidden_states", None)
+        if compiled:  # functions, not modules: no new keys
+            self.call = torch.compile(self.call)
+            self.hidden_states = self.hidden_states and torch.compile(self.hidden_states)
 
     def forward(self, x, y):
-        if not self.is_plain_gpt:
-            _, loss = self.compute(x, y)
+        if self.discount is None and not _skips_logits(self.model):
+            _, loss = self.call(x, y)
             return loss.detach(), loss
-        hidden, targets = self.compute(x).flatten(0, 1), y.flatten()
+        self.model.check_targets(y, x.shape)
+        hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:
@@ -407,17 +416,20 @@ class _Objective(nn.Module):
 
 @contextmanager
 def _forked_generator(seed, device):
-    """Global generators of the CPU and the current GPU seeded inside, restored after."""
-    cuda = device == "cuda"
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+    """Global generators of the CPU and of a CUDA device seeded inside, restored after."""
+    device = torch.device(device)
+    gpus = []
+    if device.type == "cuda":
+        gpus = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
         yield
 
 
 def _check_settings(config):
-    """Raise ValueError for a setting out of range, whatever the device and the processes."""
+    """Raise ValueError for a setting out of range or a batch the processes cannot share."""
     for name in ("batch_size", "accumulation_steps"):
         check_integer(name, getattr(config, name), at_least=1)
     for name in ("max_iters", "eval_interval", "patience"):
@@ -443,6 +455,13 @@ def _check_settings(config):
         raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
     if config.lr_decay == "cosine" and config.max_iters is None:
         raise ValueError("a cosine decay needs max_iters")
+    if config.batch_size % (process_count() * config.accumulation_steps):
+        raise ValueError(
+            f"a batch of {config.batch_size} blocks cannot be divided among "
+            f"{process_count()} processes x {config.accumulation_steps} accumulation steps"
+        )
+    if process_count() > 1 and config.seed is None:
+        raise ValueError("several processes need a seed, to draw the same batches")
 
 
 def process_rank():
@@ -453,22 +472,6 @@ def process_rank():
 def process_count():
     """How many processes train together, 1 without torch.distributed."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def resolve_device(device):
-    """"auto" -> "cuda" where PyTorch finds it, else "cpu"; another name is checked.
-
-    Raises ValueError for a device PyTorch cannot use here.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return device
-    if device == "cuda":
-        if torch.cuda.is_available():
-            return device
-        raise ValueError("device 'cuda' was asked for, but PyTorch finds no CUDA GPU here")
-    raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda")
 
 
 def check_compiler(device):
@@ -482,7 +485,7 @@ def check_compiler(device):
 
 def bfloat16_supported(device):
     """Whether the device multiplies bfloat16 matrices in hardware."""
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 

@@ -68,6 +68,30 @@ def check_number(name, value, at_least, below=math.inf):
         )
 
 
+def resolve_device(device):
+    """The name of a device, str, such as "cpu", "cuda" or "cuda:1", after a check.
+
+    device: "auto" for CUDA where PyTorch finds it and else the CPU, another name, or a
+    torch.device. Raises ValueError for a device PyTorch cannot use here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        parsed = torch.device(device)
+    except (RuntimeError, TypeError):
+        parsed = None
+    if parsed is None or isinstance(device, int) or parsed.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {str(device)!r}; allowed: auto, cpu, cuda, cuda:N")
+    if parsed.type == "cpu":
+        return "cpu"
+    asked = f"device {str(device)!r} was asked for, but PyTorch finds"
+    if not torch.cuda.is_available():
+        raise ValueError(f"{asked} no CUDA GPU here")
+    if parsed.index is not None and parsed.index >= torch.cuda.device_count():
+        raise ValueError(f"{asked} {torch.cuda.device_count()} CUDA GPUs here, numbered from 0")
+    return str(parsed)
+
+
 class CfgNode:
     """A tree of named settings: attributes, nested nodes, dotted overrides."""
 

@@ -139,3 +139,9 @@ def test_a_filled_cache_takes_one_token_and_no_inspection():
         model(idx[:, 4:5], cache=cache, capture=[0])
     logits, _ = model(idx[:, 4:5], cache=cache)
     torch.testing.assert_close(logits[:, 0], model(idx[:, :5])[0][:, 4])
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (8,)])
+def test_knockout_takes_one_sequence(shape):
+    with pytest.raises(ValueError, match=r"idx should be one sequence, of shape \(1, T\)"):
+        knockout(small_model(), tokens(*shape), key=1, rows=[3])

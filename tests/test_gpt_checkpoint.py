@@ -10,6 +10,7 @@ import torch
 import mingpt
 from mingpt import checkpoint
 from mingpt.checkpoint import CheckpointError
+from mingpt.data import DataError
 from tests.gpt_helpers import small_model, tokens
 
 
@@ -24,6 +25,17 @@ def test_round_trip(tmp_path, tied_head):
     assert checkpoint.read(tmp_path / "gpt.pt")["note"] == "a note"
 
 
+def test_loading_to_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    mingpt.save(small_model(), tmp_path / "gpt.pt")
+    for device in ("cuda", "cuda:0", torch.device("cuda")):
+        with pytest.raises(ValueError, match="finds no CUDA GPU"):
+            mingpt.load(tmp_path / "gpt.pt", device)
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        mingpt.load(tmp_path / "gpt.pt", "tpu")
+    assert mingpt.load(tmp_path / "gpt.pt", torch.device("cpu")).config.n_layer == 3
+
+
 def test_half_precision_storage_keeps_a_tied_head_once(tmp_path):
     model = small_model(vocab_size=5000, tied_head=True)
     mingpt.save(model, tmp_path / "full.pt")
@@ -34,6 +46,12 @@ def test_half_precision_storage_keeps_a_tied_head_once(tmp_path):
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
     assert loaded.lm_head.weight.dtype == torch.float32
     assert "lm_head.weight" in checkpoint.read(tmp_path / "half.pt")["model"]
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    for name in ("one.pt", "two.pt"):
+        mingpt.save(small_model(tied_head=True), tmp_path / name, history=HISTORY)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "two.pt").read_bytes()
 
 
 def test_missing_truncated_altered_or_foreign_files_are_refused(tmp_path):
@@ -93,12 +111,51 @@ def test_tampering_with_any_part_is_noticed(tmp_path, part, alter):
         {"training_loss_nats_per_token": [1.0]},
         {**HISTORY, "training_loss_nats_per_token": [1.0, float("nan")]},
         {**HISTORY, "training_loss_nats_per_token": ["low"]},
+        {**HISTORY, "training_loss_nats_per_token": [10**400, "1"]},
+        {**HISTORY, "training_loss_nats_per_token": {1.0: 2.0}},
+        {**HISTORY, "training_loss_nats_per_token": []},
         {**HISTORY, "heldout_bits_per_byte_by_iteration": [2.5]},
+        {**HISTORY, "heldout_bits_per_byte_by_iteration": []},
+        {**HISTORY, "heldout_bits_per_byte_by_iteration": [(1, True)]},
+        None,
     ],
 )
 def test_a_history_that_is_none_is_refused(tmp_path, history):
     mingpt.save(small_model(), tmp_path / "gpt.pt", history=history)
     with pytest.raises(CheckpointError, match="training history"):
+        mingpt.load(tmp_path / "gpt.pt")
+
+
+RECIPE = {
+    "objective": "cross-entropy", "optimizer": "AdamW", "max_iters": 3, "batch_size": 8,
+    "learning_rate": 1e-3, "dropout": 0.1, "weight_decay": 0.1, "embedding_weight_decay": 0.0,
+    "embedding_init_std": 0.02, "discount": None, "ema_decay": None,
+    "discount_prior_of_unseen_tokens": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", [None, RECIPE, {**RECIPE, "discount": 0.5, "more": "text"}])
+def test_a_recipe_travels_along(tmp_path, recipe):
+    mingpt.save(small_model(), tmp_path / "gpt.pt", recipe=recipe)
+    assert checkpoint.read(tmp_path / "gpt.pt")["recipe"] == recipe
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "hello",
+        {"x": 1},
+        {},
+        *({k: v for k, v in RECIPE.items() if k != key} for key in RECIPE),
+        {**RECIPE, "learning_rate": None},
+        {**RECIPE, "dropout": float("nan")},
+        {**RECIPE, "discount": "some"},
+        {**RECIPE, "optimizer": 3},
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(tmp_path, recipe):
+    mingpt.save(small_model(), tmp_path / "gpt.pt", recipe=recipe)
+    with pytest.raises(CheckpointError, match="training recipe"):
         mingpt.load(tmp_path / "gpt.pt")
 
 
@@ -132,6 +189,15 @@ def test_a_model_of_one_vocabulary_with_another_is_refused(tmp_path):
     mingpt.save(small_model(), tmp_path / "gpt.pt", vocabulary=torch.arange(100))
     with pytest.raises(CheckpointError, match="vocabulary is damaged"):
         checkpoint.encoder(checkpoint.read(tmp_path / "gpt.pt"))
+
+
+def test_damaged_merges_are_not_blamed_on_the_checkpoint(monkeypatch):
+    def damaged():
+        raise DataError("gpt2_merges.npy has a wrong checksum")
+
+    monkeypatch.setattr("mingpt.vocabulary.load_merges", damaged)
+    with pytest.raises(DataError, match="wrong checksum"):
+        checkpoint.encoder({"vocabulary": torch.arange(300), "config": {"vocab_size": 300}})
 
 
 def test_code_in_a_weights_file_is_not_run(tmp_path):

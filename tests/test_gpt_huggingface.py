@@ -52,3 +52,32 @@ def test_attention_probabilities_agree(pair, idx):
         expected = torch.stack(theirs(idx, output_attentions=True).attentions)
     _, weights = all_blocks(ours, idx)
     assert (weights - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"activation_function": "relu"},
+        {"layer_norm_epsilon": 1e-6},
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"n_inner": 64},
+    ],
+)
+def test_a_gpt2_that_computes_something_else_is_refused(setting, tmp_path):
+    config = GPT2Config(**SHAPE, **setting, bos_token_id=0, eos_token_id=None)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"has {next(iter(setting))} "):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_settings_of_the_same_effect_are_taken(idx, tmp_path):
+    config = GPT2Config(
+        **SHAPE, n_inner=128, activation_function="gelu_pytorch_tanh", bos_token_id=0,
+        eos_token_id=None,
+    )
+    theirs = GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    with torch.no_grad():
+        difference = theirs(idx).logits - GPT.from_pretrained(tmp_path)(idx)[0]
+    assert difference.abs().max() < 1e-4

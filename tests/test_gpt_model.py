@@ -159,8 +159,6 @@ def test_overfits_one_batch():
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "attn_pdrop"):
-            module.attn_pdrop = 0.0
     settings = CfgNode(weight_decay=0.0, learning_rate=1e-2, betas=(0.9, 0.95))
     optimizer = model.configure_optimizers(settings)
     for _ in range(150):
@@ -214,6 +212,8 @@ def test_impossible_configurations_are_refused(change, message):
         (lambda m: m(tokens(1, 2), torch.tensor([[3, 97]])), "target out of range: got 3 to 97"),
         (lambda m: m(tokens(1, 2), torch.tensor([[3, -2]]), loss_only=True), "target out of range"),
         (lambda m: m(tokens(1, 2), torch.tensor([[3.0, 2.0]])), "targets should be int64"),
+        (lambda m: m(tokens(2, 3), tokens(3, 2)), r"of shape \(2, 3\), not .* \(3, 2\)"),
+        (lambda m: m(tokens(2, 3), tokens(6)), r"of shape \(2, 3\), not .* \(6,\)"),
         (lambda m: m(), "either token indices or embeddings"),
         (lambda m: m(embeddings=torch.zeros(1, 4, 7)), "embeddings should be of shape"),
     ],

@@ -108,3 +108,5 @@ def test_a_number_of_tokens_that_is_none_is_refused(count):
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="prompt is empty"):
         small_model().generate(torch.zeros(1, 0, dtype=torch.int64), 2)
+    with pytest.raises(ValueError, match=r"should be of shape \(B, T\), not \(3,\)"):
+        small_model().generate(tokens(3), 2)

@@ -100,3 +100,9 @@ def test_windows_out_of_range_are_refused(settings, message):
     settings = {"context": tokens(40), "tokens": tokens(20), "num_bytes": 10, **settings}
     with pytest.raises(ValueError, match=message):
         bits_per_byte(small_model(), **settings)
+
+
+@pytest.mark.parametrize("prompt_length", [0, -1, 2.0, True, 8, 9])
+def test_a_prompt_without_start_or_continuation_is_refused(prompt_length):
+    with pytest.raises(ValueError, match="prompt_length"):
+        sequence_log_prob(small_model(), tokens(1, 8), prompt_length)

@@ -92,6 +92,14 @@ def test_early_stopping():
     assert len(run.losses) == 4
 
 
+@pytest.mark.parametrize("patience", [1, 3])
+def test_early_stopping_on_a_plateau(patience):
+    run = trainer(lambda model: 1.0, eval_interval=2, patience=patience, max_iters=100)
+    run.run()
+    assert len(run.evaluations) == patience + 1
+    assert run.iter_num == 2 * (patience + 1)
+
+
 def test_the_average_is_the_recursion_it_claims():
     model = small_model()
     average = model.lm_head.weight.detach().clone()
@@ -244,6 +252,24 @@ def test_warm_up_and_cosine():
     assert rates[-1] > 0.001
 
 
+def test_a_schedule_of_ones_own_is_kept():
+    rates, tables = [], []
+
+    def stop_after_two(t):
+        tables.append(t.model.lm_head.weight.detach().clone())
+        rates.append([group["lr"] for group in t.optimizer.param_groups])
+        if t.iter_num == 1:
+            for group in t.optimizer.param_groups:
+                group["lr"] = 0.0
+
+    run = trainer(max_iters=4)
+    run.set_callback("on_batch_end", stop_after_two)
+    run.run()
+    assert rates == [[0.01] * 3] * 2 + [[0.0] * 3] * 2
+    assert not torch.equal(tables[0], tables[1])
+    assert torch.equal(tables[1], tables[3])
+
+
 def test_gradients_are_clipped():
     model = small_model(scale=8)
     run = trainer(model=model, grad_norm_clip=0.01, max_iters=2)
@@ -295,6 +321,22 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
         resolve_device("tpu")
 
 
+def test_devices_go_by_name_or_as_torch_devices(monkeypatch):
+    for device in ("cpu", "cpu:0", torch.device("cpu")):
+        run = trainer(device=device, max_iters=1)
+        assert run.device == "cpu"
+        run.run()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda") == "cuda"
+    assert resolve_device(torch.device("cuda", 1)) == resolve_device("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match="'cuda:2' was asked for, but PyTorch finds 2 CUDA GPUs"):
+        resolve_device("cuda:2")
+    for unknown in ("meta", "cpu:x", "", None, 0, True):
+        with pytest.raises(ValueError, match=f"unknown device '{unknown}'"):
+            resolve_device(unknown)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -327,6 +369,19 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_data_of_a_larger_vocabulary_are_refused():
     with pytest.raises(ValueError, match="vocabulary of 200 tokens, the model knows 97"):
         trainer(dataset=BlockDataset(TEXT, 16, vocab_size=200))
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (tokens(20, 16) + 90, "target out of range: got 90 to 18"),
+        (tokens(20, 8), r"targets should be int64 of shape \(8, 16\)"),
+        (tokens(20, 16).int(), "targets should be int64 .*not torch.int32"),
+    ],
+)
+def test_targets_that_are_none_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(dataset=list(zip(tokens(20, 16), targets, strict=True))).run()
 
 
 def test_diverging_training_stops():
@@ -380,6 +435,20 @@ def test_a_forward_of_its_own_is_called():
     discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
     with pytest.raises(ValueError, match="a discount needs this package's GPT"):
         Trainer(CfgNode(device="cpu"), doubled, BlockDataset(TEXT, 16), discount=discount)
+
+
+def test_the_config_may_change_until_the_run():
+    config = CfgNode(device="cpu", precision="auto", max_iters=3, batch_size=8, seed=3)
+    run = Trainer(config, small_model(), BlockDataset(TEXT, 16))
+    assert run.config is config
+    assert config.learning_rate == 3e-4
+    assert config.precision == "auto"
+    config.max_iters = 5
+    run.run()
+    assert run.iter_num == len(run.losses) == 5
+    config.batch_size = 0
+    with pytest.raises(ValueError, match="batch_size should be"):
+        run.run()
 
 
 def test_code_written_for_mingpt_runs():
