@@ -1,6 +1,6 @@
 """Room for tokens the training text never shows: absolute discounting as a training target.
 
-A book of 38,000 tokens uses 3,700 of GPT-2's 50,257, yet 6.7 % of the tokens of its last
+A book of 38,000 tokens uses 3,700 of GPT-2's 50,257, yet 6.8 % of the tokens of its last
 tenth do not occur in the nine before it. Maximum likelihood drives their probability towards
 zero. Absolute discounting, the heart of Kneser-Ney smoothing (Ney, Essen & Kneser 1994), takes
 D = n1 / (n1 + 2 n2) occurrences from every token type (n1, n2: number of types seen once,
