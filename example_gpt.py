@@ -630,6 +630,7 @@ def parse_arguments(argv):
 
 def validate(args, training_options):
     """Check every option before any work; fill in what depends on others."""
+    kind = torch.device(args.device).type
     if resolve_precision(args.precision, args.device) is None:
         args.precision = "float32"
     else:
@@ -638,17 +639,17 @@ def validate(args, training_options):
         option = "--" + training_options[0].replace("_", "-")
         raise ValueError(f"--weights loads a trained model: it does not go with {option}")
     if args.model == "auto":
-        args.model = "gpt2" if args.device == "cuda" else "gpt-mini"
+        args.model = "gpt2" if kind == "cuda" else "gpt-mini"
     if args.model not in MODEL_TYPES:
         raise ValueError(
             f"--model: unknown model {args.model!r}; allowed: auto, {', '.join(MODEL_TYPES)}"
         )
-    args.preset = PRESETS[args.device]
+    args.preset = PRESETS[kind]
     for name in ("max_iters", "batch_size", "learning_rate", "dropout"):
         if getattr(args, name) is None:
             setattr(args, name, args.preset[name])
     if args.objective is None:
-        discounted = args.device == "cpu" and args.vocab == "gpt2"
+        discounted = kind == "cpu" and args.vocab == "gpt2"
         args.objective = "discounted" if discounted else "cross-entropy"
     if args.objective == "discounted" and args.vocab == "book":
         raise ValueError(
@@ -770,13 +771,13 @@ def meet_processes():
 
 def join_processes(store, device):
     """Let the processes train together on `device`, each with its own GPU where that is CUDA."""
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= gpus:
             raise ValueError(f"one process per GPU: torchrun started more than the {gpus} here")
         torch.cuda.set_device(number)
     distributed.init_process_group(
-        "nccl" if device == "cuda" else "gloo", store=store, rank=launched_rank(),
+        "nccl" if torch.device(device).type == "cuda" else "gloo", store=store, rank=launched_rank(),
         world_size=int(os.environ["WORLD_SIZE"]), timeout=PROCESS_TIMEOUT,
     )  # fmt: skip
 

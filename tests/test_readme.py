@@ -25,6 +25,19 @@ def test_measured_quality_is_that_of_the_result_file():
         assert (value, target, floor) == (f"{row['value']:.4g}", row["target"], str(row["floor"]))
 
 
+def test_measured_speed_is_that_of_the_result_file():
+    results = json.loads((ROOT / "report/results_gpt_benchmark.json").read_text())
+    measured = {row["name"].strip(): row for row in results["rows"]}
+    shown = [row for row in table_rows(README) if row[0] in measured]
+    assert len(shown) >= 8
+    for name, value, target, limit in shown:
+        row = measured[name]
+        sign = ">=" if row["at"] == "least" else "<="
+        assert value == f"{row['value']:.3g} {row['unit']}".strip()
+        assert target == f"{sign} {row['target']:g}"
+        assert limit == (f"{row['limit']:.3g}" if "limit" in row else "")
+
+
 def test_readme_is_short_and_its_files_exist():
     assert len(README.splitlines()) < 150
     for path in re.findall(r"(?:report|weights|data|tests)/[\w/]+\.(?:png|pt|json|py|md)", README):
