@@ -46,7 +46,7 @@ VARIANTS = {
     "4 layers x 192": {"model": {"model_type": None, "n_layer": 4, "n_head": 6, "n_embd": 192}},
     "6 layers x 256": {"model": {"model_type": None, "n_layer": 6, "n_head": 8, "n_embd": 256}},
     "tokens split at random, 10 %": {"split": 0.1},
-    "minGPT's recipe: all of the above off": {
+    "minGPT's recipe": {
         "discount": False,
         "ema_decay": None,
         "options": {"dropout": 0.1, "learning_rate": 5e-4},
