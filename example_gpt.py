@@ -778,7 +778,8 @@ def join_processes(store, device):
         torch.cuda.set_device(number)
     distributed.init_process_group(
         "nccl" if torch.device(device).type == "cuda" else "gloo",
-        store=store, rank=launched_rank(), world_size=int(os.environ["WORLD_SIZE"]), timeout=PROCESS_TIMEOUT,
+        store=store, rank=launched_rank(),
+        world_size=int(os.environ["WORLD_SIZE"]), timeout=PROCESS_TIMEOUT,
     )  # fmt: skip
 
 

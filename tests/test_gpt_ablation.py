@@ -14,7 +14,7 @@ TINY = {"max_iters": 2, "batch_size": 2}
 
 @pytest.mark.parametrize(
     "name",
-    ["the default recipe", "tokens split at random, 10 %", "minGPT's recipe: all of the above off"],
+    ["the default recipe", "tokens split at random, 10 %", "minGPT's recipe"],
 )
 def test_a_variant_trains(name):
     changes = gpt_ablation.VARIANTS[name]
