@@ -33,7 +33,7 @@ def test_measured_speed_is_that_of_the_result_file():
     for name, value, target, limit in shown:
         row = measured[name]
         sign = ">=" if row["at"] == "least" else "<="
-        assert value == f"{row['value']:.3g} {row['unit']}".strip()
+        assert value == f"{row['value']:.4g} {row['unit']}".strip()
         assert target == f"{sign} {row['target']:g}"
         assert limit == (f"{row['limit']:.3g}" if "limit" in row else "")
 

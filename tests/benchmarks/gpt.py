@@ -327,10 +327,11 @@ def equal_time(repeats):
     """example_gpt.py's default recipe, as many iterations as the time allows, both vocabularies."""
     bpb, comments = {}, []
     for vocab in ("gpt2", "book"):
-        # Two short runs, with twelve evaluations like any other, tell the time of an iteration.
-        short, long = (timed_training(vocab, iterations)[0] for iterations in (12, 36))
-        iterations = 12 + max(0, round((EQUAL_SECONDS - short) / ((long - short) / 24)))
-        seconds, bpb[vocab], precision = timed_training(vocab, iterations)
+        iterations = 40
+        for attempt in range(3):
+            if attempt:
+                iterations = round(iterations * EQUAL_SECONDS / seconds)
+            seconds, bpb[vocab], precision = timed_training(vocab, iterations)
         comments.append(f"{vocab}: {iterations} iterations in {seconds:.0f} s, {precision}")
         print(f"    {comments[-1]}: {bpb[vocab]:.4f} bits per byte", flush=True)
     row(f"bits per byte after {EQUAL_SECONDS} s of training, --vocab book against full",
