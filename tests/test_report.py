@@ -13,7 +13,7 @@ import typst
 from report.build import compile_pdf
 
 FOLDER = Path(__file__).parents[1] / "report"
-ANSWERS = re.findall(r'#answer\("([^"]+)"', (FOLDER / "report.typ").read_text())
+ANSWERS = re.findall(r'\banswer\("([^"]+)"', (FOLDER / "report.typ").read_text())
 RESULTS = sorted(path.name for path in FOLDER.glob("*.json"))
 
 
