@@ -327,10 +327,9 @@ def equal_time(repeats):
     """example_gpt.py's default recipe, as many iterations as the time allows, both vocabularies."""
     bpb, comments = {}, []
     for vocab in ("gpt2", "book"):
-        iterations = 40
-        for attempt in range(3):
-            if attempt:
-                iterations = round(iterations * EQUAL_SECONDS / seconds)
+        iterations, seconds = 40, EQUAL_SECONDS
+        for _ in range(3):
+            iterations = round(iterations * EQUAL_SECONDS / seconds)
             seconds, bpb[vocab], precision = timed_training(vocab, iterations)
         comments.append(f"{vocab}: {iterations} iterations in {seconds:.0f} s, {precision}")
         print(f"    {comments[-1]}: {bpb[vocab]:.4f} bits per byte", flush=True)
