@@ -357,7 +357,7 @@ def test_other_files_are_refused(tmp_path, denoiser):
 # --- Bad input ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("delta", [0, -0.1, 0.51, 1, math.nan, math.inf])
+@pytest.mark.parametrize("delta", [0, -0.1, 0.51, 1, math.nan, math.inf, "a", None])
 def test_delta_outside_0_to_a_half_is_refused(delta):
     with pytest.raises(ValueError, match=r"delta must be in \(0, 1/2\]"):
         BitFlip(delta, 10)
@@ -378,8 +378,25 @@ def test_stages_out_of_range_are_refused(t):
     for use in (lambda: model.process.posterior(y, y, t), lambda: model(y, t)):
         with pytest.raises(ValueError, match="t must be"):
             use()
-    with pytest.raises(ValueError, match="one stage or 2"):
-        model(y, torch.tensor([1, 2, 3]))
+
+
+@pytest.mark.parametrize("t", [torch.tensor([1, 2, 3]), torch.tensor([1])])
+def test_another_number_of_stages_than_of_images_is_refused(t, generator):
+    model = network()
+    process, y = model.process, images_of(model, 2)
+    for use in (
+        lambda: model(y, t),
+        lambda: process.forward(y, t, generator),
+        lambda: process.posterior(y, y, t),
+        lambda: process.reverse_probability(torch.zeros(2, 96), y, t),
+        lambda: process.kl(torch.zeros(2, 96), y, y, t),
+        lambda: Enumerated(process, y).logits(y.double(), t),
+    ):
+        with pytest.raises(ValueError, match="one stage or 2"):
+            use()
+
+
+WRONG_SIZE = torch.ones(2, 95)
 
 
 @pytest.mark.parametrize(
@@ -389,20 +406,33 @@ def test_stages_out_of_range_are_refused(t):
         (torch.full((2, 96), torch.nan), r"-1 and \+1 only"),
         (torch.full((2, 96), 0.5), r"-1 and \+1 only"),
         (torch.ones(2, 96, dtype=torch.int64), "floating-point"),
-        (torch.ones(2, 95), r"must have shape \(n, 96\)"),
+        (WRONG_SIZE, r"must have shape \(n, 96\)"),
         (torch.ones(2, 12, 8), r"must have shape \(n, 96\)"),
         ([[1.0]], "must be a tensor"),
     ],
 )
-def test_other_images_are_refused(images, message):
+def test_other_images_are_refused(images, message, generator):
     model = network()
+    process, y, logits = model.process, images_of(model, 2), torch.zeros(2, 96)
     for use in (
         lambda: model(images, 1),
         lambda: bitflip.bound(model, images),
         lambda: BitTraining(model, images),
+        lambda: process.posterior(y, images, 1),
+        lambda: process.reverse_probability(logits, images, 1),
+        lambda: process.kl(logits, y, images, 1),
+        lambda: Enumerated(process, y).logits(images, 1),
     ):
         with pytest.raises(ValueError, match=message):
             use()
+    if images is not WRONG_SIZE:
+        for use in (
+            lambda: process.stage(images, generator),
+            lambda: process.forward(images, 1, generator),
+            lambda: process.posterior(images, y, 1),
+        ):
+            with pytest.raises(ValueError, match=message.replace("96", "m")):
+                use()
 
 
 @pytest.mark.parametrize(
@@ -427,7 +457,8 @@ def test_bad_options_are_refused():
     for use, message in (
         (lambda: bitflip.sample(model, 0), "n must be a whole number"),
         (lambda: bitflip.sample(model, 2, labels=0), "no labels"),
-        (lambda: bitflip.bound(model, images_of(model, 2), draws=1), "draws must be at least 2"),
+        (lambda: bitflip.bound(model, images_of(model, 2), draws=1), "draws must be a whole"),
+        (lambda: bitflip.bound(model, images_of(model, 2), draws=2.5), "draws must be a whole"),
         (lambda: BitTraining(model, images_of(model, 2), unlabelled=1.5), "unlabelled must be"),
         (lambda: BitTraining(model, images_of(model, 2), batch_size=0), "batch_size must be"),
         (lambda: Enumerated(BitFlip(), images_of(model, 2), torch.ones(3)), "2 probabilities"),
