@@ -155,6 +155,14 @@ def test_kl_in_single_precision_agrees_with_double(pixels):
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("delta", "stages"), [(0.02, 5), (0.3, 2), (0.5, 1)])
+def test_prior_kl_is_that_of_a_coin_from_a_fair_one_in_nats(delta, stages):
+    process, coin = BitFlip(delta, stages), torch.distributions.Bernoulli
+    p, half = process.flipped(stages), torch.tensor(0.5, dtype=torch.float64)
+    expected = torch.distributions.kl_divergence(coin(p), coin(half)).item()
+    assert process.prior_kl() == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
 # --- Truth by enumeration -----------------------------------------------------------------------
 
 
