@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from diffusion import bitflip, bitnet
 from diffusion.bitflip import BitFlip, Enumerated
-from diffusion.bitflip_demo import independent_probabilities, lattice, learn_lattice
+from diffusion.bitflip_demo import (
+    HELD_OUT_SEED,
+    independent_probabilities,
+    lattice,
+    learn_lattice,
+)
 from diffusion.bitnet import BitNet, BitTraining
+from diffusion.digits import NUM_CLASSES, SHAPE, digits
 from diffusion.files import WeightsError
 
 N = 200_000
+WEIGHTS = Path(__file__).parent.parent / "weights" / "bitflip.pt"
 
 
 def close_to_share(values: torch.Tensor, p: float) -> None:
@@ -329,6 +337,45 @@ def test_resumed_training_gives_the_same_bits(tmp_path):
         assert torch.equal(tensor, straight.state_dict()[name])
     with pytest.raises(WeightsError, match="other settings"):
         training(batch_size=32).resume(tmp_path / "state.pt")
+
+
+def test_bound_of_images_in_several_batches_is_that_of_each_alone(monkeypatch):
+    def forward(process, y_0, t, generator):
+        return torch.where(torch.arange(y_0.shape[1]) % 20 == t - 1, -y_0, y_0)
+
+    monkeypatch.setattr(BitFlip, "forward", forward)
+    monkeypatch.setattr(bitflip, "_ROWS", 3)
+    model = network(num_classes=3)
+    images, labels = images_of(model, 8), torch.tensor([0, 2, 1, 1, 0, 2, 2, 0])
+    together = bitflip.bound(model, images, labels)
+    for i, label in enumerate(labels.tolist()):
+        alone = bitflip.bound(model, images[i : i + 1], label)
+        torch.testing.assert_close(alone.stages[0], together.stages[i], rtol=1e-4, atol=1e-6)
+        other = bitflip.bound(model, images[i : i + 1], (label + 1) % 3)
+        assert not torch.allclose(other.stages[0], together.stages[i], rtol=1e-3, atol=1e-5)
+
+
+def test_samples_given_a_label_are_of_that_class(generator):
+    images = bitflip.coins((3, 9), generator)  # one for each class
+    model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
+    options = {"epochs": 200, "learning_rate": 1e-2, "ema_decay": 0.97}
+    trained = BitTraining(model, images, torch.arange(3), **options).run()
+    labels = torch.arange(3).repeat_interleave(200)
+    samples = bitflip.sample(trained, len(labels), labels=labels, seed=0)
+    assert (samples == images[labels]).all(dim=1).double().mean() > 0.95
+    samples = bitflip.sample(trained, 600, seed=0)
+    share = (samples[:, None] == images).all(dim=2).double().mean(dim=0)
+    assert share.min() > 0.2
+
+
+def test_committed_network_knows_digits_that_it_was_not_trained_on():
+    assert WEIGHTS.stat().st_size < 4_000_000
+    model = bitnet.load(WEIGHTS)
+    assert model.shape == SHAPE
+    assert model.num_classes == NUM_CLASSES
+    images, labels = digits(10, seed=HELD_OUT_SEED)
+    given, without = (bitflip.bound(model, images, known) for known in (labels, None))
+    assert given.total.mean() < without.total.mean() < 0.39
 
 
 def test_saved_network_comes_back(tmp_path):
