@@ -45,8 +45,8 @@ class BitFlip:
         stages: T.
 
     Raises:
-        ValueError: delta or stages outside that; in the methods, a stage or images outside what they
-            describe.
+        ValueError: delta or stages outside that; by the methods, images or a stage outside what
+            they describe.
     """
 
     delta: float = 0.0125
