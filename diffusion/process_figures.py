@@ -210,7 +210,7 @@ def equivalence(path_ve, path_vp, sigma, differences: Mapping[str, Sequence]) ->
     axes[0, 2].grid(**_GRID)
     axes[0, 2].set_xlabel("noise level σ")
     axes[0, 2].set_ylabel("largest |x_VP / √abar - x_VE|")
-    axes[0, 2].set_title("Difference (dotted: 1e-5)")
+    axes[0, 2].set_title("Difference on the schedule linear in σ\n(dotted: 1e-5)")
     axes[0, 2].legend(fontsize=8, loc="center right")
     return figure
 
