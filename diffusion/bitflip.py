@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -44,14 +45,15 @@ class BitFlip:
         stages: T.
 
     Raises:
-        ValueError: delta or stages outside that.
+        ValueError: delta or stages outside that; by the methods, images or a stage outside what
+            they describe.
     """
 
     delta: float = 0.0125
     stages: int = 200
 
     def __post_init__(self) -> None:
-        if not 0 < self.delta <= 0.5:
+        if not isinstance(self.delta, Real) or not 0 < self.delta <= 0.5:
             raise ValueError(f"delta must be in (0, 1/2], not {self.delta}")
         check_count("stages", self.stages)
 
@@ -74,6 +76,7 @@ class BitFlip:
 
     def stage(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """One stage: images (n, m) with every pixel flipped with probability delta."""
+        check_images(y, name="y")
         return torch.where(torch.rand(y.shape, generator=generator) < self.delta, -y, y)
 
     def forward(self, y_0: Tensor, t: int | Tensor, generator: torch.Generator) -> Tensor:
@@ -81,6 +84,7 @@ class BitFlip:
 
         Two coins per pixel: is it replaced by now, and if so, by what?
         """
+        check_images(y_0, name="y_0")
         replaced = torch.rand(y_0.shape, generator=generator) < _column(self.replaced(t), y_0)
         return torch.where(replaced, coins(y_0.shape, generator, y_0.dtype), y_0)
 
@@ -90,28 +94,34 @@ class BitFlip:
         P(y_t | +1) P(+1 | y_0) / P(y_t | y_0)
             = (1 + c y_t) (1 + c^(t-1) y_0) / (2 (1 + c^t y_t y_0)).
         """
+        check_images(y_t, name="y_t")
+        return self._posterior(y_t, check_images(y_0, y_t.shape[1], "y_0"), t)
+
+    def _posterior(self, y_t: Tensor, y_0: Tensor, t: int | Tensor) -> Tensor:
         t = check_stage(t, 1, self.stages)
         c, before, now = (_column(self.correlation(s), y_t) for s in (torch.tensor(1), t - 1, t))
         return (1 + c * y_t) * (1 + before * y_0) / (2 * (1 + now * y_t * y_0))
 
     def reverse_probability(self, logits: Tensor, y_t: Tensor, t: int | Tensor) -> Tensor:
         """Q_t(Y_t) = P(Y_{t-1} = +1 | Y_t) under the network's log-odds (n, m) of Y_0 = +1."""
+        check_images(y_t, logits.shape[1], "y_t")
         on, one = torch.sigmoid(logits), torch.ones_like(y_t)
-        return on * self.posterior(y_t, one, t) + (1 - on) * self.posterior(y_t, -one, t)
+        return on * self._posterior(y_t, one, t) + (1 - on) * self._posterior(y_t, -one, t)
 
     def kl(self, logits: Tensor, y_0: Tensor, y_t: Tensor, t: int | Tensor) -> Tensor:
         """KL(P(Y_{t-1} | Y_t, Y_0) || Q_t(Y_t)), summed over pixels: (n,) nats.
 
         At t = 1 the posterior is certain of Y_0, and this is -log Q_1(Y_0).
         """
+        check_images(y_t, logits.shape[1], "y_t")
         # Multiplied by y_0, every pixel's truth is +1. Probabilities of Y_{t-1} = +-Y_0 are kept
         # apart, so that neither loses digits to the other when it is small.
         u, one = y_0 * y_t, torch.ones_like(y_t)
         right, wrong = logsigmoid(y_0 * logits), logsigmoid(-y_0 * logits)
         total = torch.zeros_like(u)
         for sign in (1, -1):
-            given_right = self.posterior(sign * u, sign * one, t)  # P(Y_{t-1} = sign Y_0)
-            given_wrong = self.posterior(sign * u, -sign * one, t)
+            given_right = self._posterior(sign * u, sign * one, t)  # P(Y_{t-1} = sign Y_0)
+            given_wrong = self._posterior(sign * u, -sign * one, t)
             log_q = torch.logaddexp(right + given_right.log(), wrong + given_wrong.log())
             total += torch.xlogy(given_right, given_right) - given_right * log_q
         return total.sum(dim=1)
@@ -123,6 +133,8 @@ class BitFlip:
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
+    if values.ndim == 1 and len(values) != len(like):
+        raise ValueError(f"t must be one stage or {len(like)}, not {len(values)}")
     return values.reshape(-1, 1).to(like)
 
 
@@ -247,8 +259,7 @@ def bound(
     """
     process, images = model.process, check_images(images, model.pixels).to(model.dtype)
     labels = model.check_labels(labels, len(images))
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2, not {draws}")
+    check_count("draws", draws, least=2)
     generator = torch.Generator().manual_seed(seed)
     bits = 1 / (model.pixels * math.log(2))
     stages, variances = [], []
@@ -309,7 +320,12 @@ class Enumerated:
             raise ValueError("an unconditional model takes no labels")
 
     def logits(self, y_t: Tensor, t: int | Tensor, labels: None = None) -> Tensor:
-        """log P(Y_0 = +1 | Y_t) / P(Y_0 = -1 | Y_t) for y_t (n, m): (n, m)."""
+        """log P(Y_0 = +1 | Y_t) / P(Y_0 = -1 | Y_t) for y_t (n, m): (n, m).
+
+        Raises:
+            ValueError: y_t or t outside that.
+        """
+        check_images(y_t, self.pixels, "y_t")
         agreement = y_t @ self.images.T  # (n, k)
         log_weight = _column(self.process.evidence(t), agreement) * agreement / 2
         posterior = torch.softmax(log_weight + self.probabilities.log(), dim=1)

@@ -142,8 +142,7 @@ def b5_bits(run) -> None:
     bars = {
         "fair coins": 1.0,
         "independent pixels": report["independent_pixels"],
-        best: report["compressors"][best],
-    }
+    } | {name: report["compressors"][name] for name in ("PNG sheet", best)}
     bars |= {f"bit-flip, {name}": value.total.mean().item() for name, value in bounds.items()}
     stages = {name: bound.stages.mean(dim=0) for name, bound in bounds.items()}
     run.draw("b5_bits", process_figures.bits(bars, stages, len(images)))

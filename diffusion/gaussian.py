@@ -41,13 +41,16 @@ class Chain:
         sigma: (T + 1,) float64, sqrt((1 - abar) / abar), noise level of the equivalent VE process.
 
     Raises:
-        ValueError: betas that are not as described.
+        ValueError: betas that are not as described; in the methods, a t or eps of another shape.
     """
 
     betas: Tensor
 
     def __post_init__(self) -> None:
-        betas = torch.as_tensor(self.betas, dtype=torch.float64)
+        try:
+            betas = torch.as_tensor(self.betas, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"betas must be numbers, not {self.betas!r}") from None
         if betas.ndim != 1 or not len(betas):
             raise ValueError(f"betas must have shape (T,), T at least 1, not {tuple(betas.shape)}")
         if not ((betas > 0) & (betas < 1)).all():
@@ -70,6 +73,8 @@ class Chain:
 
     def forward(self, x_0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps for x_0 (n, d), a stage or (n,) of them."""
+        if eps.shape != x_0.shape:
+            raise ValueError(f"eps must have shape {tuple(x_0.shape)}, not {tuple(eps.shape)}")
         factor, variance = self.marginal(t)
         return _column(factor, x_0) * x_0 + _column(variance.sqrt(), x_0) * eps
 
@@ -96,6 +101,8 @@ class Chain:
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
+    if values.ndim == 1 and len(values) != len(like):
+        raise ValueError(f"t must be one stage or {len(like)}, not {len(values)}")
     return values.reshape(-1, 1).to(like)
 
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from diffusion import bitflip, bitnet
 from diffusion.bitflip import BitFlip, Enumerated
-from diffusion.bitflip_demo import independent_probabilities, lattice, learn_lattice
+from diffusion.bitflip_demo import (
+    HELD_OUT_SEED,
+    independent_probabilities,
+    lattice,
+    learn_lattice,
+)
 from diffusion.bitnet import BitNet, BitTraining
+from diffusion.digits import NUM_CLASSES, SHAPE, digits
 from diffusion.files import WeightsError
 
 N = 200_000
+WEIGHTS = Path(__file__).parent.parent / "weights" / "bitflip.pt"
 
 
 def close_to_share(values: torch.Tensor, p: float) -> None:
@@ -153,6 +161,14 @@ def test_kl_in_single_precision_agrees_with_double(pixels):
     double = process.kl(8 * logits, y_0, y_t, t)
     single = process.kl(8 * logits.float(), y_0.float(), y_t.float(), t)
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("delta", "stages"), [(0.02, 5), (0.3, 2), (0.5, 1)])
+def test_prior_kl_is_that_of_a_coin_from_a_fair_one_in_nats(delta, stages):
+    process, coin = BitFlip(delta, stages), torch.distributions.Bernoulli
+    p, half = process.flipped(stages), torch.tensor(0.5, dtype=torch.float64)
+    expected = torch.distributions.kl_divergence(coin(p), coin(half)).item()
+    assert process.prior_kl() == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
 # --- Truth by enumeration -----------------------------------------------------------------------
@@ -323,6 +339,45 @@ def test_resumed_training_gives_the_same_bits(tmp_path):
         training(batch_size=32).resume(tmp_path / "state.pt")
 
 
+def test_bound_of_images_in_several_batches_is_that_of_each_alone(monkeypatch):
+    def forward(process, y_0, t, generator):
+        return torch.where(torch.arange(y_0.shape[1]) % 20 == t - 1, -y_0, y_0)
+
+    monkeypatch.setattr(BitFlip, "forward", forward)
+    monkeypatch.setattr(bitflip, "_ROWS", 3)
+    model = network(num_classes=3)
+    images, labels = images_of(model, 8), torch.tensor([0, 2, 1, 1, 0, 2, 2, 0])
+    together = bitflip.bound(model, images, labels)
+    for i, label in enumerate(labels.tolist()):
+        alone = bitflip.bound(model, images[i : i + 1], label)
+        torch.testing.assert_close(alone.stages[0], together.stages[i], rtol=1e-4, atol=1e-6)
+        other = bitflip.bound(model, images[i : i + 1], (label + 1) % 3)
+        assert not torch.allclose(other.stages[0], together.stages[i], rtol=1e-3, atol=1e-5)
+
+
+def test_samples_given_a_label_are_of_that_class(generator):
+    images = bitflip.coins((3, 9), generator)  # one for each class
+    model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
+    options = {"epochs": 200, "learning_rate": 1e-2, "ema_decay": 0.97}
+    trained = BitTraining(model, images, torch.arange(3), **options).run()
+    labels = torch.arange(3).repeat_interleave(200)
+    samples = bitflip.sample(trained, len(labels), labels=labels, seed=0)
+    assert (samples == images[labels]).all(dim=1).double().mean() > 0.95
+    samples = bitflip.sample(trained, 600, seed=0)
+    share = (samples[:, None] == images).all(dim=2).double().mean(dim=0)
+    assert share.min() > 0.2
+
+
+def test_committed_network_knows_digits_that_it_was_not_trained_on():
+    assert WEIGHTS.stat().st_size < 4_000_000
+    model = bitnet.load(WEIGHTS)
+    assert model.shape == SHAPE
+    assert model.num_classes == NUM_CLASSES
+    images, labels = digits(10, seed=HELD_OUT_SEED)
+    given, without = (bitflip.bound(model, images, known) for known in (labels, None))
+    assert given.total.mean() < without.total.mean() < 0.39
+
+
 def test_saved_network_comes_back(tmp_path):
     model = network(num_classes=3)
     bitnet.save(model, tmp_path / "model.pt")
@@ -357,7 +412,7 @@ def test_other_files_are_refused(tmp_path, denoiser):
 # --- Bad input ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("delta", [0, -0.1, 0.51, 1, math.nan, math.inf])
+@pytest.mark.parametrize("delta", [0, -0.1, 0.51, 1, math.nan, math.inf, "a", None])
 def test_delta_outside_0_to_a_half_is_refused(delta):
     with pytest.raises(ValueError, match=r"delta must be in \(0, 1/2\]"):
         BitFlip(delta, 10)
@@ -378,8 +433,25 @@ def test_stages_out_of_range_are_refused(t):
     for use in (lambda: model.process.posterior(y, y, t), lambda: model(y, t)):
         with pytest.raises(ValueError, match="t must be"):
             use()
-    with pytest.raises(ValueError, match="one stage or 2"):
-        model(y, torch.tensor([1, 2, 3]))
+
+
+@pytest.mark.parametrize("t", [torch.tensor([1, 2, 3]), torch.tensor([1])])
+def test_another_number_of_stages_than_of_images_is_refused(t, generator):
+    model = network()
+    process, y = model.process, images_of(model, 2)
+    for use in (
+        lambda: model(y, t),
+        lambda: process.forward(y, t, generator),
+        lambda: process.posterior(y, y, t),
+        lambda: process.reverse_probability(torch.zeros(2, 96), y, t),
+        lambda: process.kl(torch.zeros(2, 96), y, y, t),
+        lambda: Enumerated(process, y).logits(y.double(), t),
+    ):
+        with pytest.raises(ValueError, match="one stage or 2"):
+            use()
+
+
+WRONG_SIZE = torch.ones(2, 95)
 
 
 @pytest.mark.parametrize(
@@ -389,20 +461,33 @@ def test_stages_out_of_range_are_refused(t):
         (torch.full((2, 96), torch.nan), r"-1 and \+1 only"),
         (torch.full((2, 96), 0.5), r"-1 and \+1 only"),
         (torch.ones(2, 96, dtype=torch.int64), "floating-point"),
-        (torch.ones(2, 95), r"must have shape \(n, 96\)"),
+        (WRONG_SIZE, r"must have shape \(n, 96\)"),
         (torch.ones(2, 12, 8), r"must have shape \(n, 96\)"),
         ([[1.0]], "must be a tensor"),
     ],
 )
-def test_other_images_are_refused(images, message):
+def test_other_images_are_refused(images, message, generator):
     model = network()
+    process, y, logits = model.process, images_of(model, 2), torch.zeros(2, 96)
     for use in (
         lambda: model(images, 1),
         lambda: bitflip.bound(model, images),
         lambda: BitTraining(model, images),
+        lambda: process.posterior(y, images, 1),
+        lambda: process.reverse_probability(logits, images, 1),
+        lambda: process.kl(logits, y, images, 1),
+        lambda: Enumerated(process, y).logits(images, 1),
     ):
         with pytest.raises(ValueError, match=message):
             use()
+    if images is not WRONG_SIZE:
+        for use in (
+            lambda: process.stage(images, generator),
+            lambda: process.forward(images, 1, generator),
+            lambda: process.posterior(images, y, 1),
+        ):
+            with pytest.raises(ValueError, match=message.replace("96", "m")):
+                use()
 
 
 @pytest.mark.parametrize(
@@ -427,7 +512,8 @@ def test_bad_options_are_refused():
     for use, message in (
         (lambda: bitflip.sample(model, 0), "n must be a whole number"),
         (lambda: bitflip.sample(model, 2, labels=0), "no labels"),
-        (lambda: bitflip.bound(model, images_of(model, 2), draws=1), "draws must be at least 2"),
+        (lambda: bitflip.bound(model, images_of(model, 2), draws=1), "draws must be a whole"),
+        (lambda: bitflip.bound(model, images_of(model, 2), draws=2.5), "draws must be a whole"),
         (lambda: BitTraining(model, images_of(model, 2), unlabelled=1.5), "unlabelled must be"),
         (lambda: BitTraining(model, images_of(model, 2), batch_size=0), "batch_size must be"),
         (lambda: Enumerated(BitFlip(), images_of(model, 2), torch.ones(3)), "2 probabilities"),

@@ -274,6 +274,12 @@ def test_betas_of_another_shape_are_refused(betas):
         Chain(betas)
 
 
+@pytest.mark.parametrize("betas", ["x", None, ["x"], [[0.1], [0.1, 0.2]]])
+def test_betas_that_are_no_numbers_are_refused(betas):
+    with pytest.raises(ValueError, match="betas must be numbers"):
+        Chain(betas)
+
+
 @pytest.mark.parametrize("stages", [0, -1, 2.0, True])
 def test_a_number_of_stages_is_whole_and_positive(stages):
     for schedule in (gaussian.linear, gaussian.cosine):
@@ -292,6 +298,20 @@ def test_stages_out_of_range_are_refused(t):
     x = torch.zeros(2, 2)
     with pytest.raises(ValueError, match="t must be"):
         CHAIN.posterior(x, x, t)
+
+
+def test_stages_or_noise_of_another_shape_than_the_points_are_refused(x):
+    for t in (torch.tensor([1, 2]), torch.tensor([1])):
+        for use in (
+            lambda t=t: CHAIN.forward(x, t, x),
+            lambda t=t: CHAIN.posterior(x, x, t),
+            lambda t=t: CHAIN.denoised(x, t, x),
+        ):
+            with pytest.raises(ValueError, match="one stage or 6"):
+                use()
+    for eps in (x[:1], x[:, :1], x[0]):
+        with pytest.raises(ValueError, match=r"eps must have shape \(6, 2\)"):
+            CHAIN.forward(x, 1, eps)
 
 
 @pytest.mark.parametrize(
