@@ -328,7 +328,7 @@ def equal_time(repeats):
     bpb, comments = {}, []
     for vocab in ("gpt2", "book"):
         iterations, seconds = 40, EQUAL_SECONDS
-        for _ in range(3):
+        for _ in range(2):
             iterations = round(iterations * EQUAL_SECONDS / seconds)
             seconds, bpb[vocab], precision = timed_training(vocab, iterations)
         comments.append(f"{vocab}: {iterations} iterations in {seconds:.0f} s, {precision}")
