@@ -45,7 +45,8 @@ def test_variants_are_screened_finalists_repeated_and_runs_kept(tmp_path, monkey
     runs = results["validation_bits_per_byte_by_iteration"]
     assert set(runs) == set(gpt_ablation.VARIANTS)
     assert runs[gpt_ablation.REFERENCE] == {str(s): [[25, 2.0], [50, 1.5]] for s in (11, 12, 13)}
-    assert sorted(map(len, runs.values())) == [1] * (len(runs) - 3) + [3] * 3
-    assert len(asked) == len(runs) + 2 * 3
+    finalists = 1 + gpt_ablation.FINALISTS
+    assert sorted(map(len, runs.values())) == [1] * (len(runs) - finalists) + [3] * finalists
+    assert len(asked) == len(runs) + 2 * finalists
     assert gpt_ablation.main() == 0
-    assert len(asked) == len(runs) + 2 * 3
+    assert len(asked) == len(runs) + 2 * finalists
