@@ -27,7 +27,7 @@ from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
 from diffusion.checks import check_count, check_stage
-from diffusion.sampling import Step, reverse
+from diffusion.sampling import Step, follow, generator_of, reverse
 
 Predict = Callable[[Tensor, int | Tensor], Tensor]
 
@@ -200,21 +200,13 @@ def sample(
     """
     check_count("n", n)
     labels = model.check_labels(labels, n)
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
+    generator = generator_of(seed)
     y = coins((n, model.pixels), generator, model.dtype)
-    path = [y]
     step = ancestral(partial(model.logits, labels=labels), model.process, generator)
     stages = model.process.stages
     images = reverse(step, y, range(stages, -1, -1))
-    hidden = None if progress else True
-    for y_t in tqdm(images, total=stages, desc="bit-flip", leave=False, disable=hidden):
-        if return_trajectory:
-            path.append(y_t)
-    return (y_t, torch.stack(path)) if return_trajectory else y_t
+    y_t, path = follow(images, y, stages, "bit-flip", return_trajectory, progress)
+    return (y_t, path) if return_trajectory else y_t
 
 
 # --- The variational bound ----------------------------------------------------------------------

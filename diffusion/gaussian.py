@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion.checks import check_count, check_points, check_stage
-from diffusion.sampling import Draw, Step, reverse
+from diffusion.sampling import Draw, Step, follow, generator_of, reverse
 from diffusion.schedule import Schedule
 from diffusion.training import Training
 
@@ -266,11 +265,7 @@ def sample(
     if len(stages) < 2 or check_stage(torch.tensor(stages), 0, chain.stages).diff().max() >= 0:
         raise ValueError("stages must be two or more, falling")
     labels = model.check_labels(labels, n)
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
+    generator = generator_of(seed)
 
     def draw() -> Tensor:
         return torch.randn(n, 2, generator=generator, dtype=model.dtype).to(model.device)
@@ -279,10 +274,6 @@ def sample(
     if noise is not None:
         x = check_points(noise, "noise", n).to(x)
     step = SOLVERS[solver](predictor(model, chain, labels), chain, draw)
-    path = [x]
     points = reverse(step, x, stages)
-    hidden = None if progress else True
-    for x_t in tqdm(points, total=len(stages) - 1, desc=solver, leave=False, disable=hidden):
-        if return_trajectory:
-            path.append(x_t)
-    return (x_t, torch.stack(path)) if return_trajectory else x_t
+    x_t, path = follow(points, x, len(stages) - 1, solver, return_trajectory, progress)
+    return (x_t, path) if return_trajectory else x_t

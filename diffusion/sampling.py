@@ -158,6 +158,37 @@ def matched_prior(
     return (model.mean, factor) if labels is None else (model.mean[labels], factor[labels])
 
 
+def generator_of(seed: int | None) -> torch.Generator:
+    """A generator with the seed, or seeded from the system for None.
+
+    Raises:
+        ValueError: the seed is not whole, or outside 0..2^60 - 1.
+    """
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        check_seed(seed)
+        generator.manual_seed(seed)
+    return generator
+
+
+def follow(
+    points: Iterator[Tensor], x: Tensor, total: int, name: str, keep: bool, progress: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Exhaust a reverse loop of `total` steps from x under a progress bar.
+
+    Returns:
+        the last points, and if `keep` all of them, (total + 1, ...) from x on, else None.
+    """
+    path = [x]
+    hidden = None if progress else True
+    for x_t in tqdm(points, total=total, desc=name, leave=False, disable=hidden):
+        if keep:
+            path.append(x_t)
+    return x_t, torch.stack(path) if keep else None
+
+
 @torch.no_grad()
 def sample(
     model,
@@ -216,12 +247,7 @@ def sample(
     labels = model.check_labels(labels, n)
     schedule = schedule or model.schedule
 
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        check_seed(seed)
-        generator.manual_seed(seed)
+    generator = generator_of(seed)
     x = start(model, n, labels=labels, prior=prior, schedule=schedule, generator=generator)
     if noise is not None:
         x = check_points(noise, "noise", n).to(x)
@@ -230,15 +256,11 @@ def sample(
         return torch.randn(n, 2, generator=generator, dtype=x.dtype).to(x.device)
 
     step = SOLVERS[solver](partial(model.noise, labels=labels), schedule, draw, **options)
-    path = [x]
     points = reverse(step, x, steps)
-    hidden = None if progress else True
-    for x_t in tqdm(points, total=steps, desc=solver, leave=False, disable=hidden):
-        if return_trajectory:
-            path.append(x_t)
+    x_t, path = follow(points, x, steps, solver, return_trajectory, progress)
     if not x_t.isfinite().all():
         raise ValueError(f"{solver} left the range of numbers; take more steps or less fresh noise")
-    return (x_t, torch.stack(path)) if return_trajectory else x_t
+    return (x_t, path) if return_trajectory else x_t
 
 
 def double(model):
