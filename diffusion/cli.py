@@ -1,0 +1,299 @@
+"""What the exercise and every study have in common: options, folders, results, error lines.
+
+A study is a `Study` object: its options, how its models are loaded or trained, its questions in
+order. `main` does the rest. It checks everything before any work, trains what was not loaded, asks
+the questions, writes each answer to OUT/results/NAME.json as soon as it is there and its figures
+to OUT/figures/NAME_*.png, and turns a user's mistake into one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from diffusion.files import check_writable, write_atomically
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a study; `within` bounds its value, both ends allowed.
+
+    settings: what `argparse` calls them (type, default, choices, nargs, metavar, action).
+    """
+
+    flag: str
+    help: str
+    within: tuple[float, float] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def default(self) -> Any:
+        return self.settings.get("default")
+
+
+def option(flag: str, help: str, *, within=None, **settings) -> Option:
+    """An `Option`, its settings given as keywords."""
+    return Option(flag, help, within, settings)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a question returns.
+
+    numbers: go into the results file under the question's name (none: no entry).
+    figures: by what follows "NAME_" in their file names; anything with `save(path)`, or a
+    matplotlib figure; a name without a suffix gets ".png".
+    text: is printed.
+    """
+
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the runner knows of a study.
+
+    name: of the results file and of the figures; description: one line for --help.
+    load(args): the models by name, None for each that has to be trained; it runs before any other
+    work and raises ValueError for a file that holds something else.
+    train(run, name): the model of that name, trained and saved.
+    questions: by their names in the results file, in order; each takes the `Run`.
+    check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
+    fill in what depends on other options.
+    """
+
+    name: str
+    description: str
+    options: Sequence[Option]
+    load: Callable[[argparse.Namespace], dict[str, Any]]
+    train: Callable[[Run, str], Any]
+    questions: Mapping[str, Callable[[Run], Answer]]
+    check: Callable[[argparse.Namespace], None] = lambda args: None
+
+
+@dataclass
+class Run:
+    """What every question gets: the options, the models, and what earlier questions found."""
+
+    study: Study
+    args: argparse.Namespace
+    models: dict[str, Any]
+    results: dict[str, Any] = field(default_factory=dict)
+    _kept: dict[Callable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, compute: Callable[[Run], Any]) -> Any:
+        """compute(run), worked out at the first call and kept for the questions that follow."""
+        if compute not in self._kept:
+            self._kept[compute] = compute(self)
+        return self._kept[compute]
+
+
+# --- Options ------------------------------------------------------------------------------------
+
+FOLDERS = (
+    option("--save", "folder that receives trained weights", type=Path, metavar="DIR",
+           default=Path("runs")),
+    option("--out", "folder that receives figures/ and results/", type=Path, metavar="DIR",
+           default=Path("report")),
+)  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a bad option with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parse(
+    prog: str, exercise: Study, studies: Sequence[Study], argv: Sequence[str] | None
+) -> tuple[Study, argparse.Namespace]:
+    """The study that the command line asks for, and its options; exits for --help and mistakes."""
+    by_name = {study.name: study for study in studies}
+    first = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    first.add_argument("--study", choices=tuple(by_name))
+    chosen, rest = first.parse_known_args(argv)
+    study = by_name.get(chosen.study, exercise)
+
+    parser = _Parser(
+        prog=prog if study is exercise else f"{prog} --study {study.name}",
+        description=study.description,
+        epilog=_list_of(studies) if study is exercise else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if study is exercise:
+        parser.add_argument("--study", choices=tuple(by_name), help="run a study instead")
+    for entry in (*study.options, *FOLDERS):
+        shown = "" if entry.default is None else f" (default {_plain(entry.default)})"
+        parser.add_argument(entry.flag, help=entry.help + shown, **entry.settings)
+    args, unknown = parser.parse_known_args(rest)
+    if unknown:
+        parser.error(_refusal(unknown[0], study, exercise, studies))
+    vars(args).pop("study", None)
+    return study, args
+
+
+def _list_of(studies: Sequence[Study]) -> str:
+    width = max(len(study.name) for study in studies)
+    lines = [f"  {study.name:<{width}}  {study.description}" for study in studies]
+    return "\n".join(["studies (--study NAME --help shows the options of each):", *lines])
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _refusal(given: str, study: Study, exercise: Study, studies: Sequence[Study]) -> str:
+    """Why an argument that the study does not have is refused."""
+    flag = given.partition("=")[0]
+    owners = [
+        "the exercise" if other is exercise else f"--study {other.name}"
+        for other in (exercise, *studies)
+        if flag in {entry.flag for entry in other.options}
+    ]
+    here = "the exercise" if study is exercise else f"--study {study.name}"
+    if owners:
+        return f"{flag} belongs to {' and '.join(owners)}, not to {here}"
+    return f"{here} has no option {given}; --help lists those it has"
+
+
+def check_options(study: Study, args: argparse.Namespace) -> None:
+    """Refuse every value out of bounds.
+
+    Raises:
+        ValueError: saying which, and what is allowed.
+    """
+    for entry in study.options:
+        value = getattr(args, entry.name)
+        if entry.within is None or value is None:
+            continue
+        least, most = entry.within
+        if not least <= value <= most:
+            raise ValueError(f"{entry.flag} must be in {least}..{most}, not {value}")
+    study.check(args)
+
+
+# --- The run ------------------------------------------------------------------------------------
+
+
+def run(study: Study, args: argparse.Namespace) -> Path:
+    """Train or load, ask the questions in order, write what they give; returns the results file.
+
+    Raises:
+        ValueError: an option, a file or a folder is not what it has to be; nothing was written.
+    """
+    check_options(study, args)
+    models = study.load(args)
+    path = args.out / "results" / f"{study.name}.json"
+    check_results(path, study.name)
+    untrained = [name for name, model in models.items() if model is None]
+    for folder in [path.parent, args.out / "figures"] + [args.save] * bool(untrained):
+        check_writable(folder)
+
+    this = Run(study, args, models)
+    seconds: dict[str, float] = {}
+    for name in untrained:
+        with _timed(seconds, f"train_{name}"):
+            models[name] = study.train(this, name)
+    for name, question in tqdm(study.questions.items(), desc="questions", disable=None):
+        with _timed(seconds, name):
+            answer = question(this)
+            for suffix, figure in answer.figures.items():
+                save_figure(figure, args.out / "figures" / f"{study.name}_{suffix}")
+        if answer.text:
+            tqdm.write(answer.text)
+        if answer.numbers:
+            this.results[name] = dict(answer.numbers)
+        write_results(path, study.name, args, this.results, seconds)
+    return path
+
+
+class _timed:
+    """Seconds that the block took, entered under a name."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *error) -> None:
+        self.seconds[self.name] = time.perf_counter() - self.began
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure, or anything with a `save(path)` of its own, atomically."""
+    from diffusion.figures import style
+
+    if hasattr(figure, "save"):
+        figure.save(path)
+    else:
+        style.save(figure, path.with_name(f"{path.name}.png"))
+
+
+def check_results(path: Path, name: str) -> None:
+    """Refuse to write over a file that is not an earlier result of this study.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        ours = found["study"] == name
+    except (OSError, ValueError, TypeError, KeyError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is not a results file of {name}; move it away first")
+
+
+def write_results(path: Path, name: str, args, results: Mapping, seconds: Mapping) -> None:
+    """The options, the answers so far and the seconds they took, as JSON."""
+    options = {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
+    }
+    content = {"study": name, "options": options} | dict(results)
+    content["timings_seconds"] = dict(seconds)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def main(
+    prog: str,
+    exercise: Study,
+    studies: Sequence[Study],
+    argv: Sequence[str] | None = None,
+    errors: tuple[type[Exception], ...] = (),
+) -> int:
+    """Run what the command line asks for; returns the exit code.
+
+    errors: beside ValueError and OSError, what is the user's to know in one line.
+    """
+    try:
+        study, args = parse(prog, exercise, studies, argv)
+        path = run(study, args)
+    except (ValueError, OSError, *errors) as error:
+        print(f"{prog}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    print(f"figures in {args.out / 'figures'}{os.sep}{study.name}_*, numbers in {path}")
+    return 0
