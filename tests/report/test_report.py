@@ -12,9 +12,9 @@ import typst
 
 from report.build import compile_pdf
 
-FOLDER = Path(__file__).parents[1] / "report"
-ANSWERS = re.findall(r'\banswer\("([^"]+)"', (FOLDER / "report.typ").read_text())
-RESULTS = sorted(path.name for path in FOLDER.glob("*.json"))
+FOLDER = Path(__file__).parents[2] / "report"
+ANSWERS = re.findall(r'\banswer\("([^"]+)"', (FOLDER / "report.typ").read_text(encoding="utf-8"))
+RESULTS = sorted(re.findall(r'json\("([^"]+)"\)', (FOLDER / "report.typ").read_text(encoding="utf-8")))
 
 
 def pages(pdf: bytes) -> list[str]:
@@ -32,8 +32,9 @@ def compiled() -> list[str]:
 @pytest.fixture
 def folder(tmp_path):
     """A copy of the report to break."""
-    for path in [FOLDER / "report.typ", *FOLDER.glob("*.json")]:
-        shutil.copy(path, tmp_path)
+    for name in ("report.typ", "published.json"):
+        shutil.copy(FOLDER / name, tmp_path)
+    shutil.copytree(FOLDER / "results", tmp_path / "results")
     (tmp_path / "figures").symlink_to(FOLDER / "figures")
     return tmp_path
 
@@ -58,16 +59,16 @@ def test_answers_every_question_of_the_exercise(compiled):
 
 @pytest.mark.parametrize("name", ["U1", "C2", "Bonus", "Q5", "AI tools"])
 def test_an_answer_left_out_stops_it(folder, name):
-    source = (folder / "report.typ").read_text()
+    source = (folder / "report.typ").read_text(encoding="utf-8")
     without = source.replace(f'answer("{name}",', f'ignored("{name}",', 1)
     assert without != source
-    (folder / "report.typ").write_text("#let ignored(..anything) = []\n" + without)
+    (folder / "report.typ").write_text("#let ignored(..anything) = []\n" + without, encoding="utf-8")
     with pytest.raises(typst.TypstError, match=f"question {name} needs one answer"):
         compile_pdf(folder)
 
 
 def test_an_empty_answer_stops_it(folder):
-    with (folder / "report.typ").open("a") as source:
+    with (folder / "report.typ").open("a", encoding="utf-8") as source:
         source.write('\n#answer("Q1", "Training as standard GPT-2")[]\n')
     with pytest.raises(typst.TypstError, match="no answer to Q1"):
         compile_pdf(folder)
@@ -76,15 +77,15 @@ def test_an_empty_answer_stops_it(folder):
 @pytest.mark.parametrize(
     ("file", "path"),
     [
-        ("results_diffusion.json", ("u2", "unconditional", "excess")),
-        ("results_diffusion.json", ("c6", "points", "B", "eq9_nats")),
-        ("results_gpt.json", ("q1", "heldout_bits_per_byte")),
-        ("results_gpt.json", ("q5", "log_prob_nats")),
+        ("results/diffusion.json", ("u2", "unconditional", "excess")),
+        ("results/diffusion.json", ("c6", "points", "B", "eq9_nats")),
+        ("results/gpt.json", ("q1", "heldout_bits_per_byte")),
+        ("results/gpt.json", ("q5", "log_prob_nats")),
     ],
 )
 @pytest.mark.parametrize("how", ["removed", "null"])
 def test_a_missing_number_stops_it(folder, file, path, how):
-    content = json.loads((folder / file).read_text())
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
     holder = content
     for key in path[:-1]:
         holder = holder[key]
@@ -92,7 +93,7 @@ def test_a_missing_number_stops_it(folder, file, path, how):
         del holder[path[-1]]
     else:
         holder[path[-1]] = None
-    (folder / file).write_text(json.dumps(content))
+    (folder / file).write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(typst.TypstError, match=r"missing|does not contain"):
         compile_pdf(folder)
 
@@ -105,10 +106,10 @@ def test_a_missing_result_file_stops_it(folder, name):
 
 
 def test_a_number_that_changes_changes_the_text(folder, compiled):
-    file = folder / "results_gpt.json"
-    content = json.loads(file.read_text())
+    file = folder / "results/gpt.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["q1"]["heldout_bits_per_byte"] = 1.2341
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     changed = " ".join(pages(compile_pdf(folder)))
     assert "1.234" in changed
     assert changed != " ".join(compiled)
