@@ -1,16 +1,15 @@
-"""The digits that the project draws, and what their code lengths are compared with."""
+"""The digits that the project draws."""
 
 from __future__ import annotations
 
 import math
-import zlib
 
 import numpy as np
 import pytest
 import torch
 
-from diffusion.bitflip_demo import HELD_OUT_SEED, compressors, independent_pixels
 from diffusion.images.digits import NUM_CLASSES, SIDE, _draw, _outline, digits
+from diffusion.studies.bitflip import HELD_OUT_SEED
 
 
 def test_same_seed_same_digits_and_other_seeds_others():
@@ -87,24 +86,3 @@ def test_classes_differ_more_than_their_members():
 def test_a_number_of_digits_is_whole_and_positive(n):
     with pytest.raises(ValueError, match="n must be a whole number"):
         digits(n)
-
-
-def test_independent_pixels_by_hand():
-    data = torch.tensor([[1.0, -1.0], [1.0, -1.0], [-1.0, -1.0]])
-    # (counts + 1/2) / 4: 5/8 and 1/8
-    expected = -(np.log2(5 / 8) + np.log2(7 / 8)) / 2
-    assert independent_pixels(data, data[:1]) == pytest.approx(expected)
-
-
-def test_compressed_sizes_are_of_files_that_hold_the_images():
-    data, images = (digits(40, seed=seed)[0] for seed in (0, 1))
-    sizes = compressors(data, images)
-    packed = np.packbits((images > 0).numpy(), axis=1).tobytes()
-    assert len(packed) == 40 * 98
-    bits = 8 * len(zlib.compress(packed, 9)) / images.numel()
-    assert sizes["zlib, 1 bit per pixel"] == bits
-    assert sizes["zlib, 1 bit per pixel, each alone"] > bits
-    assert sizes["PNG, each alone"] > sizes["PNG sheet"]
-    assert all(0 < size < 2 for size in sizes.values())
-    # Given the very images as dictionary there is next to nothing left to say.
-    assert compressors(images, images)["zlib, 1 bit per pixel, with a dictionary"] < 0.02
