@@ -46,9 +46,10 @@ def study(name: str, **changes) -> Study:
 
 
 EXERCISE = study("exercise")
+STUDIES = (study("other"), SQUARES)
 
 
-def main(*argv, studies=(study("other"), SQUARES), folder=None) -> int:
+def main(*argv, studies=STUDIES, folder=None) -> int:
     folders = [] if folder is None else ["--out", str(folder), "--save", str(folder / "weights")]
     try:
         return cli.main("script.py", EXERCISE, studies, [*argv, *folders])
