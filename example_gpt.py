@@ -26,20 +26,15 @@ from tqdm import tqdm
 import mingpt
 from mingpt import checkpoint, figures, inversion, scoring
 from mingpt.attention import all_blocks, entropy, knockout
-from mingpt.bpe import get_encoder, spelling_groups
+from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, Book, load_book
-from mingpt.discounting import ZIPF_OFFSET, AbsoluteDiscount
+from mingpt.devices import resolve_device, resolve_precision
+from mingpt.discounting import ZIPF_OFFSET, AbsoluteDiscount, spelling_groups
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.sampling import check_sampling
 from mingpt.text import paint_terminal, sentence_length, token_texts, word_positions
-from mingpt.trainer import (
-    Trainer,
-    TrainingDivergedError,
-    process_count,
-    process_rank,
-    resolve_device,
-    resolve_precision,
-)
+from mingpt.processes import process_count, process_rank
+from mingpt.trainer import Trainer, TrainingDivergedError
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 

@@ -10,11 +10,13 @@ __all__ = ["CheckpointError", "DataError", "attention", "inversion", "load", "sa
 
 _MODULE_OF = {
     "CheckpointError": "checkpoint", "load": "checkpoint", "save": "checkpoint",
-    "DataError": "data",
+    "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "attention", "bpe", "checkpoint", "data", "discounting", "figures", "inversion", "loss",
-    "model", "sampling", "scoring", "text", "trainer", "utils", "vocabulary",
+    "attention", "bpe", "checkpoint", "cli", "data", "devices", "discounting", "exercise",
+    "figures", "huggingface", "inversion", "loss", "merges", "model", "model_arguments",
+    "model_config", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
+    "startup", "text", "trainer", "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -5,7 +5,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mingpt.model import GPT, has_forward_of, last_logits
+from mingpt.model import last_logits
+from mingpt.pristine import has_original_forward
 from mingpt.utils import check_integer
 
 WINDOW_BATCH = 16
@@ -88,7 +89,7 @@ def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    options = {"loss_only": True} if has_forward_of(GPT, model) else {}
+    options = {"loss_only": True} if has_original_forward(model) else {}
     nats = 0.0
     for start in range(0, len(x), WINDOW_BATCH):
         targets = y[start : start + WINDOW_BATCH].to(device)

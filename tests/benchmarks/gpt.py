@@ -32,9 +32,10 @@ import mingpt
 from mingpt import inversion
 from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
+from mingpt.devices import bfloat16_supported
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.scoring import bits_per_byte
-from mingpt.trainer import Trainer, bfloat16_supported
+from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 

@@ -20,9 +20,10 @@ import torch
 from tqdm import tqdm
 
 import example_gpt
-from mingpt.bpe import get_encoder, spelling_groups
-from mingpt.data import BlockDataset, load_book, load_merges
-from mingpt.discounting import AbsoluteDiscount
+from mingpt.bpe import get_encoder
+from mingpt.data import BlockDataset, load_book
+from mingpt.discounting import AbsoluteDiscount, spelling_groups
+from mingpt.merges import load_merges
 from mingpt.model import GPT
 from mingpt.scoring import bits_per_byte
 from mingpt.trainer import Trainer

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingpt.bpe import BPETokenizer, get_encoder, token_bytes
-from mingpt.data import load_merges
+from mingpt.bpe import BPETokenizer, get_encoder
+from mingpt.merges import load_merges, token_bytes
 
 # The hash tiktoken expects of its r50k_base ranks.
 R50K_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"

@@ -3,9 +3,9 @@ import torch
 from torch.nn import functional as F
 
 from mingpt import discounting
-from mingpt.bpe import get_encoder, spelling_groups
+from mingpt.bpe import get_encoder
 from mingpt.data import load_book
-from mingpt.discounting import AbsoluteDiscount
+from mingpt.discounting import AbsoluteDiscount, spelling_groups
 from mingpt.loss import linear_cross_entropy
 
 

@@ -6,17 +6,12 @@ import pytest
 import torch
 
 from mingpt.data import BlockDataset
+from mingpt.devices import resolve_device, resolve_precision
 from mingpt.discounting import AbsoluteDiscount
-from mingpt.trainer import (
-    COMPUTING_SETTINGS,
-    ResumeError,
-    Trainer,
-    TrainingDivergedError,
-    resolve_device,
-    resolve_precision,
-)
+from mingpt.resume import COMPUTING_SETTINGS, ResumeError
+from mingpt.trainer import Trainer, TrainingDivergedError
 from mingpt.utils import CfgNode
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 TEXT = tokens(400, seed=5) % 11  # few kinds of tokens: quickly learnt
 
@@ -297,14 +292,14 @@ def test_precision_names():
 
 
 def test_bfloat16_on_a_processor_without_it_is_refused(monkeypatch):
-    monkeypatch.setattr("mingpt.trainer.bfloat16_supported", lambda device: False)
+    monkeypatch.setattr("mingpt.devices.bfloat16_supported", lambda device: False)
     with pytest.raises(ValueError, match="bfloat16 was asked for"):
         trainer(precision="bfloat16")
     assert resolve_precision("auto", "cpu") is None
 
 
 def test_bfloat16_keeps_the_loss_within_half_a_percent(monkeypatch):
-    monkeypatch.setattr("mingpt.trainer.bfloat16_supported", lambda device: True)
+    monkeypatch.setattr("mingpt.devices.bfloat16_supported", lambda device: True)
     full, half = trainer(max_iters=3), trainer(max_iters=3, precision="bfloat16")
     full.run()
     half.run()

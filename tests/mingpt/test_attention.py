@@ -5,7 +5,7 @@ import torch
 
 from mingpt.attention import all_blocks, attention, entropy, knockout
 from mingpt.scoring import token_log_probs
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 
 def test_rows_sum_to_one_and_see_no_future():

@@ -7,7 +7,7 @@ from mingpt.bpe import get_encoder
 from mingpt.data import load_book
 from mingpt.scoring import bits_per_byte
 
-WEIGHTS = Path(__file__).parents[1] / "weights/gpt.pt"
+WEIGHTS = Path(__file__).parents[2] / "weights/gpt.pt"
 
 
 def test_the_shipped_weights_predict_the_held_out_text():

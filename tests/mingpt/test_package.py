@@ -8,7 +8,7 @@ import pytest
 
 import mingpt
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 USE = """
 import mingpt
 assert callable(mingpt.attention.attention) and callable(mingpt.inversion.invert)

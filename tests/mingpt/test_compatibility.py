@@ -14,7 +14,7 @@ from mingpt.model import GPT, Block, CausalSelfAttention
 from mingpt.scoring import bits_per_byte, token_log_probs
 from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 
 class OwnForward(GPT):

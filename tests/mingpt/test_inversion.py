@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mingpt.inversion import invert, nearest_tokens
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from mingpt.data import BlockDataset
 from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 
 def trainer(**settings):

@@ -8,7 +8,8 @@ import torch
 
 from mingpt import data
 from mingpt.bpe import get_encoder
-from mingpt.data import BlockDataset, DataError, load_book, load_merges
+from mingpt.data import BlockDataset, load_book
+from mingpt.merges import DataError, load_merges
 
 
 def test_the_book_is_cut_where_the_design_says():

@@ -5,7 +5,7 @@ import torch
 
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.utils import CfgNode
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 
 def test_a_later_token_changes_no_earlier_logit():

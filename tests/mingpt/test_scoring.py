@@ -11,7 +11,7 @@ from mingpt.scoring import (
     token_log_probs,
     windows,
 )
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 
 def test_scores_equal_cross_entropy():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = [
     "--model", "gpt-nano", "--vocab", "book", "--max-iters", "20", "--batch-size", "8",
     "--dropout", "0", "--precision", "float32", "--starts", "1",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mingpt.sampling import next_token
-from tests.gpt_helpers import small_model, tokens
+from tests.mingpt.helpers import small_model, tokens
 
 
 def draws(logits, count, **settings):

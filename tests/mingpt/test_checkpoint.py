@@ -10,8 +10,8 @@ import torch
 import mingpt
 from mingpt import checkpoint
 from mingpt.checkpoint import CheckpointError
-from mingpt.data import DataError
-from tests.gpt_helpers import small_model, tokens
+from mingpt.merges import DataError
+from tests.mingpt.helpers import small_model, tokens
 
 
 @pytest.mark.parametrize("tied_head", [False, True])
@@ -214,7 +214,7 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
 SAVER = """
 import sys
 import mingpt
-from tests.gpt_helpers import small_model
+from tests.mingpt.helpers import small_model
 model = small_model(vocab_size=20000)
 mingpt.save(model, sys.argv[1])
 print("saved", flush=True)
