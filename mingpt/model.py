@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mingpt import model_arguments as arguments
-from mingpt.model_config import MODEL_TYPES, complete_config, default_config
 from mingpt.huggingface import read_pretrained
 from mingpt.loss import linear_cross_entropy
+from mingpt.model_config import MODEL_TYPES, complete_config, default_config
 from mingpt.pristine import (
     has_original_forward,
     has_plain_head,

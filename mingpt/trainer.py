@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
 from mingpt import resume
-from mingpt.model_arguments import check_targets
 from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
 from mingpt.loss import linear_cross_entropy
+from mingpt.model_arguments import check_targets
 from mingpt.pristine import may_skip_logits
 from mingpt.processes import process_count, process_rank
 from mingpt.trainer_settings import check_settings
