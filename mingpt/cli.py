@@ -162,7 +162,8 @@ def parse(
     if study is exercise:
         parser.add_argument("--study", metavar="NAME", help="run a study instead of the exercise")
     for entry in (*study.options, *COMMON):
-        shown = "" if entry.default in (None, False) else f" (default: {entry.default})"
+        silent = entry.default is None or entry.default is False
+        shown = "" if silent else f" (default: {entry.default})"
         parser.add_argument(entry.flag, help=entry.help + shown, **entry.settings)
     args, unknown = parser.parse_known_args(rest)
     if unknown:

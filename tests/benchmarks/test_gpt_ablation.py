@@ -19,7 +19,7 @@ TINY = {"max_iters": 2, "batch_size": 2}
 def test_a_variant_trains(name):
     changes = gpt_ablation.VARIANTS[name]
     changes = changes | {
-        "options": changes.get("options", {}) | TINY,
+        "recipe": changes.get("recipe", {}) | TINY,
         "model": changes.get("model", {}) | {"model_type": "gpt-nano"},
     }
     book = load_book()
@@ -41,7 +41,7 @@ def test_variants_are_screened_finalists_repeated_and_runs_kept(tmp_path, monkey
     monkeypatch.setattr(gpt_ablation, "train", train)
     monkeypatch.setattr(sys, "argv", ["gpt_ablation"])
     assert gpt_ablation.main() == 0
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     runs = results["validation_bits_per_byte_by_iteration"]
     assert set(runs) == set(gpt_ablation.VARIANTS)
     assert runs[gpt_ablation.REFERENCE] == {str(s): [[25, 2.0], [50, 1.5]] for s in (11, 12, 13)}
