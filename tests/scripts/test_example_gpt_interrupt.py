@@ -33,13 +33,13 @@ sys.meta_path.insert(0, Interrupt())
 """
 
 
-def test_interrupting_before_the_training_is_one_line(tmp_path, capsys, monkeypatch):
+def test_interrupting_before_the_training_is_one_line(tmp_path, capfd, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
     monkeypatch.setattr(exercise, "load_book", interrupt)
     assert example_gpt.main(["--out", f"{tmp_path}/out"]) == 130
-    assert capsys.readouterr().err == LINE
+    assert capfd.readouterr().err == LINE
 
 
 @pytest.mark.parametrize("module", ["torch", "numpy", "matplotlib.pyplot", "mingpt.model"])
