@@ -1,5 +1,16 @@
 """GPT-2 in PyTorch, with minGPT's interface: train, generate, invert, attend, score.
 
+From the bottom up:
+    data        merges bpe vocabulary data
+    model       model (its settings, checks and shortcuts: model_config model_arguments pristine),
+                loss, sampling, huggingface
+    training    trainer (trainer_settings resume), discounting, devices, processes, recipe
+    files       checkpoint: what a weights file holds
+    questions   inversion attention scoring text
+    pictures    figures: a function a figure, arrays in, a Figure out
+    scripts     startup, cli: the runner; exercise: options and training of example_gpt.py;
+                studies/: one module a study, registered in its __init__
+
 Everything here is imported on first use, so that `python -m mingpt.data` starts with the
 package empty.
 """

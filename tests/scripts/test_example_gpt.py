@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     """(folder, results) of one small training run."""
     folder = tmp_path_factory.mktemp("run")
     assert example_gpt.main([*SMALL, "--out", f"{folder}/out", "--save", f"{folder}/save"]) == 0
-    return folder, json.loads((folder / "out/results/gpt.json").read_text())
+    return folder, json.loads((folder / "out/results/gpt.json").read_text(encoding="utf-8"))
 
 
 def test_every_figure_and_number_is_written(run):
@@ -302,12 +302,12 @@ def test_the_books_own_vocabulary_travels_in_the_checkpoint(tmp_path):
     out, save = f"{tmp_path}/out", f"{tmp_path}/save"
     small = [*SMALL, "--vocab", "book"]
     assert example_gpt.main([*small, "--out", out, "--save", save]) == 0
-    results = json.loads((tmp_path / "out/results/gpt.json").read_text())
+    results = json.loads((tmp_path / "out/results/gpt.json").read_text(encoding="utf-8"))
     assert results["q1"]["vocabulary_tokens"] < 4000
     assert results["q2"]["tokens_never_in_training_part"] == []
     weights = ["--weights", f"{save}/gpt.pt", "--starts", "1"]
     assert example_gpt.main([*weights, "--out", f"{tmp_path}/again"]) == 0
-    again = json.loads((tmp_path / "again/results_gpt.json").read_text())
+    again = json.loads((tmp_path / "again/results/gpt.json").read_text(encoding="utf-8"))
     assert again["q2"]["tokens"] == results["q2"]["tokens"]
 
 
