@@ -8,8 +8,8 @@ From the bottom up:
     files       checkpoint: what a weights file holds
     questions   inversion attention scoring text
     pictures    figures: a function a figure, arrays in, a Figure out
-    scripts     startup, cli: the runner; exercise: options and training of example_gpt.py;
-                studies/: one module a study, registered in its __init__
+    scripts     startup, cli: the runner;
+                studies/: one module a study, and what example_gpt.py trains and asks with
 
 Everything here is imported on first use, so that `python -m mingpt.data` starts with the
 package empty.
@@ -24,7 +24,7 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "attention", "bpe", "checkpoint", "cli", "data", "devices", "discounting", "exercise",
+    "attention", "bpe", "checkpoint", "cli", "data", "devices", "discounting",
     "figures", "huggingface", "inversion", "loss", "merges", "model", "model_arguments",
     "model_config", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
     "startup", "text", "trainer", "trainer_settings", "utils", "vocabulary",

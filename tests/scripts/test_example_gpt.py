@@ -8,10 +8,11 @@ import torch
 
 import example_gpt
 import mingpt
-from mingpt import cli, data, exercise, inversion, scoring
+from mingpt import cli, data, inversion, scoring
 from mingpt.attention import attention, entropy, knockout
 from mingpt.bpe import get_encoder
-from mingpt.exercise import PROMPT, SENTENCE
+from mingpt.studies import exercise
+from mingpt.studies.exercise import PROMPT, SENTENCE
 from mingpt.text import token_texts, word_positions
 
 SMALL = ["--model", "gpt-nano", "--max-iters", "4", "--batch-size", "4", "--starts", "2"]

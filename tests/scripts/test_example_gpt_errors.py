@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import example_gpt
-from mingpt import checkpoint, data, exercise
+from mingpt import checkpoint, data
+from mingpt.studies import exercise
 
 ROOT = Path(example_gpt.__file__).parent
 SMALL = ["--model", "gpt-nano", "--max-iters", "4", "--batch-size", "4", "--starts", "2"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import example_gpt
-from mingpt import exercise
+from mingpt.studies import exercise
 
 ROOT = Path(example_gpt.__file__).parent
 LINE = "example_gpt.py: interrupted\n"

@@ -61,7 +61,8 @@ def test_processes_that_cannot_share_a_batch_are_refused(tmp_path):
 FAILING = """
 import sys
 import example_gpt
-from mingpt import exercise, processes
+from mingpt import processes
+from mingpt.studies import exercise
 processes.REPORT_SECONDS = 1
 book = exercise.load_book
 def failing():
