@@ -99,6 +99,7 @@ def network_of(model: diffusion.Denoiser) -> dict:
     }
 
 
+@torch.no_grad()
 def density_maps(model: diffusion.Denoiser) -> list[str]:
     """Log-density of the model, a map for each class or one, in thousandths of a nat, int16."""
     axis = torch.linspace(-REACH, REACH, GRID, dtype=torch.float64)
@@ -108,26 +109,30 @@ def density_maps(model: diffusion.Denoiser) -> list[str]:
     return [pack(1000 * values.clamp(min=LOWEST_NATS), "<i2") for values in maps]
 
 
-def points_data() -> dict:
-    """Both denoisers with their moments and density maps, and the data's rectangles.
+def load_denoisers() -> dict[str, diffusion.Denoiser]:
+    """The shipped models of points by name.
 
     Raises:
         WeightsError: a weights file is missing, or its checksum does not match.
     """
-    models = {}
-    for name in ("unconditional", "conditional"):
-        model = diffusion.load(WEIGHTS / f"diffusion_{name}.pt")
-        models[name] = {
-            "network": network_of(model),
-            "moments": [
-                {"mean": mean.tolist(), "covariance": covariance.flatten().tolist()}
-                for mean, covariance in zip(model.mean, model.covariance, strict=True)
-            ],
-            "sigma": [model.schedule.sigma_min, model.schedule.sigma_max],
-            "density": density_maps(model),
-        }
+    names = ("unconditional", "conditional")
+    return {name: diffusion.load(WEIGHTS / f"diffusion_{name}.pt") for name in names}
+
+
+def points_data(models: dict[str, diffusion.Denoiser]) -> dict:
+    """Networks and moments of the models, and the data's rectangles."""
     return {
-        "models": models,
+        "models": {
+            name: {
+                "network": network_of(model),
+                "moments": [
+                    {"mean": mean.tolist(), "covariance": covariance.flatten().tolist()}
+                    for mean, covariance in zip(model.mean, model.covariance, strict=True)
+                ],
+                "sigma": [model.schedule.sigma_min, model.schedule.sigma_max],
+            }
+            for name, model in models.items()
+        },
         "square": SQUARE.tolist(),
         "classes": [
             {"name": name, "rectangle": rectangle.tolist()}
@@ -238,7 +243,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m report.explore", description=__doc__)
     parser.parse_args(argv)
     try:
-        content = render({"points": points_data(), "words": words_data()}).encode()
+        models = load_denoisers()
+        words = words_data()
+        points = points_data(models)
+        for name, model in models.items():
+            points["models"][name]["density"] = density_maps(model)
+        content = render({"points": points, "words": words}).encode()
         if len(content) > MOST_BYTES:
             raise ValueError(f"the page has {len(content)} bytes; allowed are {MOST_BYTES}")
         write_atomically(OUTPUT, content)

@@ -42,7 +42,7 @@ const FIELDS = {
   prior: ["matched", choice("matched", "standard")],
   n: [2000, number(10, 5000, true)],
   seed: [0, number(0, 2 ** 32 - 1, true)],
-  camera: ["wide", choice("wide", "near")],
+  camera: ["wide", choice("wide", "near", "all")],
   ground: ["none", choice("none", "density", "difference")],
   frame: [null, optional(number(0, 1000, true))],
   point: [null, optional(number(0, 4999, true))],
@@ -65,12 +65,22 @@ export function readField(name, text) {
     ? { problem: `${name} must be ${field[1].allowed}, not "${shown}".` } : { value };
 }
 
+/** A text without percent signs; as it is where they do not stand for characters. */
+function plain(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** {state, problems} of a fragment; what cannot be read keeps its default. */
 export function parse(fragment) {
   const state = { ...DEFAULTS };
   const problems = [];
-  for (const [name, text] of new URLSearchParams(fragment.replace(/^#/, "").replaceAll("+", "%2B"))) {
-    const { value, problem } = readField(name, text);
+  for (const part of fragment.replace(/^#/, "").split("&").filter(Boolean)) {
+    const [name, ...rest] = part.split("=");
+    const { value, problem } = readField(name, plain(rest.join("=")));
     if (problem) problems.push(problem);
     else state[name] = value;
   }

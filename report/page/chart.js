@@ -1,7 +1,6 @@
 // Small line charts in SVG.
 
-const WIDTH = 420;
-const HEIGHT = 190;
+const HEIGHT = 200;
 const MARGIN = { left: 46, right: 10, top: 8, bottom: 34 };
 
 /** Replace what `holder` shows by a chart.
@@ -10,7 +9,9 @@ const MARGIN = { left: 46, right: 10, top: 8, bottom: 34 };
  * ticks}; now: x of a vertical line; level: {value, name}, a horizontal one.
  */
 export function drawChart(holder, { lines, x, y, now, level }) {
-  const across = scale(x, MARGIN.left, WIDTH - MARGIN.right);
+  const width = Math.max(200, holder.clientWidth);
+  const right = width - MARGIN.right;
+  const across = scale(x, MARGIN.left, right);
   const up = scale(y, HEIGHT - MARGIN.bottom, MARGIN.top);
   const parts = [];
   const line = (kind, x1, y1, x2, y2) =>
@@ -18,13 +19,13 @@ export function drawChart(holder, { lines, x, y, now, level }) {
   const text = (at, left, top, anchor) =>
     parts.push(`<text x="${left}" y="${top}" text-anchor="${anchor}">${at}</text>`);
   for (const tick of y.ticks) {
-    line("axis", MARGIN.left, up(tick), WIDTH - MARGIN.right, up(tick));
+    line("axis", MARGIN.left, up(tick), right, up(tick));
     text(tick, MARGIN.left - 6, up(tick) + 4, "end");
   }
   for (const tick of x.ticks) text(tick, across(tick), HEIGHT - MARGIN.bottom + 16, "middle");
-  text(x.label, (MARGIN.left + WIDTH) / 2, HEIGHT - 3, "middle");
+  text(x.label, (MARGIN.left + width) / 2, HEIGHT - 3, "middle");
   if (level) {
-    line("level", MARGIN.left, up(level.value), WIDTH - MARGIN.right, up(level.value));
+    line("level", MARGIN.left, up(level.value), right, up(level.value));
     text(level.name, MARGIN.left + 4, up(level.value) - 4, "start");
   }
   for (const { colour, values, dash } of lines) {
@@ -34,7 +35,7 @@ export function drawChart(holder, { lines, x, y, now, level }) {
     if (points.length) parts.push(`<path stroke="${colour}"${style} d="M${points.join("L")}"/>`);
   }
   lines.forEach(({ name, colour, dash }, i) => {
-    const left = WIDTH - MARGIN.right - 110;
+    const left = right - 110;
     const style = dash ? ' stroke-dasharray="5 4"' : "";
     parts.push(`<path stroke="${colour}"${style} d="M${left},${20 + 17 * i}h22"/>`);
     text(name, left + 28, 24 + 17 * i, "start");
@@ -42,7 +43,7 @@ export function drawChart(holder, { lines, x, y, now, level }) {
   const marker = now === undefined ? "" :
     `<line class="now" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}"/>`;
   const summary = `${lines.map((l) => l.name).join(" and ")} against ${x.label}`;
-  holder.innerHTML = `<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${summary}">` +
+  holder.innerHTML = `<svg viewBox="0 0 ${width} ${HEIGHT}" role="img" aria-label="${summary}">` +
     `${parts.join("")}${marker}</svg>`;
   holder.moveTo = (value) => {
     const element = holder.querySelector(".now");

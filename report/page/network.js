@@ -7,10 +7,11 @@ const BLOCK = 8; // points carried through a layer together, so that a weight is
 const silu = (v) => v / (1 + Math.exp(-v));
 
 function linear({ weight, bias }, input) {
-  return Float64Array.from(bias, (b, row) => {
-    for (let i = 0; i < input.length; i++) b += weight[row * input.length + i] * input[i];
-    return b;
-  });
+  const output = Float64Array.from(bias);
+  for (let row = 0, at = 0; row < output.length; row++) {
+    for (let i = 0; i < input.length; i++, at++) output[row] += weight[at] * input[i];
+  }
+  return output;
 }
 
 export class Network {
@@ -26,7 +27,7 @@ export class Network {
     this.inletX = column(0);
     this.inletY = column(1);
     // What the inlet adds for a class is one vector: its bias.
-    const constant = (vector) => linear(inlet, [0, 0, ...vector]);
+    const constant = (vector) => linear(inlet, Float64Array.of(0, 0, ...vector));
     this.inletBias = classes.length ? classes.map(constant) : [constant([])];
   }
 
@@ -34,7 +35,7 @@ export class Network {
   inletAt(sigma) {
     const level = 1 + 0.4 * Math.log(sigma);
     const [first, second] = this.level;
-    const features = linear(second, linear(first, [level]).map(silu)).map(silu);
+    const features = linear(second, linear(first, Float64Array.of(level)).map(silu)).map(silu);
     const film = linear(this.modulation, features);
     const gain = film.subarray(0, this.width).map(Math.exp);
     const shift = film.subarray(this.width);

@@ -1,8 +1,17 @@
 // One square of canvas with points, paths and the truth's outline.
 
+import { roundTicks } from "./chart.js";
+
 export const CLASS_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"];
 
-const REACH = { wide: 2.7, near: 1.35 }; // half the width of what is shown
+const REACH = { wide: 2.7, near: 1.35 };
+
+/** Half the width of what is shown; camera "all" takes in every trail. */
+export function reachOf(camera, trails) {
+  if (camera !== "all") return REACH[camera];
+  const far = trails.flatMap(({ values }) => values.flat()).map((v) => 1.1 * Math.abs(v));
+  return far.reduce((a, b) => Math.max(a, b), REACH.wide);
+}
 
 /** Colours of the style sheet in force. */
 export function theme() {
@@ -33,11 +42,11 @@ export class Plate {
   /**
    * points (2 n) and after (2 n): positions at two steps, share in 0..1 the way from one to the
    * other; labels or null; outlines: rectangles; ground: {image, reach} or null; trails:
-   * [{values: [[x, y], ...], colour, dash}]; chosen: number of a point or null.
+   * [{values: [[x, y], ...], colour, dash}]; chosen: number of a point or null; reach: see reachOf.
    */
-  draw({ points, after, share, labels, outlines, ground, trails, chosen, camera }) {
+  draw({ points, after, share, labels, outlines, ground, trails, chosen, reach }) {
     const colours = theme();
-    this.reach = REACH[camera];
+    this.reach = reach;
     this.fit();
     const { context } = this;
     const size = this.canvas.width;
@@ -88,10 +97,13 @@ export class Plate {
     context.fillStyle = colours.quiet;
     context.font = `${Math.max(11, Math.round(size / 36))}px system-ui, sans-serif`;
     context.textAlign = "center";
-    for (const tick of [-2, -1, 0, 1, 2]) {
-      if (Math.abs(tick) > this.reach - 0.2) continue;
+    const ticks = roundTicks([-0.9 * this.reach, 0.9 * this.reach]);
+    for (const tick of ticks) {
       context.fillText(tick, this.toPixels(tick, 0)[0], size - size / 80);
-      if (tick) context.fillText(tick, size / 30, this.toPixels(0, tick)[1] + size / 90);
+    }
+    context.textAlign = "left";
+    for (const tick of ticks) {
+      if (tick) context.fillText(tick, size / 80, this.toPixels(0, tick)[1] + size / 90);
     }
   }
 

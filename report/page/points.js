@@ -5,7 +5,7 @@ import { drawChart } from "./chart.js";
 import { Detail } from "./detail.js";
 import { groundOf } from "./density.js";
 import { floor } from "./metrics.js";
-import { CLASS_COLOURS, Plate, theme } from "./plate.js";
+import { CLASS_COLOURS, Plate, reachOf, theme } from "./plate.js";
 import { Player } from "./player.js";
 import { Star } from "./star.js";
 import { labelsOf, target } from "./worker.js";
@@ -178,13 +178,16 @@ export class PointsPart {
     this.star.update();
     const outlines = this.labels ? this.data.classes.map((c) => c.rectangle) : [this.data.square];
     const matching = frame.points[0].length === 2 * state.n; // not while a new run begins
+    const trails = [0, 1].map((i) => (matching ? this.detail.trails(i) : []));
+    trails[0].push(...this.star.trails());
+    const reach = reachOf(state.camera, trails.flat());
     this.plates.forEach((plate, i) => plate.draw({
       points: frame.points[i], after: after.points[i], share, outlines,
       labels: matching ? this.labels : null,
       ground: i === 0 ? this.ground : null,
-      trails: [...(matching ? this.detail.trails(i) : []), ...(i === 0 ? this.star.trails() : [])],
+      trails: trails[i],
       chosen: matching ? state.point : null,
-      camera: state.camera,
+      reach,
     }));
     this.star.place();
     this.drawReadout(step, frame);

@@ -3,18 +3,16 @@
 // As in diffusion/sampling.py a solver is a function of (predict, schedule, draw) that returns
 // step(x, t, tNext) -> next x; predict(x, sigma) answers with the predicted noise.
 
-const combine = (x, f) => Float32Array.from(x, f);
-
 /** dx = -(1 + lam^2) sigma' sigma score dt + lam sqrt(2 sigma' sigma |dt|) n, by Euler steps. */
 function ddpm(predict, { sigma, sigmaDot }, draw, lam) {
   return (x, t, tNext) => {
     const dt = tNext - t;
     const eps = predict(x, sigma(t));
     const pull = (1 + lam * lam) * sigmaDot(t) * dt;
-    if (!lam) return combine(x, (v, i) => v + pull * eps[i]);
+    if (!lam) return x.map((v, i) => v + pull * eps[i]);
     const fresh = lam * Math.sqrt(2 * sigmaDot(t) * sigma(t) * Math.abs(dt));
     const n = draw();
-    return combine(x, (v, i) => v + pull * eps[i] + fresh * n[i]);
+    return x.map((v, i) => v + pull * eps[i] + fresh * n[i]);
   };
 }
 
@@ -28,9 +26,9 @@ function heun(predict, { sigma }) {
   return (x, t, tNext) => {
     const h = sigma(tNext) - sigma(t);
     const slope = predict(x, sigma(t));
-    const euler = combine(x, (v, i) => v + h * slope[i]);
+    const euler = x.map((v, i) => v + h * slope[i]);
     const after = predict(euler, sigma(tNext));
-    return combine(x, (v, i) => v + 0.5 * h * (slope[i] + after[i]));
+    return x.map((v, i) => v + 0.5 * h * (slope[i] + after[i]));
   };
 }
 
@@ -41,12 +39,12 @@ function dpmSolver(predict, { sigma }) {
     const s = sigma(t);
     const h = Math.log(s / sigma(tNext));
     const eps = predict(x, s);
-    const denoised = combine(x, (v, i) => v - s * eps[i]);
+    const denoised = x.map((v, i) => v - s * eps[i]);
     const share = before ? h / (2 * before.h) : 0;
     const old = before ? before.denoised : denoised;
     before = { denoised, h };
     const [keep, take] = [sigma(tNext) / s, -Math.expm1(-h)];
-    return combine(x, (v, i) => {
+    return x.map((v, i) => {
       const target = denoised[i] + share * (denoised[i] - old[i]);
       return keep * v + take * target;
     });
@@ -57,9 +55,9 @@ export const SOLVERS = { ddim, ddpm, heun, "dpm++": dpmSolver };
 
 /** x_1 from standard normals z (2 n): "matched" N(mean, sigma(1)^2 I + covariance), or N(0, I). */
 export function start(z, labels, prior, moments, sigmaMax) {
-  if (prior === "standard") return combine(z, (v) => sigmaMax * v);
+  if (prior === "standard") return z.map((v) => sigmaMax * v);
   const factors = moments.map(({ covariance }) => cholesky(covariance, sigmaMax ** 2));
-  return combine(z, (v, at) => {
+  return z.map((v, at) => {
     const label = labels ? labels[at >> 1] : 0;
     const [l00, l10, l11] = factors[label];
     const { mean } = moments[label];

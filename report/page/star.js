@@ -50,7 +50,7 @@ export class Star {
     const { moments, sigma } = this.data.models[state.model];
     const levels = schedule(state.spacing, ...sigma);
     const one = state.model === "conditional";
-    const label = one ? Number(state.label === "all" ? 0 : state.label) : null;
+    const label = one ? this.classOf(state.star) : null;
     const path = invert(this.networks[state.model], state.star, label, levels, state.steps);
     this.path = path;
     const [x, y] = state.star.map((v) => v.toFixed(3));
@@ -64,6 +64,14 @@ export class Star {
     const nats = energy(path[0], moments[label ?? 0], levels.high).toFixed(2);
     element("star-text").textContent = `Algorithm 1 reaches (${x}, ${y})${name} from (${u}, ${v}): ` +
       `|u|²/2 = ${nats} nats, where a start drawn at random has 1 on average.`;
+  }
+
+  /** The class that is shown, or of all the one whose rectangle is nearest. */
+  classOf(point) {
+    if (this.state.label !== "all") return Number(this.state.label);
+    const distances = this.data.classes.map(({ rectangle: [low, high] }) => Math.hypot(
+      ...point.map((v, axis) => Math.max(low[axis] - v, 0, v - high[axis]))));
+    return distances.indexOf(Math.min(...distances));
   }
 
   trails() {

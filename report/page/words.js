@@ -8,10 +8,9 @@ const element = (id) => document.getElementById(id);
 const visible = (token) => token.replaceAll("\n", "↵").replaceAll(" ", "·");
 const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
-/** A background that darkens with share in 0..1, and an ink that stays readable on it. */
+/** A background that deepens with share in 0..1, no further than ink stays readable on it. */
 function paint(holder, share) {
-  holder.style.background = `rgb(var(--paint) / ${(0.9 * share).toFixed(3)})`;
-  holder.style.color = share > 0.6 ? "var(--onpaint)" : "";
+  holder.style.background = `rgb(var(--paint) / ${(0.6 * share).toFixed(3)})`;
 }
 
 export class WordsPart {
