@@ -143,7 +143,7 @@ def points_data(models: dict[str, diffusion.Denoiser]) -> dict:
 
 
 def sampled(model, encoder, prompt: str, least_words: int) -> tuple[torch.Tensor, int]:
-    """A sentence sampled after a prompt as the exercise's script does: ids (1, T), prompt length."""
+    """A sentence sampled as in the exercise's script: ids (1, T), length of the prompt."""
     idx = torch.tensor([encoder.encode(prompt)])
     start = idx.shape[1]
     idx = model.generate(

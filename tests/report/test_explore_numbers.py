@@ -41,21 +41,25 @@ def models():
     return load_denoisers()
 
 
+def evaluator(run, models):
+    """Gives the value of an expression, by JSON; `run` evaluates a script in some engine."""
+    run(bundle("numbers") + "\n0")
+    run(f"globalThis.points = {json.dumps(points_data(models))}; 0")
+    run("globalThis.nets = {}; for (const name of Object.keys(points.models))"
+        " nets[name] = network(points.models[name].network); 0")  # fmt: skip
+
+    def evaluate(expression):
+        plain = "(key, value) => ArrayBuffer.isView(value) ? Array.from(value) : value"
+        return json.loads(run(f"JSON.stringify(({expression}), {plain})"))
+
+    return evaluate
+
+
 @pytest.fixture(scope="module")
 def js(models):
-    """Evaluates an expression and returns its value, by JSON."""
     with MiniRacer() as engine:
         engine.eval(ATOB)
-        engine.eval(bundle("numbers") + "\n0")
-        engine.eval(f"globalThis.points = {json.dumps(points_data(models))}; 0")
-        engine.eval("globalThis.nets = {}; for (const name of Object.keys(points.models))"
-                    " nets[name] = network(points.models[name].network); 0")  # fmt: skip
-
-        def evaluate(expression):
-            plain = "(key, value) => ArrayBuffer.isView(value) ? Array.from(value) : value"
-            return json.loads(engine.eval(f"JSON.stringify(({expression}), {plain})"))
-
-        yield evaluate
+        yield evaluator(engine.eval, models)
 
 
 def close(found, expected, **tolerance):
