@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import trange
+from tqdm import tqdm, trange
 
 import diffusion
 import mingpt
@@ -81,21 +81,23 @@ def pack(values: torch.Tensor, kind: str = "<f4") -> str:
 
 
 def network_of(model: diffusion.Denoiser) -> dict:
-    """The layers of a denoiser as report/page/network.js names them."""
+    """The layers of a denoiser, in the order of its forward pass, for report/page/network.js."""
 
     def layer(linear: nn.Linear) -> dict:
         return {"weight": pack(linear.weight), "bias": pack(linear.bias)}
 
-    classes = [] if model.embedding is None else model.embedding.weight
+    linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    level, features, scale_shift, input_layer, *hidden, output_layer = map(layer, linear)
+    embeddings = [part for part in model.modules() if isinstance(part, nn.Embedding)]
     return {
         "centre": model.centre.tolist(),
         "variance": model.variance.item(),
-        "level": [layer(part) for part in model.level if isinstance(part, nn.Linear)],
-        "modulation": layer(model.gain_shift),
-        "classes": [pack(row) for row in classes],
-        "inlet": layer(model.inlet),
-        "hidden": [layer(part) for part in model.hidden],
-        "outlet": layer(model.outlet),
+        "noiseEmbedding": [level, features],
+        "scaleShift": scale_shift,
+        "classEmbedding": [pack(row) for table in embeddings for row in table.weight],
+        "inputLayer": input_layer,
+        "hidden": hidden,
+        "outputLayer": output_layer,
     }
 
 
@@ -105,7 +107,10 @@ def density_maps(model: diffusion.Denoiser) -> list[str]:
     axis = torch.linspace(-REACH, REACH, GRID, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis).flip(1)  # rows of equal y
     classes = range(model.num_classes) if model.num_classes else [None]
-    maps = [diffusion.log_likelihood(model, points, label) for label in classes]
+    maps = [
+        diffusion.log_likelihood(model, points, label)
+        for label in tqdm(classes, desc="density maps", disable=None)
+    ]
     return [pack(1000 * values.clamp(min=LOWEST_NATS), "<i2") for values in maps]
 
 

@@ -23,7 +23,7 @@ export function drawChart(holder, { lines, x, y, now, level }) {
     text(tick, MARGIN.left - 6, up(tick) + 4, "end");
   }
   for (const tick of x.ticks) text(tick, across(tick), HEIGHT - MARGIN.bottom + 16, "middle");
-  text(x.label, (MARGIN.left + width) / 2, HEIGHT - 3, "middle");
+  text(x.label, right, HEIGHT - 3, "end");
   if (level) {
     line("level", MARGIN.left, up(level.value), right, up(level.value));
     text(level.name, MARGIN.left + 4, up(level.value) - 4, "start");
@@ -35,10 +35,10 @@ export function drawChart(holder, { lines, x, y, now, level }) {
     if (points.length) parts.push(`<path stroke="${colour}"${style} d="M${points.join("L")}"/>`);
   }
   lines.forEach(({ name, colour, dash }, i) => {
-    const left = right - 110;
+    const left = MARGIN.left + 80 * i;
     const style = dash ? ' stroke-dasharray="5 4"' : "";
-    parts.push(`<path stroke="${colour}"${style} d="M${left},${20 + 17 * i}h22"/>`);
-    text(name, left + 28, 24 + 17 * i, "start");
+    parts.push(`<path stroke="${colour}"${style} d="M${left},${HEIGHT - 7}h22"/>`);
+    text(name, left + 28, HEIGHT - 3, "start");
   });
   const marker = now === undefined ? "" :
     `<line class="now" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}"/>`;

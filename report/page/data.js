@@ -23,11 +23,11 @@ export function network(packed) {
   const layer = ({ weight, bias }) => ({ weight: floats(weight), bias: floats(bias) });
   return new Network({
     ...packed,
-    level: packed.level.map(layer),
-    modulation: layer(packed.modulation),
-    classes: packed.classes.map(floats),
-    inlet: layer(packed.inlet),
+    noiseEmbedding: packed.noiseEmbedding.map(layer),
+    scaleShift: layer(packed.scaleShift),
+    classEmbedding: packed.classEmbedding.map(floats),
+    inputLayer: layer(packed.inputLayer),
     hidden: packed.hidden.map(layer),
-    outlet: layer(packed.outlet),
+    outputLayer: layer(packed.outputLayer),
   });
 }

@@ -16,33 +16,34 @@ function linear({ weight, bias }, input) {
 
 export class Network {
   /**
-   * centre (2), variance: moments of the data; level: two layers; modulation, inlet, outlet: a
-   * layer each; hidden: layers; classes: one vector a class, or none.
+   * centre (2), variance: moments of the data; noiseEmbedding: two layers; scaleShift, inputLayer,
+   * outputLayer: a layer each; hidden: layers; classEmbedding: one vector a class, or none.
    */
-  constructor({ centre, variance, level, modulation, classes, inlet, hidden, outlet }) {
-    Object.assign(this, { centre, variance, level, modulation, hidden, outlet });
-    this.width = inlet.bias.length;
-    const inputs = inlet.weight.length / this.width;
-    const column = (i) => Float64Array.from(inlet.bias, (_, row) => inlet.weight[row * inputs + i]);
-    this.inletX = column(0);
-    this.inletY = column(1);
-    // What the inlet adds for a class is one vector: its bias.
-    const constant = (vector) => linear(inlet, Float64Array.of(0, 0, ...vector));
-    this.inletBias = classes.length ? classes.map(constant) : [constant([])];
+  constructor({ inputLayer, classEmbedding, ...parts }) {
+    Object.assign(this, parts);
+    const { weight, bias } = inputLayer;
+    this.width = bias.length;
+    const inputs = weight.length / this.width;
+    const column = (i) => Float64Array.from(bias, (_, row) => weight[row * inputs + i]);
+    this.inputX = column(0);
+    this.inputY = column(1);
+    // What a class adds to the first layer is one vector: its bias.
+    const constant = (vector) => linear(inputLayer, Float64Array.of(0, 0, ...vector));
+    this.inputBias = classEmbedding.length ? classEmbedding.map(constant) : [constant([])];
   }
 
   /** The first layer at one noise level: its two columns, and its bias for every class. */
-  inletAt(sigma) {
-    const level = 1 + 0.4 * Math.log(sigma);
-    const [first, second] = this.level;
-    const features = linear(second, linear(first, Float64Array.of(level)).map(silu)).map(silu);
-    const film = linear(this.modulation, features);
-    const gain = film.subarray(0, this.width).map(Math.exp);
-    const shift = film.subarray(this.width);
+  inputLayerAt(sigma) {
+    const level = Float64Array.of(1 + 0.4 * Math.log(sigma));
+    const [first, second] = this.noiseEmbedding;
+    const embedding = linear(second, linear(first, level).map(silu)).map(silu);
+    const scaleShift = linear(this.scaleShift, embedding);
+    const scale = scaleShift.subarray(0, this.width).map(Math.exp);
+    const shift = scaleShift.subarray(this.width);
     return {
-      x: this.inletX.map((w, j) => w * gain[j]),
-      y: this.inletY.map((w, j) => w * gain[j]),
-      bias: this.inletBias.map((bias) => bias.map((b, j) => b * gain[j] + shift[j])),
+      x: this.inputX.map((w, j) => w * scale[j]),
+      y: this.inputY.map((w, j) => w * scale[j]),
+      bias: this.inputBias.map((bias) => bias.map((b, j) => b * scale[j] + shift[j])),
     };
   }
 
@@ -50,7 +51,7 @@ export class Network {
   noise(points, sigma, labels) {
     const n = points.length / 2;
     const cIn = 1 / Math.sqrt(sigma * sigma + this.variance);
-    const inlet = this.inletAt(sigma);
+    const first = this.inputLayerAt(sigma);
     const out = new Float32Array(2 * n);
     const rows = Math.max(this.width, 2) * BLOCK;
     let [input, output] = [new Float64Array(rows), new Float64Array(rows)];
@@ -59,9 +60,9 @@ export class Network {
       for (let p = 0; p < size; p++) {
         const x = cIn * (points[2 * (start + p)] - this.centre[0]);
         const y = cIn * (points[2 * (start + p) + 1] - this.centre[1]);
-        const bias = inlet.bias[labels ? labels[start + p] : 0];
+        const bias = first.bias[labels ? labels[start + p] : 0];
         for (let j = 0; j < this.width; j++) {
-          input[j * BLOCK + p] = silu(inlet.x[j] * x + inlet.y[j] * y + bias[j]);
+          input[j * BLOCK + p] = silu(first.x[j] * x + first.y[j] * y + bias[j]);
         }
       }
       for (const layer of this.hidden) {
@@ -69,7 +70,7 @@ export class Network {
         for (let j = 0; j < this.width * BLOCK; j++) output[j] = silu(output[j]);
         [input, output] = [output, input];
       }
-      carry(this.outlet, input, output);
+      carry(this.outputLayer, input, output);
       const scale = Math.sqrt(this.variance) * cIn;
       for (let p = 0; p < size; p++) {
         for (let axis = 0; axis < 2; axis++) {
@@ -85,14 +86,14 @@ export class Network {
   /** eps_theta (2) of one point and its Jacobian [dx/dx, dx/dy, dy/dx, dy/dy], in float64. */
   linearised([x, y], sigma, label) {
     const cIn = 1 / Math.sqrt(sigma * sigma + this.variance);
-    const inlet = this.inletAt(sigma);
+    const first = this.inputLayerAt(sigma);
     const u = cIn * (x - this.centre[0]);
     const v = cIn * (y - this.centre[1]);
-    const bias = inlet.bias[label ?? 0];
+    const bias = first.bias[label ?? 0];
     // Values and their derivatives by u and by v go through the layers side by side.
-    let value = bias.map((b, j) => b + inlet.x[j] * u + inlet.y[j] * v);
-    let [byU, byV] = [inlet.x, inlet.y];
-    for (const layer of [...this.hidden, this.outlet]) {
+    let value = bias.map((b, j) => b + first.x[j] * u + first.y[j] * v);
+    let [byU, byV] = [first.x, first.y];
+    for (const layer of [...this.hidden, this.outputLayer]) {
       const slope = value.map(siluSlope);
       const unbiased = { weight: layer.weight, bias: new Float64Array(layer.bias.length) };
       value = linear(layer, value.map(silu));

@@ -60,7 +60,7 @@ export class PointsPart {
   edited(field) {
     const { state } = this;
     if (field.name === "starred") {
-      state.star = field.checked ? [1, 1] : null;
+      state.star = field.checked ? [...this.rectangle[1]] : null;
     } else {
       const { value, problem } = readField(field.name, field.value);
       const most = { point: state.n - 1 }[field.name] ?? Infinity;

@@ -91,6 +91,10 @@ export class WordsPart {
 
   /** Draw what depends on the state. */
   show() {
+    const { state, attention } = this;
+    if (state.token >= attention.tokens.length) state.token = null;
+    state.block = Math.min(state.block, attention.blocks - 1);
+    if (state.head >= attention.heads) state.head = null;
     this.showAttention();
     this.showStep();
     this.drawRunning();

@@ -229,6 +229,14 @@ def test_a_damaged_page_says_so(browser, tmp_path):
     page.close()
 
 
+def test_picture(visit):
+    page = visit("#model=conditional&solver=ddpm&lam=1&frame=38&point=4&camera=near")
+    finished(page)
+    page.locator("#probability td").first.wait_for()
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / "explore.png", clip={"x": 0, "y": 0, **DESKTOP})
+
+
 def test_starts_and_replays_fast(visit):
     page = visit()
     page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
