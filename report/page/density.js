@@ -9,7 +9,8 @@ const FAINT = 4; // nats below the top of the true density where nothing is comp
 
 /** log-density of the model that a state shows, nats: of the class, or of the classes' mixture. */
 function modelMap({ models, classes }, { model, label }) {
-  const maps = models[model].density.map((text) => Float64Array.from(shorts(text), (v) => v / 1000));
+  const maps = models[model].density.map(
+    (text) => Float64Array.from(shorts(text), (v) => v / 1000));
   if (model === "unconditional") return maps[0];
   if (label !== "all") return maps[Number(label)];
   const areas = classes.map(({ rectangle: [low, high] }) =>

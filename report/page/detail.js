@@ -75,7 +75,8 @@ export class Detail {
     }
     const end = this.paths[0].at(-1);
     const name = label === null ? "" : ` as class ${data.classes[label].name}`;
-    table.caption.textContent = `How probable is (${end.map((v) => v.toFixed(3)).join(", ")})${name}? ` +
+    const where = end.map((v) => v.toFixed(3)).join(", ");
+    table.caption.textContent = `How probable is (${where})${name}? ` +
       `nats, T = ${BOUND_STEPS}, ± standard error`;
     const [low, high] = label === null ? data.square : data.classes[label].rectangle;
     const inside = end.every((v, axis) => v >= low[axis] && v <= high[axis]);
@@ -85,7 +86,8 @@ export class Detail {
       `<tr><th scope="row">${title}</th>${cells.map((c) => `<td>${c}</td>`).join("")}</tr>`;
     const bounded = (v) => (Number.isFinite(v) ? v.toFixed(3) : "-∞");
     table.tBodies[0].innerHTML = [
-      row("Eq. 9, −L<sub>T</sub>", values.map((v) => `${v.eq9.toFixed(3)} ± ${v.error.toFixed(3)}`)),
+      row("Eq. 9, −L<sub>T</sub>",
+        values.map((v) => `${v.eq9.toFixed(3)} ± ${v.error.toFixed(3)}`)),
       row("complete bound", values.map((v) => v.bound.toFixed(3))),
       row("log p of x<sub>0</sub> + σ(0) ε", values.map((v) => v.density.toFixed(3))),
       row("uniform truth, log p(x<sub>0</sub>)", ["", bounded(uniform)]),

@@ -20,7 +20,8 @@ export function latticeDraws(weights, seed) {
     const draws = [];
     let [k, sum] = [0, weights[0] / total];
     const at = (i, d) => (shifts[3 * r + d] + ((i * GENERATOR ** d) % DRAWS) / DRAWS) % 1;
-    const times = Array.from({ length: DRAWS }, (_, i) => [tent(at(i, 0)), tent(at(i, 1)), at(i, 2)]);
+    const times = Array.from({ length: DRAWS }, (_, i) =>
+      [tent(at(i, 0)), tent(at(i, 1)), at(i, 2)]);
     times.sort((a, b) => a[0] - b[0]);
     for (const [time, height, turn] of times) {
       while (sum <= time && k + 1 < weights.length) sum += weights[++k] / total;
@@ -66,7 +67,7 @@ export function integrand(model, point, label, schedule, steps, draws) {
   return squares;
 }
 
-/** What Eq. 9 leaves out (Kingma et al. 2021, Eq. 11): minus the KL to the prior, and E log p(x|z_0). */
+/** What Eq. 9 leaves out (Kingma et al. 2021, Eq. 11): minus the prior's KL, and E log p(x|z_0). */
 export function restOfBound(point, { mean, covariance }, schedule) {
   const [l00, l10, l11] = cholesky(covariance, schedule.high ** 2);
   const first = (point[0] - mean[0]) / l00;
@@ -78,7 +79,7 @@ export function restOfBound(point, { mean, covariance }, schedule) {
   return prior - Math.log(2 * Math.PI * schedule.low ** 2) - 1;
 }
 
-/** The model's exact log-density at a point, by the probability-flow ODE (Song et al. 2021, Eq. 39). */
+/** The model's log-density at a point, by the probability-flow ODE (Song et al. 2021, Eq. 39). */
 export function logLikelihood(network, point, label, { mean, covariance }, schedule) {
   const flow = (logSigma, [x, y]) => {
     const sigma = Math.exp(logSigma);

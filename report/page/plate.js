@@ -17,7 +17,8 @@ export function reachOf(camera, trails) {
 export function theme() {
   const style = getComputedStyle(document.documentElement);
   const names = ["plate", "ink", "quiet", "line", "accent", "warm"];
-  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  return Object.fromEntries(
+    names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
 export class Plate {
@@ -135,7 +136,8 @@ export class Plate {
 }
 
 /** Channels of a colour scale at v in [-1, 1]: blue for less than the truth, orange for more. */
-const diverging = (v) => [...(v < 0 ? [0, 114, 178] : [230, 120, 0]), 230 * Math.min(1, Math.abs(v))];
+const diverging = (v) =>
+  [...(v < 0 ? [0, 114, 178] : [230, 120, 0]), 230 * Math.min(1, Math.abs(v))];
 const sequential = (v) => [0, 158, 115, 200 * Math.min(1, Math.max(0, v))];
 
 /** size x size values in rows of rising y -> a canvas; kind "density" or "difference". */

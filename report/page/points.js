@@ -16,7 +16,7 @@ const EVALUATIONS = { ddim: 1, ddpm: 1, heun: 2, "dpm++": 1 };
 const element = (id) => document.getElementById(id);
 
 export class PointsPart {
-  /** state is shared with the address; changed() writes it there; problem(text) shows a sentence. */
+  /** state is that of the address; changed() writes it there; problem(text) shows a sentence. */
   constructor(data, state, changed, problem) {
     Object.assign(this, { data, state, changed, problem });
     this.plates = [new Plate(element("ours")), new Plate(element("exact"))];
@@ -229,7 +229,8 @@ export class PointsPart {
     const { player } = this;
     const colours = theme();
     this.drawnFrames = player.done ? player.frames.length : -1;
-    const curve = (i) => player.frames.map(({ measures }, k) => [1 - k / player.steps, measures[i].tv10]);
+    const curve = (i) => player.frames.map(
+      ({ measures }, k) => [1 - k / player.steps, measures[i].tv10]);
     drawChart(element("history"), {
       lines: [
         { name: "ours", colour: colours.accent, values: curve(0) },

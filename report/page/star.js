@@ -62,7 +62,8 @@ export class Star {
     }
     const [u, v] = path[0].map((c) => c.toFixed(3));
     const nats = energy(path[0], moments[label ?? 0], levels.high).toFixed(2);
-    element("star-text").textContent = `Algorithm 1 reaches (${x}, ${y})${name} from (${u}, ${v}): ` +
+    element("star-text").textContent =
+      `Algorithm 1 reaches (${x}, ${y})${name} from (${u}, ${v}): ` +
       `|u|²/2 = ${nats} nats, where a start drawn at random has 1 on average.`;
   }
 

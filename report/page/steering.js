@@ -27,7 +27,8 @@ function invertStep(network, goal, label, sigma, c) {
     const { eps, jacobian } = network.linearised([x, y], sigma, label);
     const [gx, gy] = [x + c * eps[0] - goal[0], y + c * eps[1] - goal[1]];
     if (Math.max(Math.abs(gx), Math.abs(gy)) <= 1e-12 * scale) return [x, y];
-    const [a, b, d, e] = [1 + c * jacobian[0], c * jacobian[1], c * jacobian[2], 1 + c * jacobian[3]];
+    const [xx, xy, yx, yy] = jacobian;
+    const [a, b, d, e] = [1 + c * xx, c * xy, c * yx, 1 + c * yy];
     const determinant = a * e - b * d;
     x -= (e * gx - b * gy) / determinant;
     y -= (a * gy - d * gx) / determinant;

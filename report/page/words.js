@@ -8,6 +8,13 @@ const element = (id) => document.getElementById(id);
 const visible = (token) => token.replaceAll("\n", "↵").replaceAll(" ", "·");
 const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
+/** A new element with a text. */
+function create(kind, text) {
+  const made = Object.assign(document.createElement(kind), { textContent: text });
+  if (kind === "button") made.type = "button";
+  return made;
+}
+
 /** A background that deepens with share in 0..1, no further than ink stays readable on it. */
 function paint(holder, share) {
   holder.style.background = `rgb(var(--paint) / ${(0.6 * share).toFixed(3)})`;
@@ -46,9 +53,7 @@ export class WordsPart {
 
   buildSentence() {
     this.tokens = this.attention.tokens.map((text, i) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = visible(text);
+      const button = create("button", visible(text));
       button.classList.toggle("word", this.attention.word.includes(i));
       button.disabled = i === 0;
       button.addEventListener("click", () => {
@@ -69,22 +74,22 @@ export class WordsPart {
     const grid = element("heads");
     grid.style.gridTemplateColumns = `auto repeat(${heads + 1}, minmax(0, 1fr))`;
     const names = ["", ...Array.from({ length: heads }, (_, h) => `head ${h + 1}`), "mean"];
-    names.forEach((text) => grid.append(Object.assign(document.createElement("span"), { textContent: text })));
+    names.forEach((text) => grid.append(create("span", text)));
     this.cells = [];
     for (let block = 0; block < blocks; block++) {
       const title = `block ${block + 1}`;
-      grid.append(Object.assign(document.createElement("span"), { textContent: title }));
+      grid.append(create("span", title));
       for (let h = 0; h <= heads; h++) {
         const head = h < heads ? h : null;
-        const button = document.createElement("button");
-        button.type = "button";
+        const button = create("button", "");
         button.addEventListener("click", () => {
           Object.assign(this.state, { block, head });
           this.changed();
           this.show();
         });
         grid.append(button);
-        this.cells.push({ button, block, head, name: `${title}, ${head === null ? "mean of heads" : `head ${h + 1}`}` });
+        const which = head === null ? "mean of heads" : `head ${h + 1}`;
+        this.cells.push({ button, block, head, name: `${title}, ${which}` });
       }
     }
   }
@@ -139,12 +144,14 @@ export class WordsPart {
 
   showBars(weights, scores, row) {
     const { tokens, effects } = this.attention;
-    element("bars-title").textContent = `Predicting “${visible(tokens[row + 1])}”: ${this.headName}`;
+    const predicted = visible(tokens[row + 1]);
+    element("bars-title").textContent = `Predicting “${predicted}”: ${this.headName}`;
     const largest = Math.max(...weights);
     const strongest = Math.max(0.01, ...effects[row].map(Math.abs));
     element("bars").tBodies[0].innerHTML = tokens.slice(0, row + 1).map((text, key) => {
       const effect = this.effect(key, row);
-      const bar = (share, kind) => `<span class="bar ${kind}" style="width:${(60 * share).toFixed(1)}px"></span>`;
+      const bar = (share, kind) =>
+        `<span class="bar ${kind}" style="width:${(3 * share).toFixed(2)}em"></span>`;
       const change = effect === undefined ? "itself: always seen"
         : `${bar(Math.abs(effect) / strongest, effect < 0 ? "loss" : "")}${effect.toFixed(3)}`;
       return `<tr><td>${escape(visible(text))}</td><td>${bar(weights[key] / largest, "")}` +
@@ -184,10 +191,11 @@ export class WordsPart {
       const mark = right ? "✓" : " ";
       return `<span class="${right ? "right" : ""}">${mark}${escape(visible(text))}</span>`;
     }).join("");
+    const [last, most] = [losses.length - 1, Math.max(...losses)];
     drawChart(element("losses"), {
       lines: [{ name: "loss", colour: theme().accent, values: losses.map((v, k) => [k, v]) }],
-      x: { label: "step", range: [0, losses.length - 1], ticks: roundTicks([0, losses.length - 1]) },
-      y: { range: [0, Math.max(...losses)], ticks: roundTicks([0, Math.max(...losses)]) },
+      x: { label: "step", range: [0, last], ticks: roundTicks([0, last]) },
+      y: { range: [0, most], ticks: roundTicks([0, most]) },
       now: step,
     });
   }
@@ -196,13 +204,14 @@ export class WordsPart {
     const { tokens, log_p: logP, best } = this.data.scoring;
     const least = Math.min(...logP);
     tokens.forEach((text, i) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: visible(text) });
+      const button = create("button", visible(text));
       paint(button, logP[i] / least);
       const tell = () => {
-        const likelier = best[i].map(([other, p]) => `“${visible(other)}” ${p.toFixed(2)}`).join(", ");
+        const likeliest = best[i].map(([other, p]) => `“${visible(other)}” ${p.toFixed(2)}`);
         const sum = logP.slice(0, i + 1).reduce((a, b) => a + b, 0);
-        element("scored-text").textContent = `“${visible(text)}”: log p = ${logP[i].toFixed(2)} nats, ` +
-          `sum so far ${sum.toFixed(2)}. Likeliest here: ${likelier}.`;
+        element("scored-text").textContent =
+          `“${visible(text)}”: log p = ${logP[i].toFixed(2)} nats, ` +
+          `sum so far ${sum.toFixed(2)}. Likeliest here: ${likeliest.join(", ")}.`;
       };
       for (const kind of ["click", "pointerenter", "focus"]) button.addEventListener(kind, tell);
       element("scored").append(button);
@@ -215,9 +224,10 @@ export class WordsPart {
   drawRunning() {
     let sum = 0;
     const values = [[0, 0], ...this.data.scoring.log_p.map((p, i) => [i + 1, (sum += p)])];
+    const last = values.length - 1;
     drawChart(element("running"), {
       lines: [{ name: "log p", colour: theme().accent, values }],
-      x: { label: "tokens", range: [0, values.length - 1], ticks: roundTicks([0, values.length - 1]) },
+      x: { label: "tokens", range: [0, last], ticks: roundTicks([0, last]) },
       y: { range: [sum, 0], ticks: roundTicks([sum, 0]) },
     });
   }

@@ -127,7 +127,7 @@ def test_every_control_of_points(visit, size, scheme):
     page.locator("#ours").click(position={"x": 40, "y": 120})
     page.locator("#probability td").first.wait_for()
     address = page.evaluate("location.hash")
-    for part in ("lam=0.5", "steps=30", "n=1500", "seed=9", "star=1,1.05", "frame=12"):
+    for part in ("lam=0.5", "steps=30", "n=1500", "seed=9", "star=-0.5,0.55", "frame=12"):
         assert part in address
     assert not page.locator("#problem").is_visible()
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
