@@ -38,7 +38,7 @@ def test_a_state_dict_loads_strictly(config, state, idx):
 def test_a_state_dict_without_masks_is_refused_strictly_and_loads_otherwise(model, state, idx):
     """As PyTorch does for a buffer that is missing; the mask then stays causal."""
     without = {name: v for name, v in state.items() if not name.endswith(".attn.bias")}
-    with pytest.raises(RuntimeError, match="attn.bias"):
+    with pytest.raises(RuntimeError, match=r"attn\.bias"):
         model.load_state_dict(without)
     result = model.load_state_dict(without, strict=False)
     assert len(result.missing_keys) == plain.LAYERS
