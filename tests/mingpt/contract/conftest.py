@@ -3,6 +3,7 @@
 import pytest
 
 from mingpt.model import GPT
+from mingpt.trainer import Trainer
 from tests.mingpt.contract import plain
 
 
@@ -29,6 +30,16 @@ def build(config, state):
     model = GPT(default)
     model.load_state_dict(state)
     return model.eval()
+
+
+def training_config(**changes):
+    """minGPT's settings of a trainer: short, on the CPU."""
+    config = Trainer.get_default_config()
+    config.merge_from_dict(
+        {"device": "cpu", "num_workers": 0, "max_iters": 3, "batch_size": 4,
+         "learning_rate": 1e-2, **changes}
+    )  # fmt: skip
+    return config
 
 
 @pytest.fixture

@@ -79,7 +79,10 @@ def test_steps_are_mingpts(model, config, state, idx, targets):
         model(idx, targets)[1].backward()
         ours.step()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.data, leaves[name].data, rtol=1e-3, atol=1e-4)
+        found, expected = parameter.detach(), leaves[name].detach()
+        if name.endswith("c_attn.bias"):  # a key's bias has no effect: Adam steps on rounding
+            found, expected = (torch.stack(t.chunk(3))[[0, 2]] for t in (found, expected))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_state_of_mingpts_optimiser_loads(model, config, state, idx, targets):
@@ -137,7 +140,7 @@ def test_rates_may_be_tensors_and_betas_a_list(model, idx, targets):
     before = model.lm_head.weight.detach().clone()
     model(idx, targets)[1].backward()
     optimizer.step()
-    assert (model.lm_head.weight - before).abs().max() == pytest.approx(1e-2, rel=0.3)
+    assert (model.lm_head.weight - before).abs().max().item() == pytest.approx(1e-2, rel=0.3)
 
 
 def test_a_step_by_a_gradient_scaler_is_possible(model, idx, targets):

@@ -13,9 +13,8 @@ from torch.utils.data import TensorDataset
 import mingpt.model
 from mingpt.model import GPT, Block, CausalSelfAttention, NewGELU
 from mingpt.trainer import Trainer
-from mingpt.utils import CfgNode
 from tests.mingpt.contract import plain
-from tests.mingpt.contract.conftest import build
+from tests.mingpt.contract.conftest import build, training_config
 
 
 def close(found, expected, tolerance=2e-5):
@@ -44,9 +43,7 @@ def data(vocab_size=plain.VOCAB):
 
 
 def trained(model, iterations=2, **settings):
-    run = Trainer(CfgNode(device="cpu", max_iters=iterations, batch_size=4, **settings), model,
-                  data())
-    losses = []
+    run, losses = Trainer(training_config(max_iters=iterations, **settings), model, data()), []
     run.set_callback("on_batch_end", lambda trainer: losses.append(trainer.loss.item()))
     run.run()
     return losses
@@ -344,7 +341,7 @@ def test_an_extended_vocabulary_takes_and_gives_the_new_tokens(model, state):
 def test_an_extended_vocabulary_is_trained(model, state):
     """The Trainer asks for no more than what the model computes."""
     extended(model, state)
-    run = Trainer(CfgNode(device="cpu", max_iters=2, batch_size=4), model, data(plain.VOCAB + 3))
+    run = Trainer(training_config(), model, data(plain.VOCAB + 3))
     run.run()
     assert run.loss.isfinite()
 
@@ -512,7 +509,8 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize("name", ["lm_head", "transformer.wte", "transformer.wpe",
                                   "transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_fc"])
 def test_parametrized_weights_are_what_is_computed_with(model, state, name):
-    """torch.nn.utils.parametrize: the weight is a function of the parameter."""
+    """torch.nn.utils.parametrize: the weight is a function of the parameter. Training them takes
+    an optimiser of one's own in minGPT, which asserts on their names; ours takes them."""
     model(plain.tokens(1, 2))
     parametrize.register_parametrization(model.get_submodule(name), "weight", Doubled())
     assert_computes(model, {**state, f"{name}.weight": 2 * state[f"{name}.weight"]})
@@ -529,7 +527,10 @@ def test_pruned_weights_are_what_is_computed_with(model, state):
 
 @pytest.mark.parametrize("towards", ["head", "embedding"])
 def test_weights_tied_by_hand_are_one_parameter(model, state, idx, targets, towards):
-    """lm_head.weight = wte.weight or the other way: one tensor, the sum of both gradients."""
+    """lm_head.weight = wte.weight or the other way: one tensor, the sum of both gradients.
+
+    (Training it takes an optimiser of one's own in minGPT.)
+    """
     wte, head = model.transformer.wte, model.lm_head
     if towards == "head":
         head.weight = wte.weight

@@ -13,7 +13,7 @@ from mingpt.model import GPT
 from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode
 from tests.mingpt.contract import plain
-from tests.mingpt.contract.conftest import build
+from tests.mingpt.contract.conftest import build, training_config
 
 
 class Blocks(Dataset):
@@ -33,16 +33,6 @@ class Blocks(Dataset):
 def pairs():
     data = Blocks()
     return [data[start] for start in range(len(data))]
-
-
-def settings(**changes):
-    """minGPT's configuration of a trainer, filled in."""
-    config = Trainer.get_default_config()
-    config.merge_from_dict(
-        {"device": "cpu", "num_workers": 0, "max_iters": 3, "batch_size": 4,
-         "learning_rate": 1e-2, **changes}
-    )
-    return config
 
 
 def losses_of(run):
@@ -65,13 +55,13 @@ def test_the_losses_are_those_of_mingpts_loop(model, config, state):
     torch.manual_seed(1)
     expected = plain.train(leaves, config, batches(data, 6), 1e-2)
     torch.manual_seed(1)
-    found = losses_of(Trainer(settings(max_iters=6), model, data))
+    found = losses_of(Trainer(training_config(max_iters=6), model, data))
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_attributes_before_running(model):
     """What minGPT's constructor sets."""
-    config, data = settings(), Blocks()
+    config, data = training_config(), Blocks()
     run = Trainer(config, model, data)
     assert run.config is config
     assert run.model is model
@@ -84,7 +74,7 @@ def test_attributes_before_running(model):
 
 def test_callbacks_are_called_after_the_step_and_before_the_count(model):
     """iter_num is 0 in the first on_batch_end, max_iters when run returns."""
-    run, seen = Trainer(settings(), model, Blocks()), []
+    run, seen = Trainer(training_config(), model, Blocks()), []
     run.add_callback("on_batch_end", lambda trainer: seen.append(trainer.iter_num))
     run.run()
     assert seen == [0, 1, 2]
@@ -94,7 +84,7 @@ def test_callbacks_are_called_after_the_step_and_before_the_count(model):
 
 def test_set_callback_replaces_and_add_callback_appends(model):
     """In the order they were added, each with the trainer."""
-    run, seen = Trainer(settings(max_iters=1), model, Blocks()), []
+    run, seen = Trainer(training_config(max_iters=1), model, Blocks()), []
     run.add_callback("on_batch_end", lambda trainer: seen.append("replaced"))
     run.set_callback("on_batch_end", lambda trainer: seen.append("first"))
     run.add_callback("on_batch_end", lambda trainer: seen.append(trainer))
@@ -104,7 +94,7 @@ def test_set_callback_replaces_and_add_callback_appends(model):
 
 def test_events_of_ones_own_are_triggered_by_name(model):
     """trigger_callbacks(name) calls what was added under it; unknown names do nothing."""
-    run, seen = Trainer(settings(), model, Blocks()), []
+    run, seen = Trainer(training_config(), model, Blocks()), []
     run.add_callback("on_mine", lambda trainer: seen.append(1))
     run.trigger_callbacks("on_mine")
     run.trigger_callbacks("on_nothing")
@@ -114,7 +104,7 @@ def test_events_of_ones_own_are_triggered_by_name(model):
 
 def test_the_optimiser_may_be_changed_in_callbacks(model):
     """Own schedules set param_groups' rates: with rate 0 nothing moves any more."""
-    run, heads = Trainer(settings(weight_decay=0.0), model, Blocks()), []
+    run, heads = Trainer(training_config(weight_decay=0.0), model, Blocks()), []
 
     def stop(trainer):
         heads.append(trainer.model.lm_head.weight.detach().clone())
@@ -130,7 +120,7 @@ def test_generating_in_a_callback_leaves_the_training_as_it_is(config, state):
     """The pattern of chargpt: eval, generate, train; losses as without."""
     losses = []
     for generates in (True, False):
-        run = Trainer(settings(max_iters=4), build(config, state), Blocks())
+        run = Trainer(training_config(max_iters=4), build(config, state), Blocks())
 
         def sample(trainer):
             trainer.model.eval()
@@ -154,7 +144,7 @@ def test_an_exception_in_a_callback_ends_the_run(model):
         if trainer.iter_num == 2:
             raise Enough
 
-    run = Trainer(settings(max_iters=None), model, Blocks())
+    run = Trainer(training_config(max_iters=None), model, Blocks())
     run.set_callback("on_batch_end", stop)
     with pytest.raises(Enough):
         run.run()
@@ -162,7 +152,7 @@ def test_an_exception_in_a_callback_ends_the_run(model):
 
 
 def test_the_model_is_in_train_mode_during_the_run(model):
-    run, modes = Trainer(settings(), model.eval(), Blocks()), []
+    run, modes = Trainer(training_config(), model.eval(), Blocks()), []
     run.set_callback("on_batch_end", lambda trainer: modes.append(trainer.model.training))
     run.run()
     assert modes == [True] * 3
@@ -170,7 +160,7 @@ def test_the_model_is_in_train_mode_during_the_run(model):
 
 def test_a_second_run_starts_again_from_0_with_a_new_optimiser(model):
     """run() sets the optimiser and iter_num anew and goes on with the weights."""
-    run = Trainer(settings(), model, Blocks())
+    run = Trainer(training_config(), model, Blocks())
     run.run()
     first, seen = run.optimizer, []
     run.set_callback("on_batch_end", lambda trainer: seen.append(trainer.iter_num))
@@ -187,7 +177,7 @@ def test_a_dataset_may_call_something_of_its_own_batch(model, batch):
         pass
 
     Own.batch = batch
-    assert len(losses_of(Trainer(settings(), model, Own()))) == 3
+    assert len(losses_of(Trainer(training_config(), model, Own()))) == 3
 
 
 @pytest.mark.parametrize("vocabulary", [10**6, "utf-8", lambda self: 13, ["a", "b"]], ids=str)
@@ -198,7 +188,7 @@ def test_a_dataset_may_call_something_of_its_own_vocab_size(model, vocabulary):
         pass
 
     Own.vocab_size = vocabulary
-    assert len(losses_of(Trainer(settings(), model, Own()))) == 3
+    assert len(losses_of(Trainer(training_config(), model, Own()))) == 3
 
 
 @pytest.mark.parametrize(
@@ -214,13 +204,13 @@ def test_a_dataset_may_call_something_of_its_own_vocab_size(model, vocabulary):
 )  # fmt: skip
 def test_map_datasets_of_every_kind(model, data):
     """Whatever PyTorch's loader makes two tensors of; drawn with replacement."""
-    assert len(losses_of(Trainer(settings(), model, data))) == 3
+    assert len(losses_of(Trainer(training_config(), model, data))) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
 def test_targets_of_other_integer_types_are_trained_on(model, dtype):
     data = [(x, y.to(dtype)) for x, y in pairs()]
-    assert len(losses_of(Trainer(settings(), model, data))) == 3
+    assert len(losses_of(Trainer(training_config(), model, data))) == 3
 
 
 def test_targets_that_are_ignored_in_part(model, config, state):
@@ -229,18 +219,18 @@ def test_targets_that_are_ignored_in_part(model, config, state):
     torch.manual_seed(1)
     expected = plain.train(plain.trainable(state), config, batches(data, 3), 1e-2)
     torch.manual_seed(1)
-    assert losses_of(Trainer(settings(), model, data)) == pytest.approx(expected, rel=1e-4)
+    assert losses_of(Trainer(training_config(), model, data)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_max_iters_0_makes_the_one_step_mingpts_loop_makes(model):
     """minGPT looks at the limit after a step: 0 and 1 are the same."""
-    assert len(losses_of(Trainer(settings(max_iters=0), model, Blocks()))) == 1
+    assert len(losses_of(Trainer(training_config(max_iters=0), model, Blocks()))) == 1
 
 
 @pytest.mark.parametrize("number", [float, np.int64, np.float64, torch.tensor])
 def test_max_iters_may_be_any_whole_number(model, number):
     """3.0, as --trainer.max_iters=3e0 gives, NumPy's and 0-d tensors."""
-    assert len(losses_of(Trainer(settings(max_iters=number(3)), model, Blocks()))) == 3
+    assert len(losses_of(Trainer(training_config(max_iters=number(3)), model, Blocks()))) == 3
 
 
 @pytest.mark.parametrize("number", [torch.tensor, np.float32, np.float64])
@@ -250,7 +240,7 @@ def test_rates_may_be_any_number(config, state, number):
     for kind in (float, number):
         model = build(config, state)
         run = Trainer(
-            settings(
+            training_config(
                 learning_rate=kind(1e-2), weight_decay=kind(0.1), grad_norm_clip=kind(1.0),
                 betas=[float(kind(0.9)), float(kind(0.95))],
             ), model, Blocks(),
@@ -264,13 +254,13 @@ def test_a_configuration_of_mingpts_fields_on_any_object(model):
     """The Trainer reads attributes."""
     fields = ("device", "num_workers", "max_iters", "batch_size", "learning_rate", "betas",
               "weight_decay", "grad_norm_clip")
-    config = SimpleNamespace(**{name: getattr(settings(), name) for name in fields})
+    config = SimpleNamespace(**{name: getattr(training_config(), name) for name in fields})
     assert len(losses_of(Trainer(config, model, Blocks()))) == 3
 
 
 def test_settings_may_be_changed_between_construction_and_run(model):
     """run reads trainer.config."""
-    run = Trainer(settings(), model, Blocks())
+    run = Trainer(training_config(), model, Blocks())
     run.config.max_iters = 2
     run.config.batch_size = 5
     shapes = []
@@ -299,7 +289,7 @@ def test_any_module_with_two_methods_is_trained():
     torch.manual_seed(0)
     model = AnyModel()
     before = model.table.weight.detach().clone()
-    run = Trainer(settings(learning_rate=1.0, grad_norm_clip=1e9), model, Blocks())
+    run = Trainer(training_config(learning_rate=1.0, grad_norm_clip=1e9), model, Blocks())
     assert len(losses_of(run)) == 3
     assert isinstance(run.optimizer, torch.optim.SGD)
     assert not torch.equal(model.table.weight, before)
@@ -315,7 +305,7 @@ def test_an_optimiser_of_ones_own_is_used(config):
     torch.manual_seed(0)
     model = Own(config)
     wte = model.transformer.wte.weight.detach().clone()
-    run = Trainer(settings(), model, Blocks())
+    run = Trainer(training_config(), model, Blocks())
     run.run()
     assert isinstance(run.optimizer, torch.optim.SGD)
     assert torch.equal(model.transformer.wte.weight, wte)
@@ -323,7 +313,7 @@ def test_an_optimiser_of_ones_own_is_used(config):
 
 def test_gradients_are_clipped_to_the_norm(model):
     """grad_norm_clip is the largest norm of all gradients together, as seen after the step."""
-    run, norms = Trainer(settings(grad_norm_clip=1e-3), model, Blocks()), []
+    run, norms = Trainer(training_config(grad_norm_clip=1e-3), model, Blocks()), []
     run.set_callback(
         "on_batch_end",
         lambda trainer: norms.append(
@@ -357,7 +347,7 @@ class OwnLoop(Trainer):
 
 def test_a_subclass_may_override_run(model):
     """self.loss, self.iter_num, self.optimizer and self.trigger_callbacks are its to use."""
-    run, seen = OwnLoop(settings(), model, Blocks()), []
+    run, seen = OwnLoop(training_config(), model, Blocks()), []
     run.set_callback("on_batch_end", lambda trainer: seen.append((trainer.iter_num,
                                                                   trainer.loss.item())))
     run.run()
@@ -373,19 +363,19 @@ def test_a_subclass_may_add_to_the_constructor(model):
             super().__init__(config, model, train_dataset)
             self.note = note
 
-    assert len(losses_of(Own(settings(), model, Blocks(), "x"))) == 3
+    assert len(losses_of(Own(training_config(), model, Blocks(), "x"))) == 3
 
 
 def test_a_device_is_any_that_pytorch_knows(config):
     """The string goes to model.to: here the device of shapes without memory."""
-    run = Trainer(settings(device="meta"), GPT(config), Blocks())
+    run = Trainer(training_config(device="meta"), GPT(config), Blocks())
     assert run.model.lm_head.weight.device.type == "meta"
     assert torch.device(run.device).type == "meta"
 
 
 def test_the_loss_is_a_tensor_in_callbacks_and_after(model):
     """trainer.loss.item(); its graph is let go on purpose."""
-    run, shapes = Trainer(settings(), model, Blocks()), []
+    run, shapes = Trainer(training_config(), model, Blocks()), []
     run.set_callback("on_batch_end", lambda trainer: shapes.append(trainer.loss.shape))
     run.run()
     assert shapes == [()] * 3
@@ -394,7 +384,7 @@ def test_the_loss_is_a_tensor_in_callbacks_and_after(model):
 
 def test_gradients_are_there_in_callbacks(model):
     """on_batch_end comes before the next zero_grad."""
-    run, norms = Trainer(settings(), model, Blocks()), []
+    run, norms = Trainer(training_config(), model, Blocks()), []
     run.set_callback(
         "on_batch_end",
         lambda trainer: norms.append(trainer.model.transformer.wte.weight.grad.norm().item()),
