@@ -169,7 +169,9 @@ def test_a_second_run_starts_again_from_0_with_a_new_optimiser(model):
     assert run.optimizer is not first
 
 
-@pytest.mark.parametrize("batch", [32, None, "a name", lambda self, split: None], ids=str)
+@pytest.mark.parametrize(
+    "batch", [32, None, "a name", lambda self, split: None], ids=["number", "none", "name", "method"]
+)
 def test_a_dataset_may_call_something_of_its_own_batch(model, batch):
     """minGPT asks for __len__ and __getitem__ alone."""
 
@@ -180,7 +182,10 @@ def test_a_dataset_may_call_something_of_its_own_batch(model, batch):
     assert len(losses_of(Trainer(training_config(), model, Own()))) == 3
 
 
-@pytest.mark.parametrize("vocabulary", [10**6, "utf-8", lambda self: 13, ["a", "b"]], ids=str)
+@pytest.mark.parametrize(
+    "vocabulary", [10**6, "utf-8", lambda self: 13, ["a", "b"]],
+    ids=["larger", "name", "method", "list"],
+)  # fmt: skip
 def test_a_dataset_may_call_something_of_its_own_vocab_size(model, vocabulary):
     """It is read by scripts, not by minGPT."""
 
