@@ -170,7 +170,8 @@ def test_a_second_run_starts_again_from_0_with_a_new_optimiser(model):
 
 
 @pytest.mark.parametrize(
-    "batch", [32, None, "a name", lambda self, split: None], ids=["number", "none", "name", "method"]
+    "batch", [32, None, "a name", lambda self, split: None],
+    ids=["number", "none", "name", "method"],
 )
 def test_a_dataset_may_call_something_of_its_own_batch(model, batch):
     """minGPT asks for __len__ and __getitem__ alone."""
