@@ -15,7 +15,7 @@ from mingpt import resume
 from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
 from mingpt.loss import linear_cross_entropy
 from mingpt.model_arguments import check_targets
-from mingpt.pristine import may_skip_logits
+from mingpt.pristine import pristine
 from mingpt.processes import process_count, process_rank
 from mingpt.trainer_settings import check_settings
 from mingpt.utils import CfgNode
@@ -92,7 +92,7 @@ class Trainer:
             raise ValueError(
                 f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
-        if discount is not None and not may_skip_logits(model):
+        if discount is not None and not pristine(model):
             raise ValueError(
                 "a discount needs this package's GPT with its own forward and head, without hooks"
             )
@@ -320,7 +320,7 @@ class _Objective(nn.Module):
             self.hidden_states = self.hidden_states and torch.compile(self.hidden_states)
 
     def forward(self, x, y):
-        if self.discount is None and not may_skip_logits(self.model):
+        if self.discount is None and not pristine(self.model):
             _, loss = self.call(x, y)
             return loss.detach(), loss
         check_targets(y, x.shape, self.model.config.vocab_size)
