@@ -55,8 +55,8 @@ def attention(attn, x, past=None, last_only=False):
         past["k"], past["v"] = k, v
     if last_only:
         q = q[:, :, -1:]  # (B, nh, 1, hs)
-    y = causal_attention(q, k, v)
-    y = y.transpose(1, 2).reshape(len(x), -1, x.shape[2])
+    y = causal_attention(q, k, v).transpose(1, 2)  # (B, T or 1, nh, hs)
+    y = y.reshape(len(x), y.shape[1], x.shape[2])
     return attn.resid_dropout(attn.c_proj(y))
 
 

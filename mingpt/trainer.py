@@ -11,14 +11,14 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
-from mingpt import resume
+from mingpt import fast, resume
 from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
 from mingpt.loss import linear_cross_entropy
 from mingpt.model_arguments import check_targets
 from mingpt.pristine import pristine
 from mingpt.processes import process_count, process_rank
 from mingpt.trainer_settings import check_settings
-from mingpt.utils import CfgNode
+from mingpt.utils import CN, CfgNode  # noqa: F401 - minGPT has CN here too
 
 
 class TrainingDivergedError(ValueError):
@@ -317,14 +317,16 @@ class _Objective(nn.Module):
         self.call, self.hidden_states = model.__call__, getattr(model, "hidden_states", None)
         if compiled:  # functions, not modules: no new keys
             self.call = torch.compile(self.call)
-            self.hidden_states = self.hidden_states and torch.compile(self.hidden_states)
+            self.hidden_states = torch.compile(
+                lambda x: fast.hidden_states(model, model.embed(x))
+            )
 
     def forward(self, x, y):
         if self.discount is None and not pristine(self.model):
             _, loss = self.call(x, y)
             return loss.detach(), loss
-        check_targets(y, x.shape, self.model.config.vocab_size)
-        hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten()
+        check_targets(y, x.shape, len(self.model.lm_head.weight))
+        hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten().long()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:
