@@ -146,8 +146,9 @@ class Continuation:
         self.model = model
         self.past = None
 
+    @torch.inference_mode()
     def logits(self, idx):
-        """idx (B, T) int64, a token longer than at the last call -> (B, V)."""
+        """idx (B, T) int64, a token longer than at the last call -> (B, V), an inference tensor."""
         model, start = self.model, 0
         if self.past is None:
             check_tokens(idx, len(model.transformer.wte.weight))

@@ -70,7 +70,7 @@ class CausalSelfAttention(nn.Module):
         hidden = self.bias[:, :, :T, :T] == 0
         if blocked is not None:
             hidden = hidden | blocked
-        scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]))
+        scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
         return scores.masked_fill(hidden, float("-inf"))
 
     def scores_and_weights(self, x):

@@ -314,19 +314,20 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
         self.discount = discount
-        self.call, self.hidden_states = model.__call__, getattr(model, "hidden_states", None)
+        self.call = model.__call__
+        self.hidden_states = lambda x: fast.hidden_states(model, model.embed(x))
         if compiled:  # functions, not modules: no new keys
             self.call = torch.compile(self.call)
-            self.hidden_states = torch.compile(
-                lambda x: fast.hidden_states(model, model.embed(x))
-            )
+            self.hidden_states = torch.compile(self.hidden_states)
 
     def forward(self, x, y):
-        if self.discount is None and not pristine(self.model):
+        as_built = pristine(self.model)
+        if self.discount is None and not as_built:
             _, loss = self.call(x, y)
             return loss.detach(), loss
         check_targets(y, x.shape, len(self.model.lm_head.weight))
-        hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten().long()
+        hidden_states = self.hidden_states if as_built else self.model.hidden_states
+        hidden, targets = hidden_states(x).flatten(0, 1), y.flatten().long()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:
