@@ -9,6 +9,7 @@ import math
 import sys
 import urllib.request
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from pprint import pprint
 
@@ -30,7 +31,7 @@ bytes_to_unicode = byte_characters  # minGPT's name
 
 def get_pairs(word):
     """The set of neighbours in a sequence of strings, tuples of two."""
-    return set(zip(word, word[1:], strict=False))
+    return set(pairwise(word))
 
 
 class Encoder:

@@ -2,9 +2,9 @@
 
 At GPT-2's vocabulary the head dominates a training step: 2,048 rows of 50,257 float32
 logits are 412 MB, and the usual path keeps them, their log-softmax and their gradient.
-`linear_cross_entropy` takes the rows in chunks. Each chunk computes its logits, turns them in place into
-the gradient softmax - one_hot, and is folded at once into the two gradients that training
-needs, so that one chunk is all that ever exists and the backward pass is a scaling.
+`linear_cross_entropy` takes the rows in chunks. Each chunk computes its logits, turns them in
+place into the gradient softmax - one_hot, and is folded at once into the two gradients that
+training needs, so that one chunk is all that ever exists and the backward pass is a scaling.
 """
 
 import torch
@@ -81,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if need_weight:
                     grad_weight.addmm_(p.T, h[part])
         ctx.save_for_backward(grad_hidden, grad_weight, hidden, weight, targets)
-        ctx.rows = rows
+        ctx.rows, ctx.dtype = rows, dtype
         ctx.dtypes = hidden.dtype, weight.dtype
         return total / rows if rows else total * float("nan")
 
@@ -89,10 +89,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_output):
         grad_hidden, grad_weight, hidden, weight, targets = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: a derivative of this gradient is wanted
-            asked = [t for t in (hidden, weight) if t.requires_grad]
-            loss = linear_cross_entropy_reference(hidden, weight, targets)
-            found = iter(torch.autograd.grad(loss, asked, grad_output, create_graph=True))
-            return *(next(found) if t.requires_grad else None for t in (hidden, weight)), *[None] * 3
+            loss = linear_cross_entropy_reference(
+                hidden.to(ctx.dtype), weight.to(ctx.dtype), targets
+            ).to(grad_output.dtype)
+            inputs = [t if t.requires_grad else None for t in (hidden, weight)]
+            found = iter(torch.autograd.grad(
+                loss, [t for t in inputs if t is not None], grad_output, create_graph=True
+            ))  # fmt: skip
+            return *(t if t is None else next(found) for t in inputs), None, None, None
         scale = grad_output / max(ctx.rows, 1)
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(ctx.dtypes[0]) * scale
