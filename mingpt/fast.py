@@ -70,6 +70,9 @@ def causal_attention(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
 
 
+HAS_BACKWARD = {"cpu"}  # devices whose fused backward pass is called here directly
+
+
 class _CausalAttention(torch.autograd.Function):
     """PyTorch's fused attention, whose backward pass has no derivative, with one.
 
@@ -78,7 +81,7 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v):
-        if q.device.type == "cpu":
+        if q.device.type in HAS_BACKWARD:
             y, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q, k, v, dropout_p=0.0, is_causal=True
             )
@@ -97,7 +100,7 @@ class _CausalAttention(torch.autograd.Function):
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 gradient, q, k, v, *result, dropout_p=0.0, is_causal=True
             )
-        with torch.enable_grad():  # every device has a fused form of its own: found again
+        with torch.enable_grad():  # elsewhere PyTorch chooses among forms: computed again
             inputs = [t.detach().requires_grad_() for t in (q, k, v)]
             y = F.scaled_dot_product_attention(*inputs, is_causal=True)
         return torch.autograd.grad(y, inputs, gradient)

@@ -41,6 +41,17 @@ def test_logits_loss_and_gradients_are_the_plain_paths(dropout):
         assert_close(found, expected)
 
 
+def test_the_form_for_other_devices_has_the_same_gradients(monkeypatch):
+    model, idx = small_model(scale=4), tokens(3, 16)
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(model(idx, idx)[1], parameters)
+    monkeypatch.setattr(fast, "HAS_BACKWARD", set())
+    for found, wanted in zip(
+        torch.autograd.grad(model(idx, idx)[1], parameters), expected, strict=True
+    ):
+        assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("options", [{"loss_only": True}, {}])
 def test_second_derivatives_are_the_plain_paths(options):
     idx, results = tokens(2, 8), []

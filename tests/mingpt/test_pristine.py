@@ -140,6 +140,26 @@ def test_a_mask_that_is_not_causal_is_noticed_however_it_was_written():
         assert not pristine(model)
 
 
+def test_where_looking_stalls_a_mask_is_compared_when_it_was_written_to(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr("mingpt.pristine.COMPARED_EACH_TIME", set())
+    model = small_model()
+    mask = model.transformer.h[1].attn.bias
+    for _ in range(2):
+        assert pristine(model)
+        mask.fill_(1)
+        assert not pristine(model)
+        mask.tril_()
+    assert pristine(model)
+    model.transformer.h[1].attn.bias = torch.ones_like(mask)
+    assert not pristine(model)
+    with torch.inference_mode():
+        model.transformer.h[1].attn.bias = mask.clone()
+        assert pristine(model)
+        model.transformer.h[1].attn.bias.fill_(1)
+        assert not pristine(model)
+
+
 def test_a_mask_is_looked_at_as_far_as_it_is_used():
     model = small_model()
     model.transformer.h[1].attn.bias[..., 9, 2] = 0
