@@ -13,10 +13,11 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "attention", "bpe", "checkpoint", "cli", "data", "devices", "discounting", "exercise",
-    "figures", "huggingface", "inversion", "loss", "merges", "model", "model_arguments",
-    "model_config", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
-    "startup", "text", "trainer", "trainer_settings", "utils", "vocabulary",
+    "arithmetic", "attention", "bpe", "checkpoint", "cli", "coding", "data", "devices",
+    "discounting", "exercise", "figures", "huggingface", "inversion", "loss", "merges",
+    "mixing", "model", "model_arguments", "model_config", "ngram", "predictors", "pristine",
+    "processes", "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer",
+    "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 A predictor has two methods: `predict()` gives the log-probabilities of the next token, (V,)
 float64 nats, and `update(token)` says which one it was. Here: the GPT as it is, the GPT that goes
-on learning, the nearest neighbours of its hidden state, and mixtures; `KneserNey` in
-mingpt/ngram.py is one too. All compute on the CPU, in float32 or float64, one token after the
-other, so that the same tokens give the same bits (see mingpt/coding.py).
+on learning, and the nearest neighbours of its hidden state; `KneserNey` in mingpt/ngram.py and
+`Mixture` in mingpt/mixing.py are others. All compute on the CPU, in float32 or float64, one token
+after the other, so that the same tokens give the same bits (see mingpt/coding.py).
 """
 
 import copy
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mingpt.utils import check_integer, check_number
 
 WINDOW, SEGMENT = 32, 16  # tokens: a prediction's context is 17 to 32 of them
-NEVER = -1e3  # nats, of a weight that is zero
+WINDOW_BATCH = 16
 
 
 class StaticGPT:
@@ -79,7 +79,7 @@ class DynamicGPT(StaticGPT):
     """
 
     def __init__(self, model, tokens, window=WINDOW, segment=SEGMENT, learning_rate=6e-5,
-                 damping=1.0, decay=0.0, batches=64, seed=0):
+                 damping=1.0, decay=0.003, batches=32, seed=0):
         """As `StaticGPT`; tokens is also the training text for the mean squares, of `batches`
         windows drawn with the seed; it holds more than `window` tokens."""
         super().__init__(model, tokens, window, segment)
@@ -102,6 +102,15 @@ class DynamicGPT(StaticGPT):
         for rms in self._rms:
             rms += floor
 
+    @torch.no_grad()
+    def update(self, token):
+        """The token follows. Weights that have left the finite numbers go back to training's."""
+        super().update(token)
+        if not self._log_probs.isfinite().all():
+            for weight, trained in zip(self._weights, self._trained, strict=True):
+                weight.copy_(trained)
+            self._begin_window()
+
     def _gradients(self, text, scored):
         """Of the mean loss of the last `scored` tokens of text (T,): one for every weight."""
         targets = text[1:].clone()
@@ -116,9 +125,8 @@ class DynamicGPT(StaticGPT):
         for weight, trained, gradient, rms in zip(
             self._weights, self._trained, gradients, self._rms, strict=True
         ):
-            weight -= self.learning_rate * gradient / rms
-            if self.decay:
-                weight.lerp_(trained, self.decay)
+            weight.addcdiv_(gradient, rms, value=-self.learning_rate)
+            weight.lerp_(trained, self.decay)
 
 
 class Neighbours:
@@ -131,7 +139,7 @@ class Neighbours:
 
     def __init__(self, model, tokens, theta=15.0, floor=1e-3, adaptive=True,
                  window=WINDOW, segment=SEGMENT):
-        """model, tokens, window, segment: as for `StaticGPT`; floor: the share of the uniform
+        """model, tokens, window, segment: as for `DynamicGPT`; floor: the share of the uniform
         distribution; adaptive: whether what follows is remembered too."""
         self._model = copy.deepcopy(model).to("cpu", torch.float32).eval()
         self._theta, self._floor, self._adaptive = theta, floor, adaptive
@@ -140,17 +148,20 @@ class Neighbours:
         self._next = torch.empty(0, dtype=torch.int64)  # (capacity,), what followed them
         self._count = 0
         overlap = window - segment
-        for end in range(window + 1, len(tokens) + 1, segment):
-            states = self._hidden(tokens[end - 1 - window : end - 1])[overlap:]
-            self._remember(states, tokens[end - segment : end])
-        rest = (len(tokens) - window - 1) % segment if len(tokens) > window else 0
+        for part in tokens.unfold(0, window + 1, segment).split(WINDOW_BATCH):  # (B, window + 1)
+            states = self._hidden(part[:, :-1])[:, overlap:]
+            self._remember(states.flatten(0, 1), part[:, overlap + 1 :].flatten())
+        rest = (len(tokens) - window - 1) % segment
         self._recent = tokens[len(tokens) - rest - overlap - 1 :].tolist()
-        self._state = self._hidden(torch.tensor(self._recent))[-1:]
+        self._state = self._state_after_recent()
 
     @torch.no_grad()
     def _hidden(self, inputs):
-        """inputs (T,) -> states of length 1, (T, C) float32."""
-        return F.normalize(self._model.hidden_states(inputs[None])[0], dim=-1)
+        """inputs (B, T) -> states of length 1, (B, T, C) float32."""
+        return F.normalize(self._model.hidden_states(inputs), dim=-1)
+
+    def _state_after_recent(self):
+        return self._hidden(torch.tensor([self._recent]))[0, -1:]  # (1, C)
 
     def _remember(self, states, tokens):
         needed = self._count + len(tokens)
@@ -182,38 +193,4 @@ class Neighbours:
         self._recent.append(token)
         if len(self._recent) > self._window:
             self._recent = self._recent[-(self._window - self._segment + 1) :]
-        self._state = self._hidden(torch.tensor(self._recent))[-1:]
-
-
-class Mixture:
-    """A weighted mean of predictors whose weights, one set a context, move towards who was right.
-
-    After each token the weights w_k of its context become (1 - rate) w_k + rate times the
-    posterior w_k p_k / p, a step of the stochastic EM algorithm. rate 0 keeps them.
-    """
-
-    def __init__(self, members, weights, rate=0.02, context=None, contexts=1):
-        """members: predictors; weights (K,) positive, to begin with; context: a function that
-        gives the number of the next token's context, 0 to contexts - 1 (None: always 0).
-        Raises ValueError for weights or a rate that are none."""
-        weights = torch.as_tensor(weights, dtype=torch.float64)
-        if weights.shape != (len(members),) or not (weights >= 0).all() or not weights.sum() > 0:
-            raise ValueError(f"{len(members)} members need as many weights, none negative")
-        check_number("rate", rate, at_least=0, below=1)
-        self.members, self.rate = members, rate
-        self.weights = (weights / weights.sum()).repeat(contexts, 1)  # (contexts, K)
-        self._context = context or (lambda: 0)
-
-    def predict(self):
-        """Log-probabilities of the next token, (V,) float64 nats."""
-        self._by_member = torch.stack([member.predict() for member in self.members])  # (K, V)
-        log_weights = self.weights[self._context()].log().clamp(min=NEVER)
-        return (self._by_member + log_weights[:, None]).logsumexp(dim=0)
-
-    def update(self, token):
-        """The token follows; it was predicted before."""
-        weights = self.weights[self._context()]
-        posterior = (self._by_member[:, token] + weights.log().clamp(min=NEVER)).softmax(dim=0)
-        weights.lerp_(posterior, self.rate)
-        for member in self.members:
-            member.update(token)
+        self._state = self._state_after_recent()
