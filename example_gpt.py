@@ -1,8 +1,8 @@
 """Exercise 1, Part 2: train GPT-2 on Alice in Wonderland, invert it, look at it, score with it.
 
 One function per question of section 3.2.4, in order; `python example_gpt.py --help` lists the
-options, mingpt/exercise.py holds them and the training. Note required by the exercise: all of this
-code was written with an AI assistant.
+options, mingpt/studies/exercise.py holds them and the training. Note required by the exercise: all
+of this code was written with an AI assistant.
 """
 
 if __name__ == "__main__":
@@ -16,12 +16,12 @@ import sys
 import torch
 from tqdm import tqdm
 
-from mingpt import cli, exercise, figures, inversion, scoring
+from mingpt import cli, figures, inversion, scoring
 from mingpt.attention import all_blocks, entropy, explain_word
 from mingpt.cli import Answer, Run, Study
-from mingpt.exercise import WORD
 from mingpt.recipe import describe
-from mingpt.studies import STUDIES
+from mingpt.studies import STUDIES, exercise
+from mingpt.studies.exercise import WORD
 from mingpt.text import (
     group_by_word,
     paint_terminal,
@@ -53,7 +53,7 @@ def q1_train(run: Run) -> Answer:
     (2.0), and the dropout is higher. `--objective cross-entropy` trains on the plain
     cross-entropy, the default with CUDA. The recipe is mingpt/recipe.py; the results hold it.
     """
-    gpt = run.models["gpt"]  # trained by mingpt.exercise.train, or loaded
+    gpt = run.models["gpt"]  # trained by mingpt.studies.exercise.train, or loaded
     model, book, history = gpt.model, gpt.book, gpt.history
     bpb = scoring.heldout_bits_per_byte(model, book, gpt.encoder)
     bits = bpb * scoring.heldout_bytes(book, gpt.encoder)

@@ -12,6 +12,7 @@ Eq. 13), so that t - dt never leaves [0, 1]. All values are in nats.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusion.checks import check_count, check_points, check_seed
+from diffusion.exact import log_density
 from diffusion.ode import integrate
 from diffusion.sampling import double, matched_prior
 
@@ -44,10 +46,10 @@ class Bound(NamedTuple):
     error: Tensor
 
 
-def _draws(
+def _times_and_noises(
     weights: Tensor, num_samples: int, seed: int, low_variance: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Grid indices (R, S), noises (R, S, 2) and weights (R, S) of the draws, in R replicates."""
+    """Grid indices (R, S), noises (R, S, 2) and weights (R, S), in R replicates."""
     steps = len(weights)
     if not low_variance:
         generator = torch.Generator().manual_seed(seed)
@@ -116,21 +118,12 @@ def elbo(
     model = double(model)
     t = torch.arange(steps + 1, dtype=torch.float64) / steps
     snr = model.schedule.snr(t)
-    k, eps, factors = _draws(snr[:-1] / snr[1:] - 1, num_samples, seed, low_variance)
-    sigma = model.schedule.sigma(t[1:])[k]
-    replicates, size = k.shape
-    place = {"dtype": model.dtype, "device": model.device}
-    sigma_flat, eps_flat = sigma.reshape(-1).to(**place), eps.reshape(-1, 2).to(**place)
-
-    means = []  # of the integrand in every replicate, one (replicates,) row per point
-    for i, point in enumerate(x.to(**place)):
-        total = []
-        for s, e in zip(sigma_flat.split(_ROWS), eps_flat.split(_ROWS), strict=True):
-            label = None if labels is None else labels[i].expand(len(s))
-            predicted = model.noise(point + s[:, None] * e, s, label)
-            total.append((predicted - e).double().square().sum(dim=1))
-        integrand = 0.5 * steps * factors * torch.cat(total).cpu().reshape(replicates, size)
-        means.append(integrand.mean(dim=1))
+    k, eps, factors = _times_and_noises(snr[:-1] / snr[1:] - 1, num_samples, seed, low_variance)
+    sigma, replicates = model.schedule.sigma(t[1:])[k], len(k)
+    means = [  # of the integrand in every replicate, one (replicates,) row per point
+        (0.5 * steps * factors * errors).mean(dim=1)
+        for errors in _squared_errors(model, x, labels, sigma, eps)
+    ]
     means = torch.stack(means) if means else torch.empty(0, replicates, dtype=torch.float64)
     means = means.clamp(max=-_LOWEST / replicates)
     value = -means.mean(dim=1)
@@ -140,6 +133,21 @@ def elbo(
     unit = value.abs().clamp(min=1)
     variance = ((means + value[:, None]) / unit[:, None]).square().sum(dim=1) / (replicates - 1)
     return value, unit * torch.sqrt(variance / replicates)
+
+
+def _squared_errors(
+    model, x: Tensor, labels: Tensor | None, sigma: Tensor, eps: Tensor
+) -> Iterator[Tensor]:
+    """For each of x (n, 2): |eps_theta - eps|^2, (R, S), at noise levels (R, S) and noises."""
+    place = {"dtype": model.dtype, "device": model.device}
+    sigma_flat, eps_flat = sigma.reshape(-1).to(**place), eps.reshape(-1, 2).to(**place)
+    for i, point in enumerate(x.to(**place)):
+        total = []
+        for s, e in zip(sigma_flat.split(_ROWS), eps_flat.split(_ROWS), strict=True):
+            label = None if labels is None else labels[i].expand(len(s))
+            predicted = model.noise(point + s[:, None] * e, s, label)
+            total.append((predicted - e).double().square().sum(dim=1))
+        yield torch.cat(total).cpu().reshape(sigma.shape)
 
 
 def complete_bound(
@@ -220,6 +228,54 @@ def log_likelihood(
         prior = torch.distributions.MultivariateNormal(mean, scale_tril=factor)
         values.append((prior.log_prob(state[:, :2]) + state[:, 2]).cpu())
     return torch.cat(values).clamp(min=_LOWEST)
+
+
+def estimates(
+    model, x: Tensor, labels: int | Tensor | None, rectangles: Tensor, *, seed: int = 0
+) -> list[dict[str, float]]:
+    """Every estimate of log p at each of x (n, 2), and the truth, in nats.
+
+    The process ends at sigma(0), so the truth is the uniform density blurred by sigma(0).
+
+    Args:
+        rectangles: where the data of x's class are uniform, (2, 2), or (2, n, 2), one for each.
+
+    Raises:
+        ValueError, ToleranceError: as `elbo` and `log_likelihood`.
+    """
+    bound = complete_bound(model, x, labels, seed=seed)
+    columns = {
+        "eq9_nats": bound.diffusion,
+        "eq9_standard_error_nats": bound.error,
+        "bound_nats": bound.total,
+        "bound_prior_term_nats": bound.prior,
+        "bound_reconstruction_term_nats": bound.reconstruction,
+        "log_density_nats": log_likelihood(model, x, labels),
+        "true_log_density_nats": log_density(x, model.schedule.sigma_min, rectangles),
+    }
+    return [{name: values[i].item() for name, values in columns.items()} for i in range(len(x))]
+
+
+def density_map(
+    model,
+    labels: int | None = None,
+    *,
+    extent: float = 2.0,
+    cells: int = 80,
+    tolerance: float = 1e-3,
+) -> tuple[Tensor, float]:
+    """The model's density on a grid over [-extent, extent]^2, and its integral there.
+
+    With the defaults the cells have sides of 0.05, whose edges fall on those of the rectangles.
+
+    Returns:
+        (cells, cells) float64 at the centres of the cells, rows along y; the sum times their area.
+    """
+    axis = (torch.arange(cells, dtype=torch.float32) + 0.5) * (2 * extent / cells) - extent
+    grid = torch.cartesian_prod(axis, axis).flip(1)
+    log_p = log_likelihood(model, grid, labels, rtol=tolerance, atol=tolerance)
+    density = log_p.exp().reshape(cells, cells)
+    return density, density.sum().item() * (2 * extent / cells) ** 2
 
 
 def _flow(model, labels: Tensor | None, log_sigma: float, state: Tensor) -> Tensor:

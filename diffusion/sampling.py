@@ -173,10 +173,10 @@ def generator_of(seed: int | None) -> torch.Generator:
     return generator
 
 
-def follow(
+def collect(
     points: Iterator[Tensor], x: Tensor, total: int, name: str, keep: bool, progress: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Exhaust a reverse loop of `total` steps from x under a progress bar.
+    """Take a reverse loop of `total` steps from x to its end, under a progress bar.
 
     Returns:
         the last points, and if `keep` all of them, (total + 1, ...) from x on, else None.
@@ -187,6 +187,24 @@ def follow(
         if keep:
             path.append(x_t)
     return x_t, torch.stack(path) if keep else None
+
+
+def _solver_options(solver: str, lam: float | None, churn: float | None) -> dict[str, float]:
+    """Those that are given, if the solver is known and takes them."""
+    if solver not in SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
+    options = {}
+    for name, value, owner in (("lam", lam, "ddpm"), ("churn", churn, "heun")):
+        if value is None:
+            continue
+        if solver != owner:
+            raise ValueError(f"{name} belongs to solver {owner!r}, not to {solver!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, not {value}")
+        if name == "churn" and value > MOST_CHURN:
+            raise ValueError(f"churn must be at most {MOST_CHURN:.4g}, not {value}")
+        options[name] = value
+    return options
 
 
 @torch.no_grad()
@@ -229,21 +247,9 @@ def sample(
     Raises:
         ValueError: any argument outside what is described here.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
     check_count("n", n)
     check_count("steps", steps)
-    options = {}
-    for name, value, owner in (("lam", lam, "ddpm"), ("churn", churn, "heun")):
-        if value is None:
-            continue
-        if solver != owner:
-            raise ValueError(f"{name} belongs to solver {owner!r}, not to {solver!r}")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, not {value}")
-        if name == "churn" and value > MOST_CHURN:
-            raise ValueError(f"churn must be at most {MOST_CHURN:.4g}, not {value}")
-        options[name] = value
+    options = _solver_options(solver, lam, churn)
     labels = model.check_labels(labels, n)
     schedule = schedule or model.schedule
 
@@ -257,7 +263,7 @@ def sample(
 
     step = SOLVERS[solver](partial(model.noise, labels=labels), schedule, draw, **options)
     points = reverse(step, x, steps)
-    x_t, path = follow(points, x, steps, solver, return_trajectory, progress)
+    x_t, path = collect(points, x, steps, solver, return_trajectory, progress)
     if not x_t.isfinite().all():
         raise ValueError(f"{solver} left the range of numbers; take more steps or less fresh noise")
     return (x_t, path) if return_trajectory else x_t

@@ -1,5 +1,17 @@
 """GPT-2 in PyTorch, with minGPT's interface: train, generate, invert, attend, score.
 
+From the bottom up:
+    data        merges bpe vocabulary data
+    model       model (its settings, checks and shortcuts: model_config model_arguments pristine),
+                loss, sampling, huggingface
+    training    trainer (trainer_settings resume), discounting, devices, processes, recipe
+    files       checkpoint: what a weights file holds
+    questions   inversion attention scoring text
+    compression ngram predictors mixing; arithmetic coding
+    pictures    figures: a function a figure, arrays in, a Figure out
+    scripts     startup, cli: the runner;
+                studies/: one module a study, and what example_gpt.py trains and asks with
+
 Everything here is imported on first use, so that `python -m mingpt.data` starts with the
 package empty.
 """
@@ -14,10 +26,10 @@ _MODULE_OF = {
 }  # fmt: skip
 _MODULES = {
     "arithmetic", "attention", "bpe", "checkpoint", "cli", "coding", "data", "devices",
-    "discounting", "exercise", "figures", "huggingface", "inversion", "loss", "merges",
-    "mixing", "model", "model_arguments", "model_config", "ngram", "predictors", "pristine",
-    "processes", "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer",
-    "trainer_settings", "utils", "vocabulary",
+    "discounting", "figures", "huggingface", "inversion", "loss", "merges", "mixing", "model",
+    "model_arguments", "model_config", "ngram", "predictors", "pristine", "processes", "recipe",
+    "resume", "sampling", "scoring", "startup", "text", "trainer", "trainer_settings", "utils",
+    "vocabulary",
 }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
-"""Small models for the GPT tests."""
+"""Small models and trainers for the GPT tests."""
 
 import torch
 
+from mingpt.data import BlockDataset
 from mingpt.model import GPT
+from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode
 
 
@@ -22,3 +24,17 @@ def small_model(seed=0, vocab_size=97, block_size=16, scale=1.0, **settings):
 
 def tokens(*shape, vocab_size=97, seed=0):
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+TEXT = tokens(400, seed=5) % 11  # few kinds of tokens: quickly learnt
+
+
+def trainer(evaluate=None, model=None, dataset=None, **settings):
+    """A Trainer of a small model on TEXT, twelve iterations."""
+    config = Trainer.get_default_config()
+    config.merge_from_dict(
+        {"device": "cpu", "max_iters": 12, "batch_size": 8, "learning_rate": 1e-2, "seed": 3,
+         **settings}
+    )
+    dataset = BlockDataset(TEXT, 16) if dataset is None else dataset
+    return Trainer(config, model or small_model(), dataset, evaluate)

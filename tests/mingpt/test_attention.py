@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mingpt.attention import all_blocks, attention, entropy, knockout
+from mingpt.attention import all_blocks, attention, correlation, entropy, explain_word, knockout
 from mingpt.scoring import token_log_probs
 from tests.mingpt.helpers import small_model, tokens
 
@@ -145,3 +145,29 @@ def test_a_filled_cache_takes_one_token_and_no_inspection():
 def test_knockout_takes_one_sequence(shape):
     with pytest.raises(ValueError, match=r"idx should be one sequence, of shape \(1, T\)"):
         knockout(small_model(), tokens(*shape), key=1, rows=[3])
+
+
+@pytest.mark.parametrize("block", [-1, 0])
+def test_a_word_is_explained_by_what_the_block_attends_to_and_what_hiding_changes(block):
+    model, idx = small_model(scale=4), tokens(1, 12)
+    why = explain_word(model, idx, [7, 8], block)
+    scores, weights = (t[0].double().mean(dim=0) for t in attention(model, idx, block))
+    assert why.rows == [6, 7]
+    torch.testing.assert_close(why.scores, scores)
+    torch.testing.assert_close(why.weights, weights)
+    assert why.top == int(weights[6, :7].argmax())
+    assert why.hidden == int(weights[6, :6].argmax())
+    assert why.log_prob == pytest.approx(token_log_probs(model, idx)[0, [6, 7]].sum().item())
+    assert len(why.changes) == 6
+    assert why.changes[2] == pytest.approx(knockout(model, idx, 2, [6, 7]).sum().item())
+    one = knockout(model, idx, why.hidden, [6, 7], [block]).sum().item()
+    assert why.change_in_block == pytest.approx(one)
+    assert -1 <= why.correlation <= 1
+
+
+def test_correlation():
+    a = torch.tensor([1.0, 2.0, 4.0, 3.0])
+    assert correlation(a, 3 * a + 1) == pytest.approx(1)
+    assert correlation(a, -a) == pytest.approx(-1)
+    assert correlation(a, torch.ones(4)) is None
+    assert correlation(a[:2], a[:2]) is None

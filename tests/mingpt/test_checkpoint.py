@@ -68,7 +68,7 @@ def test_missing_truncated_altered_or_foreign_files_are_refused(tmp_path):
     path.write_bytes(middle)
     with pytest.raises(CheckpointError, match="damaged"):
         mingpt.load(path)
-    path.write_text("not weights at all")
+    path.write_text("not weights at all", encoding="utf-8")
     with pytest.raises(CheckpointError, match="not a readable weights file"):
         mingpt.load(path)
     torch.save({"weight": torch.zeros(3)}, path)

@@ -11,25 +11,23 @@ from mingpt import figures
 SHORT = ["Alice", " thought", " of", " a", " cat", " and", " a", "\n", "dog"]
 
 
-def painted(monkeypatch, tokens, word_tokens):
-    drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+def painted(tokens, word_tokens):
     rows = [position - 1 for position in word_tokens]
     generator = torch.Generator().manual_seed(0)
     scores = [torch.randn(row + 1, generator=generator) for row in rows]
     weights = [s.softmax(0).tolist() for s in scores]
-    figures.painted_attention(
-        tokens, rows, word_tokens, [s.tolist() for s in scores], weights, "Last block", "none.png"
+    figure = figures.painted_attention(
+        tokens, rows, word_tokens, [s.tolist() for s in scores], weights, "Last block"
     )
-    drawn[0].draw_without_rendering()
-    return drawn[0], weights
+    figure.draw_without_rendering()
+    return figure, weights
 
 
 @pytest.mark.parametrize(
     ("tokens", "word_tokens"), [(SHORT, [8]), (SHORT * 4 + [" wal", "nut"], [36, 37])]
 )
-def test_nothing_overlaps_or_leaves_the_figure(monkeypatch, tokens, word_tokens):
-    figure, _ = painted(monkeypatch, tokens, word_tokens)
+def test_nothing_overlaps_or_leaves_the_figure(tokens, word_tokens):
+    figure, _ = painted(tokens, word_tokens)
     for axis in figure.axes[: len(word_tokens)]:
         boxes = [text.get_window_extent() for text in [*axis.texts, axis._left_title]]
         width, height = figure.get_size_inches() * figure.dpi
@@ -40,8 +38,8 @@ def test_nothing_overlaps_or_leaves_the_figure(monkeypatch, tokens, word_tokens)
     plt.close(figure)
 
 
-def test_every_token_has_its_weight_and_the_predicted_word_a_white_ground(monkeypatch):
-    figure, weights = painted(monkeypatch, SHORT, [8])
+def test_every_token_has_its_weight_and_the_predicted_word_a_white_ground():
+    figure, weights = painted(SHORT, [8])
     texts = figure.axes[0].texts
     assert [t.get_text() for t in texts if t.get_fontsize() < 10] == [
         f"{weight:.2f}" for weight in weights[0]

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mingpt.data import Book
 from mingpt.scoring import (
     bits_per_byte,
+    brute_force_log_prob,
+    heldout_bits_per_byte,
     perplexity,
     sequence_log_prob,
     token_log_probs,
@@ -106,3 +109,22 @@ def test_windows_out_of_range_are_refused(settings, message):
 def test_a_prompt_without_start_or_continuation_is_refused(prompt_length):
     with pytest.raises(ValueError, match="prompt_length"):
         sequence_log_prob(small_model(), tokens(1, 8), prompt_length)
+
+
+def test_multiplying_probabilities_gives_the_same_log_probability():
+    model, idx = small_model(scale=4), tokens(1, 12)
+    slow = brute_force_log_prob(model, idx, 5)
+    assert slow == pytest.approx(sequence_log_prob(model, idx, 5).item(), abs=1e-4)
+
+
+class Bytes:
+    """An encoder whose tokens are two bytes each."""
+
+    def decode_bytes(self, ids):
+        return bytes(2 * len(ids))
+
+
+def test_held_out_text_is_scored_in_windows_of_the_block():
+    model, book = small_model(scale=4), Book(tokens(100), tokens(70, seed=1))
+    expected = bits_per_byte(model, *book, num_bytes=140, size=16, stride=8)
+    assert heldout_bits_per_byte(model, book, Bytes()) == expected

@@ -1,5 +1,11 @@
 from mingpt.bpe import get_encoder
-from mingpt.text import paint_terminal, sentence_length, token_texts, word_positions
+from mingpt.text import (
+    group_by_word,
+    paint_terminal,
+    sentence_length,
+    token_texts,
+    word_positions,
+)
 
 
 def test_words_of_several_tokens_are_found():
@@ -37,3 +43,14 @@ def test_painting():
     painted = paint_terminal(["a", " b"], [0.25, 0.75], colour=True)
     assert painted.count("\033[48;5;") == 2
     assert "48;5;232m" in painted
+
+
+def test_tokens_are_grouped_by_word():
+    encoder = get_encoder()
+    ids = encoder.encode("Alice thought to herself,\n ` squirrels--walnuts")
+    names, groups = group_by_word(word_positions(encoder, ids), token_texts(encoder, ids))
+    assert names == ["Alice", "thought", "to", "herself,", "\n", " `", "squirrels--walnuts"]
+    assert [position for group in groups for position in group] == list(range(len(ids)))
+    assert groups[3:6] == [[3, 4], [5], [6]]
+    shared = [("one", [0, 1]), ("two", [1, 2])]
+    assert group_by_word(shared, ["o", "n", "t"]) == (["one", "two"], [[0, 1], [2]])

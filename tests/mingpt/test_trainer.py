@@ -1,29 +1,14 @@
 import copy
 import math
-from functools import partial
 
 import pytest
 import torch
 
 from mingpt.data import BlockDataset
-from mingpt.devices import resolve_device, resolve_precision
 from mingpt.discounting import AbsoluteDiscount
-from mingpt.resume import COMPUTING_SETTINGS, ResumeError
 from mingpt.trainer import Trainer, TrainingDivergedError
 from mingpt.utils import CfgNode
-from tests.mingpt.helpers import small_model, tokens
-
-TEXT = tokens(400, seed=5) % 11  # few kinds of tokens: quickly learnt
-
-
-def trainer(evaluate=None, model=None, dataset=None, **settings):
-    config = Trainer.get_default_config()
-    config.merge_from_dict(
-        {"device": "cpu", "max_iters": 12, "batch_size": 8, "learning_rate": 1e-2, "seed": 3,
-         **settings}
-    )
-    dataset = BlockDataset(TEXT, 16) if dataset is None else dataset
-    return Trainer(config, model or small_model(), dataset, evaluate)
+from tests.mingpt.helpers import TEXT, small_model, tokens, trainer
 
 
 def test_training_lowers_the_loss_and_repeats_by_seed():
@@ -110,103 +95,6 @@ def test_the_average_is_the_recursion_it_claims():
     assert torch.equal(model.lm_head.weight, run.averaged.lm_head.weight)
 
 
-@pytest.mark.parametrize("interrupted_after", [5, 6])
-def test_resuming_equals_an_uninterrupted_run(interrupted_after, tmp_path):
-    def complete():
-        return trainer(
-            lambda model: model.lm_head.weight.sum().item(), lr_decay="cosine", eval_interval=3,
-            ema_decay=0.9,
-        )
-
-    whole = complete()
-    whole.run()
-
-    class Killed(Exception):
-        pass
-
-    def interrupt(t):
-        if t.iter_num == interrupted_after:
-            torch.save(t.state_dict(), tmp_path / "training.pt")
-            raise Killed
-
-    first = complete()
-    first.set_callback("on_iteration_end", interrupt)
-    with pytest.raises(Killed):
-        first.run()
-    second = complete()
-    second.load_state_dict(torch.load(tmp_path / "training.pt", weights_only=True))
-    second.run()
-    assert second.losses == whole.losses
-    assert second.evaluations == whole.evaluations
-    assert torch.equal(second.model.lm_head.weight, whole.model.lm_head.weight)
-
-
-@pytest.fixture(scope="module")
-def finished():
-    run = trainer(lambda model: 1.0, max_iters=2)
-    run.run()
-    return run.state_dict()
-
-
-OTHER_SETTINGS = [
-    ("batch_size", 4), ("max_iters", 3), ("seed", 4), ("learning_rate", 2e-2),
-    ("weight_decay", 0.2), ("embedding_weight_decay", 0.1), ("betas", (0.8, 0.95)),
-    ("grad_norm_clip", None), ("warmup_iters", 1), ("lr_decay", "cosine"), ("min_lr_ratio", 0.2),
-    ("ema_decay", 0.9), ("eval_interval", 1), ("patience", 2),
-]  # fmt: skip
-
-
-def test_every_setting_that_decides_a_run_is_compared_on_resuming():
-    names = {name for name, _ in OTHER_SETTINGS} | set(COMPUTING_SETTINGS) | {"precision"}
-    assert names == set(Trainer.get_default_config().to_dict())
-
-
-@pytest.mark.parametrize(("name", "value"), OTHER_SETTINGS)
-def test_resuming_with_another_setting_is_refused(finished, name, value):
-    other = trainer(**{"max_iters": 2, name: value})
-    with pytest.raises(ResumeError, match=f"training had {name} .*, this one has "):
-        other.load_state_dict(finished)
-
-
-def test_resuming_another_model_or_other_data_is_refused(finished):
-    with pytest.raises(ResumeError, match=r"had model\.block_size 16, this one has 17"):
-        trainer(model=small_model(block_size=17), max_iters=2).load_state_dict(finished)
-    with pytest.raises(ResumeError, match=r"had model\.attn_pdrop 0.1, this one has 0.2"):
-        trainer(model=small_model(attn_pdrop=0.2), max_iters=2).load_state_dict(finished)
-    shorter = trainer(dataset=BlockDataset(TEXT[:100], 16), max_iters=2)
-    with pytest.raises(ResumeError, match="had training blocks 384, this one has 84"):
-        shorter.load_state_dict(finished)
-    plain = trainer(max_iters=2)
-    discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
-    discounted = Trainer(plain.config, small_model(), plain.train_dataset, discount=discount)
-    with pytest.raises(ResumeError, match="had discount None, this one has 0"):
-        discounted.load_state_dict(finished)
-    with pytest.raises(ResumeError, match="of another model"):
-        plain.load_state_dict({**finished, "model": {}})
-
-
-def test_an_incomplete_or_damaged_state_is_refused(finished):
-    for key in finished:
-        incomplete = {name: value for name, value in finished.items() if name != key}
-        with pytest.raises(ResumeError, match=f"lacks .*{key}"):
-            trainer(max_iters=2).load_state_dict(incomplete)
-    with pytest.raises(ResumeError, match="lacks"):
-        trainer(max_iters=2).load_state_dict([1, 2])
-    for damage in ({"iter_num": "2"}, {"losses": 3}, {"optimizer": {}}, {"evaluations": [1]},
-                   {"best": None}, {"batch_generator": 1}):  # fmt: skip
-        run = trainer(max_iters=2)
-        run.load_state_dict({**finished, **damage})
-        with pytest.raises(ResumeError, match="state is damaged"):
-            run.run()
-
-
-def test_how_a_run_is_computed_may_change_on_resuming(finished):
-    run = trainer(max_iters=2, accumulation_steps=2)
-    run.load_state_dict(finished)
-    run.run()
-    assert run.losses == finished["losses"]
-
-
 def test_accumulated_parts_equal_the_whole_batch():
     settings = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
     whole = trainer(model=small_model(**settings))
@@ -214,26 +102,6 @@ def test_accumulated_parts_equal_the_whole_batch():
     whole.run()
     parts.run()
     assert parts.losses == pytest.approx(whole.losses, abs=1e-4)
-
-
-def test_a_compiled_step_gives_the_same_losses_and_keys(monkeypatch):
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    settings = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
-    plain = trainer(model=small_model(**settings), max_iters=4)
-    compiled = trainer(model=small_model(**settings), max_iters=4, compile=True)
-    plain.run()
-    compiled.run()
-    assert compiled.losses == pytest.approx(plain.losses, abs=1e-5)
-    assert list(compiled.state_dict()["model"]) == list(plain.state_dict()["model"])
-
-
-def test_compiling_where_it_is_impossible_is_refused(monkeypatch):
-    def missing(function):
-        raise RuntimeError("no C++ compiler\nlong explanation")
-
-    monkeypatch.setattr(torch, "compile", missing)
-    with pytest.raises(ValueError, match=r"train without it: no C\+\+ compiler$"):
-        trainer(compile=True)
 
 
 def test_warm_up_and_cosine():
@@ -282,54 +150,6 @@ def test_no_norm_to_clip_to_leaves_gradients_alone():
     clipped.run()
     free.run()
     assert free.losses == clipped.losses
-
-
-def test_precision_names():
-    assert resolve_precision("float32", "cpu") is None
-    assert resolve_precision("auto", "cpu") in (None, torch.bfloat16)
-    with pytest.raises(ValueError, match="unknown precision 'half'"):
-        resolve_precision("half", "cpu")
-
-
-def test_bfloat16_on_a_processor_without_it_is_refused(monkeypatch):
-    monkeypatch.setattr("mingpt.devices.bfloat16_supported", lambda device: False)
-    with pytest.raises(ValueError, match="bfloat16 was asked for"):
-        trainer(precision="bfloat16")
-    assert resolve_precision("auto", "cpu") is None
-
-
-def test_bfloat16_keeps_the_loss_within_half_a_percent(monkeypatch):
-    monkeypatch.setattr("mingpt.devices.bfloat16_supported", lambda device: True)
-    full, half = trainer(max_iters=3), trainer(max_iters=3, precision="bfloat16")
-    full.run()
-    half.run()
-    assert half.losses == pytest.approx(full.losses, rel=5e-3)
-    assert half.losses != full.losses
-
-
-def test_cuda_where_there_is_none_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == "cpu"
-    with pytest.raises(ValueError, match="finds no CUDA GPU"):
-        resolve_device("cuda")
-    with pytest.raises(ValueError, match="unknown device 'tpu'"):
-        resolve_device("tpu")
-
-
-def test_devices_go_by_name_or_as_torch_devices(monkeypatch):
-    for device in ("cpu", "cpu:0", torch.device("cpu")):
-        run = trainer(device=device, max_iters=1)
-        assert run.device == "cpu"
-        run.run()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device("cuda") == "cuda"
-    assert resolve_device(torch.device("cuda", 1)) == resolve_device("cuda:1") == "cuda:1"
-    with pytest.raises(ValueError, match="'cuda:2' was asked for, but PyTorch finds 2 CUDA GPUs"):
-        resolve_device("cuda:2")
-    for unknown in ("meta", "cpu:x", "", None, 0, True):
-        with pytest.raises(ValueError, match=f"unknown device '{unknown}'"):
-            resolve_device(unknown)
 
 
 @pytest.mark.parametrize(

@@ -46,26 +46,26 @@ def test_setup_logging_records_command_and_config(tmp_path, monkeypatch):
     node.system.work_dir = str(tmp_path / "run")
     monkeypatch.setattr(sys, "argv", ["train.py", "--x=1"])
     setup_logging(node)
-    assert (tmp_path / "run/args.txt").read_text() == "train.py --x=1"
-    assert json.loads((tmp_path / "run/config.json").read_text()) == node.to_dict()
+    assert (tmp_path / "run/args.txt").read_text(encoding="utf-8") == "train.py --x=1"
+    assert json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8")) == node.to_dict()
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path):
     path = tmp_path / "file.txt"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
 
     def fail():
         with atomic_path(path) as temporary:
-            temporary.write_text("half of the n")
+            temporary.write_text("half of the n", encoding="utf-8")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
     with atomic_path(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new"
+        temporary.write_text("new", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 

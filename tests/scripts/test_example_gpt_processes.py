@@ -26,7 +26,7 @@ def run(command, timeout=180):
 
 
 def losses(folder):
-    results = json.loads((folder / "results_gpt.json").read_text())
+    results = json.loads((folder / "results/gpt.json").read_text(encoding="utf-8"))
     return results["q1"]["training_loss_nats_per_token"]
 
 
@@ -47,7 +47,7 @@ def test_two_processes_follow_the_same_loss_curve(one_process, tmp_path):
     assert losses(tmp_path) == pytest.approx(losses(one_process), abs=1e-4)
     assert done.stdout.count("Q1") == 1
     assert "Warning" not in done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "gpt.pt", "results_gpt.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "gpt.pt", "results"]
 
 
 def test_processes_that_cannot_share_a_batch_are_refused(tmp_path):
@@ -61,20 +61,22 @@ def test_processes_that_cannot_share_a_batch_are_refused(tmp_path):
 FAILING = """
 import sys
 import example_gpt
-example_gpt.REPORT_SECONDS = 1
-book = example_gpt.load_book
+from mingpt import processes
+from mingpt.studies import exercise
+processes.REPORT_SECONDS = 1
+book = exercise.load_book
 def failing():
-    if example_gpt.launched_rank() == 1:
+    if processes.launched_rank() == 1:
         raise ValueError("the disk of process 1 is gone")
     return book()
-example_gpt.load_book = failing
+exercise.load_book = failing
 sys.exit(example_gpt.main(sys.argv[1:]))
 """
 
 
 def test_an_error_of_one_process_alone_is_shown(tmp_path):
     script = tmp_path / "failing.py"
-    script.write_text(FAILING)
+    script.write_text(FAILING, encoding="utf-8")
     done = subprocess.run(
         [*TORCHRUN, str(script), *ARGUMENTS, "--out", f"{tmp_path}/out", "--save",
          f"{tmp_path}/save"],
@@ -103,7 +105,7 @@ sys.exit(example_gpt.main(sys.argv[1:]))
 
 def test_a_dying_worker_ends_the_others_and_spares_the_checkpoint(one_process, tmp_path):
     script = tmp_path / "dying.py"
-    script.write_text(DYING)
+    script.write_text(DYING, encoding="utf-8")
     before = (one_process / "gpt.pt").read_bytes()
     command = [*TORCHRUN, str(script), *ARGUMENTS, "--out", f"{tmp_path}/out"]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
@@ -114,7 +116,7 @@ def test_a_dying_worker_ends_the_others_and_spares_the_checkpoint(one_process, t
     assert done.returncode != 0
     assert "[rank0]: Traceback" not in done.stderr
     assert (one_process / "gpt.pt").read_bytes() == before
-    assert not (tmp_path / "out/results_gpt.json").exists()
+    assert not (tmp_path / "out/results/gpt.json").exists()
 
 
 def test_training_killed_in_the_middle_resumes_to_the_same_curve(tmp_path):

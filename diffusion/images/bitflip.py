@@ -1,0 +1,354 @@
+"""Bit-flip diffusion of binary images: process, posterior, loss, sampling, bound, exact truth.
+
+Images are vectors in {-1, +1}^m. Stage t flips each pixel with probability delta, independently;
+equivalently it replaces the pixel, with probability 2 delta, by a fresh fair coin. With
+c = 1 - 2 delta, the probability that no coin has replaced a pixel in t stages is c^t, and
+
+    P(Y_t = y | Y_0 = x) = (1 + c^t x y) / 2            for each pixel.
+
+This is the binomial diffusion of Sohl-Dickstein et al. (2015). A network answers with the log-odds
+of P(Y_0 = +1 | Y_t); the reverse stage Q_t(Y_t) averages Bayes' posterior over both values of Y_0
+with these weights (Austin et al. 2021). `predict(y_t, t)` stands for the network below, with y_t
+(n, m) and t a stage or (n,) stages. Losses and bounds of one image are sums over its pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from tqdm import tqdm
+
+from diffusion.checks import check_count, check_stage
+from diffusion.sampling import Step, collect, generator_of, reverse
+
+Predict = Callable[[Tensor, int | Tensor], Tensor]
+
+# Network rows evaluated at once.
+_ROWS = 512
+_MOST_PIXELS = 12  # of images whose distribution is enumerated
+
+
+@dataclass(frozen=True)
+class BitFlip:
+    """The forward process.
+
+    Attributes:
+        delta: probability that a stage flips a pixel, in (0, 1/2].
+        stages: T.
+
+    Raises:
+        ValueError: delta or stages outside that; by the methods, images or a stage outside what
+            they describe.
+    """
+
+    delta: float = 0.0125
+    stages: int = 200
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.delta, Real) or not 0 < self.delta <= 0.5:
+            raise ValueError(f"delta must be in (0, 1/2], not {self.delta}")
+        check_count("stages", self.stages)
+
+    def correlation(self, t: int | Tensor) -> Tensor:
+        """c^t = E[Y_0 Y_t] of a pixel for t in 0..stages, float64 of t's shape."""
+        t = check_stage(t, 0, self.stages)
+        return (1 - 2 * torch.tensor(self.delta, dtype=torch.float64)) ** t
+
+    def replaced(self, t: int | Tensor) -> Tensor:
+        """Probability 1 - c^t that a fresh coin has replaced a pixel by stage t."""
+        return 1 - self.correlation(t)
+
+    def flipped(self, t: int | Tensor) -> Tensor:
+        """Probability (1 - c^t) / 2 that a pixel of Y_t differs from Y_0."""
+        return self.replaced(t) / 2
+
+    def evidence(self, t: int | Tensor) -> Tensor:
+        """log((1 + c^t) / (1 - c^t)): log-odds for Y_0 = +1 that one pixel Y_t = +1 gives."""
+        return 2 * torch.atanh(self.correlation(check_stage(t, 1, self.stages)))
+
+    def stage(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """One stage: images (n, m) with every pixel flipped with probability delta."""
+        check_images(y, name="y")
+        return torch.where(torch.rand(y.shape, generator=generator) < self.delta, -y, y)
+
+    def forward(self, y_0: Tensor, t: int | Tensor, generator: torch.Generator) -> Tensor:
+        """Draw Y_t from Y_0 (n, m) at once, for a stage or (n,) stages in 0..stages.
+
+        Two coins per pixel: is it replaced by now, and if so, by what?
+        """
+        check_images(y_0, name="y_0")
+        replaced = torch.rand(y_0.shape, generator=generator) < _column(self.replaced(t), y_0)
+        return torch.where(replaced, coins(y_0.shape, generator, y_0.dtype), y_0)
+
+    def posterior(self, y_t: Tensor, y_0: Tensor, t: int | Tensor) -> Tensor:
+        """P(Y_{t-1} = +1 | Y_t, Y_0) for t in 1..stages, by Bayes: (n, m).
+
+        P(y_t | +1) P(+1 | y_0) / P(y_t | y_0)
+            = (1 + c y_t) (1 + c^(t-1) y_0) / (2 (1 + c^t y_t y_0)).
+        """
+        check_images(y_t, name="y_t")
+        return self._posterior(y_t, check_images(y_0, y_t.shape[1], "y_0"), t)
+
+    def _posterior(self, y_t: Tensor, y_0: Tensor, t: int | Tensor) -> Tensor:
+        t = check_stage(t, 1, self.stages)
+        c, before, now = (_column(self.correlation(s), y_t) for s in (torch.tensor(1), t - 1, t))
+        return (1 + c * y_t) * (1 + before * y_0) / (2 * (1 + now * y_t * y_0))
+
+    def reverse_probability(self, logits: Tensor, y_t: Tensor, t: int | Tensor) -> Tensor:
+        """Q_t(Y_t) = P(Y_{t-1} = +1 | Y_t) under the network's log-odds (n, m) of Y_0 = +1."""
+        check_images(y_t, logits.shape[1], "y_t")
+        on, one = torch.sigmoid(logits), torch.ones_like(y_t)
+        return on * self._posterior(y_t, one, t) + (1 - on) * self._posterior(y_t, -one, t)
+
+    def kl(self, logits: Tensor, y_0: Tensor, y_t: Tensor, t: int | Tensor) -> Tensor:
+        """KL(P(Y_{t-1} | Y_t, Y_0) || Q_t(Y_t)), summed over pixels: (n,) nats.
+
+        At t = 1 the posterior is certain of Y_0, and this is -log Q_1(Y_0).
+        """
+        check_images(y_t, logits.shape[1], "y_t")
+        # Multiplied by y_0, every pixel's truth is +1. Probabilities of Y_{t-1} = +-Y_0 are kept
+        # apart, so that neither loses digits to the other when it is small.
+        u, one = y_0 * y_t, torch.ones_like(y_t)
+        right, wrong = logsigmoid(y_0 * logits), logsigmoid(-y_0 * logits)
+        total = torch.zeros_like(u)
+        for sign in (1, -1):
+            given_right = self._posterior(sign * u, sign * one, t)  # P(Y_{t-1} = sign Y_0)
+            given_wrong = self._posterior(sign * u, -sign * one, t)
+            log_q = torch.logaddexp(right + given_right.log(), wrong + given_wrong.log())
+            total += torch.xlogy(given_right, given_right) - given_right * log_q
+        return total.sum(dim=1)
+
+    def prior_kl(self) -> float:
+        """KL of Y_T given Y_0 from fair coins, nats per pixel."""
+        p = self.flipped(self.stages).item()
+        return math.log(2) + p * math.log(p) + (1 - p) * math.log1p(-p)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    if values.ndim == 1 and len(values) != len(like):
+        raise ValueError(f"t must be one stage or {len(like)}, not {len(values)}")
+    return values.reshape(-1, 1).to(like)
+
+
+def coins(shape, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Fair coins -1 and +1."""
+    return 2 * torch.randint(2, shape, generator=generator).to(dtype) - 1
+
+
+def check_images(images: Tensor, pixels: int | None = None, name: str = "images") -> Tensor:
+    """images itself, if it is an (n, pixels) tensor of -1 and +1.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not torch.is_tensor(images):
+        raise ValueError(f"{name} must be a tensor, not {type(images).__name__}")
+    if images.ndim != 2 or (pixels is not None and images.shape[1] != pixels):
+        expected = "m" if pixels is None else pixels
+        raise ValueError(f"{name} must have shape (n, {expected}), not {tuple(images.shape)}")
+    if not images.is_floating_point() or not (images.abs() == 1).all():
+        raise ValueError(f"{name} must hold floating-point values -1 and +1 only")
+    return images
+
+
+# --- Sampling -----------------------------------------------------------------------------------
+
+
+def ancestral(predict: Predict, process: BitFlip, generator: torch.Generator) -> Step:
+    """Y_{t-1} ~ Q_t(Y_t), as a step of the loop `sampling.reverse` over the stages."""
+
+    def step(y: Tensor, t: int, t_next: int) -> Tensor:
+        q = process.reverse_probability(predict(y, t), y, t)
+        return torch.where(torch.rand(y.shape, generator=generator) < q, 1, -1).to(y)
+
+    return step
+
+
+@torch.no_grad()
+def sample(
+    model,
+    n: int,
+    *,
+    labels: int | Tensor | None = None,
+    seed: int | None = None,
+    return_trajectory: bool = False,
+    progress: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the reverse process from fair coins through all stages, for n images at once.
+
+    Args:
+        model: a `bitnet.BitNet` or an `Enumerated`.
+        n: number of images.
+        labels: class of each image, an int or (n,) int64; None for images of any class.
+        seed: None seeds from the system.
+        return_trajectory: also return all intermediate images.
+        progress: show a progress bar if standard error is a terminal.
+
+    Returns:
+        images (n, m), or (images, path) with path (stages + 1, n, m), path[0] the coins.
+
+    Raises:
+        ValueError: any argument outside what is described here.
+    """
+    check_count("n", n)
+    labels = model.check_labels(labels, n)
+    generator = generator_of(seed)
+    y = coins((n, model.pixels), generator, model.dtype)
+    step = ancestral(partial(model.logits, labels=labels), model.process, generator)
+    stages = model.process.stages
+    images = reverse(step, y, range(stages, -1, -1))
+    y_t, path = collect(images, y, stages, "bit-flip", return_trajectory, progress)
+    return (y_t, path) if return_trajectory else y_t
+
+
+# --- The variational bound ----------------------------------------------------------------------
+
+
+class BitBound(NamedTuple):
+    """An upper bound on -log2 P(image), in bits per pixel, float64.
+
+    total (n,) = prior + stages.sum(dim=1); prior is the KL of Y_T from fair coins, stages (n, T)
+    the KL of each reverse stage, t = 1 first; error (n,) the standard error of total, which comes
+    from the samples of Y_t.
+    """
+
+    total: Tensor
+    prior: float
+    stages: Tensor
+    error: Tensor
+
+
+@torch.no_grad()
+def bound(
+    model,
+    images: Tensor,
+    labels: int | Tensor | None = None,
+    *,
+    noise_samples: int = 2,
+    seed: int = 0,
+    progress: bool = False,
+) -> BitBound:
+    """The variational bound with every stage's expectation over Y_t estimated from samples.
+
+    Args:
+        model: a `bitnet.BitNet` or an `Enumerated`.
+        images: (n, m) of -1 and +1.
+        labels: class of each image, an int or (n,) int64, or None.
+        noise_samples: samples of Y_t for every image and stage, at least 2.
+        seed: of these samples.
+        progress: show a progress bar if standard error is a terminal.
+
+    Raises:
+        ValueError: images, labels or noise_samples outside what is described here.
+    """
+    process, images = model.process, check_images(images, model.pixels).to(model.dtype)
+    labels = model.check_labels(labels, len(images))
+    check_count("noise_samples", noise_samples, least=2)
+    generator = torch.Generator().manual_seed(seed)
+    bits = 1 / (model.pixels * math.log(2))
+    stages, variances = [], []
+    hidden = None if progress else True
+    for t in tqdm(range(1, process.stages + 1), desc="bound", leave=False, disable=hidden):
+        values = torch.empty(noise_samples, len(images), dtype=torch.float64)
+        for sampled in values:
+            for rows in torch.arange(len(images)).split(_ROWS):
+                y_t = process.forward(images[rows], t, generator)
+                logits = model.logits(y_t, t, None if labels is None else labels[rows])
+                sampled[rows] = bits * process.kl(
+                    logits.double(), images[rows].double(), y_t.double(), t
+                )
+        stages.append(values.mean(dim=0))
+        variances.append(values.var(dim=0) / noise_samples)
+    stages = torch.stack(stages, dim=1)
+    prior = process.prior_kl() / math.log(2)
+    return BitBound(
+        prior + stages.sum(dim=1), prior, stages, torch.stack(variances).sum(dim=0).sqrt()
+    )
+
+
+# --- The truth, where images can be listed ------------------------------------------------------
+
+
+class Enumerated:
+    """The ideal network of a distribution over listed images; the interface of `bitnet.BitNet`.
+
+    P(Y_0 = x | Y_t = y) is in proportion to P(x) exp(evidence(t) x.y / 2). In float64.
+
+    Args:
+        process: the forward process.
+        images: (k, m) of -1 and +1.
+        probabilities: (k,), uniform if not given.
+    """
+
+    def __init__(
+        self, process: BitFlip, images: Tensor, probabilities: Tensor | None = None
+    ) -> None:
+        self.process, self.images = process, check_images(images).double()
+        uniform = torch.full((len(images),), 1 / len(images), dtype=torch.float64)
+        self.probabilities = uniform if probabilities is None else probabilities.double()
+        if self.probabilities.shape != (len(images),):
+            raise ValueError(f"there must be {len(images)} probabilities, one for each image")
+        self.dtype = torch.float64
+
+    @property
+    def pixels(self) -> int:
+        return self.images.shape[1]
+
+    def check_labels(self, labels: int | Tensor | None, n: int) -> None:
+        """There are no classes.
+
+        Raises:
+            ValueError: a label is given.
+        """
+        if labels is not None:
+            raise ValueError("an unconditional model takes no labels")
+
+    def logits(self, y_t: Tensor, t: int | Tensor, labels: None = None) -> Tensor:
+        """log P(Y_0 = +1 | Y_t) / P(Y_0 = -1 | Y_t) for y_t (n, m): (n, m).
+
+        Raises:
+            ValueError: y_t or t outside that.
+        """
+        check_images(y_t, self.pixels, "y_t")
+        agreement = y_t @ self.images.T  # (n, k)
+        log_weight = _column(self.process.evidence(t), agreement) * agreement / 2
+        posterior = torch.softmax(log_weight + self.probabilities.log(), dim=1)
+        on, off = (posterior @ (self.images == value).double() for value in (1, -1))
+        return on.log() - off.log()
+
+
+def all_images(pixels: int) -> Tensor:
+    """All 2^pixels images, (2^pixels, pixels) float64.
+
+    Raises:
+        ValueError: pixels is not in 1..12.
+    """
+    check_count("pixels", pixels)
+    if pixels > _MOST_PIXELS:
+        raise ValueError(f"images of at most {_MOST_PIXELS} pixels can be listed, not {pixels}")
+    values = torch.tensor([-1, 1], dtype=torch.float64)
+    return torch.cartesian_prod(*[values] * pixels).reshape(-1, pixels)
+
+
+@torch.no_grad()
+def distribution(model) -> Tensor:
+    """P(image) of the sampler's output for each of `all_images`: exact, (2^pixels,) float64.
+
+    Starts from fair coins and applies the matrix of every reverse stage.
+    """
+    images, process = all_images(model.pixels), model.process
+    on = (images > 0).double()
+    p = torch.full((len(images),), 1 / len(images), dtype=torch.float64)
+    for t in range(process.stages, 0, -1):
+        logits = model.logits(images.to(model.dtype), t).double()
+        q = process.reverse_probability(logits, images, t)
+        p = p @ torch.exp(q.log() @ on.T + (1 - q).log() @ (1 - on).T)
+    return p

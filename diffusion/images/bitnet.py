@@ -1,0 +1,300 @@
+"""The network of the bit-flip diffusion, its training, and its weights files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from diffusion.checks import check_count, check_labels, check_stage
+from diffusion.files import WeightsError, load_weights, save_weights
+from diffusion.images.bitflip import BitFlip, check_images
+from diffusion.training import Training
+
+_KIND = "diffusion.BitNet"
+_WAVES = 32  # features of the stage
+_EMBEDDING = 64  # length of the vector that stands for stage and class
+_DENSE_PIXELS = 64  # images of at most so many pixels get a fully connected network
+
+
+class BitNet(nn.Module):
+    """Log-odds of P(Y_0 = +1 | Y_t), of which the sigmoid is the probability.
+
+    By Bayes these are the log-odds given all *other* pixels plus the pixel's own evidence,
+    y_t log((1 + c^t) / (1 - c^t)), which is known. The network adds what the others say. Images of
+    at most 64 pixels get a fully connected one; larger ones a convolutional one at two scales,
+    1/2 and 1/4, whose blocks are scaled and shifted by stage and class (Perez et al. 2018, FiLM).
+
+    With classes, a label may be withheld: one more embedding stands for "any class".
+
+    Args:
+        process: the forward process.
+        shape: (height, width) of the images; larger ones than 64 pixels in multiples of 4.
+        num_classes: 0 for an unconditional model.
+        width: channels at scale 1/2, a multiple of 8 (twice as many at 1/4), or hidden units.
+        losses: see below.
+        generator: of the initial weights.
+
+    Attributes:
+        losses: (epochs,) float32, the loss of every update; empty before training.
+
+    Raises:
+        ValueError: a shape or width that is not as described.
+    """
+
+    def __init__(
+        self,
+        process: BitFlip,
+        shape: tuple[int, int],
+        *,
+        num_classes: int = 0,
+        width: int = 48,
+        losses: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("height", shape[0]), ("width", shape[1]), ("channels", width)):
+            check_count(name, value)
+        self.process, self.shape = process, tuple(shape)
+        self.num_classes, self.width = num_classes, width
+        self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
+        self.stage_embedding = nn.Sequential(
+            nn.Linear(_WAVES, _EMBEDDING), nn.SiLU(), nn.Linear(_EMBEDDING, _EMBEDDING)
+        )
+        self.class_embedding = nn.Embedding(num_classes + 1, _EMBEDDING) if num_classes else None
+        if self.pixels <= _DENSE_PIXELS:
+            self.trunk = _Dense(self.pixels, width)
+        elif shape[0] % 4 or shape[1] % 4 or width % 8:
+            raise ValueError(
+                f"images of more than {_DENSE_PIXELS} pixels need sides in multiples of 4 and "
+                f"channels in multiples of 8, not {shape[0]} x {shape[1]} and {width}"
+            )
+        else:
+            self.trunk = _Convolutional(self.shape, width)
+        self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, generator=generator)
+        # Start from the pixel's own evidence alone.
+        nn.init.zeros_(self.trunk.output_layer.weight)
+        nn.init.zeros_(self.trunk.output_layer.bias)
+
+    def config(self) -> dict:
+        """What, beside the tensors, it takes to build the model again."""
+        return {
+            "delta": self.process.delta,
+            "stages": self.process.stages,
+            "shape": list(self.shape),
+            "num_classes": self.num_classes,
+            "width": self.width,
+        }
+
+    @property
+    def pixels(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.losses.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.losses.dtype
+
+    def check_labels(self, labels: int | Tensor | None, n: int) -> Tensor | None:
+        """Labels as (n,) int64, num_classes where none is given; None for an unconditional model.
+
+        Raises:
+            ValueError: out of range, of the wrong shape, or given where there are none.
+        """
+        if self.num_classes and labels is None:
+            return torch.full((n,), self.num_classes, device=self.device)
+        return check_labels(labels, n, self.num_classes, self.device)
+
+    def forward(self, y_t: Tensor, t: int | Tensor, labels: int | Tensor | None = None) -> Tensor:
+        """P(Y_0 = +1 | Y_t = y_t).
+
+        Args:
+            y_t: (n, m) of -1 and +1, m the pixels the network was built for.
+            t: stage in 1..stages, one for all images or (n,) int64.
+            labels: class of each image, an int or (n,) int64; None for any class.
+
+        Returns:
+            (n, m) probabilities.
+
+        Raises:
+            ValueError: anything outside that.
+        """
+        check_images(y_t, self.pixels, "y_t")
+        t = check_stage(t, 1, self.process.stages)
+        if t.ndim and t.shape != (len(y_t),):
+            raise ValueError(f"t must be one stage or {len(y_t)}, not shape {tuple(t.shape)}")
+        return torch.sigmoid(self.logits(y_t, t, self.check_labels(labels, len(y_t))))
+
+    def logits(self, y_t: Tensor, t: int | Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log-odds of Y_0 = +1, (n, m); arguments as `check_labels` and `forward` leave them."""
+        t = torch.as_tensor(t, device=y_t.device).reshape(-1)
+        # The square root spreads the first stages, where most of the bound lies.
+        waves = torch.arange(_WAVES, device=y_t.device) * math.pi
+        place = torch.sqrt(t / self.process.stages)[:, None]
+        embedding = self.stage_embedding(torch.cos(waves * place).to(y_t))  # (1 or n, _EMBEDDING)
+        if labels is not None:
+            embedding = embedding + self.class_embedding(labels)
+        evidence = self.process.evidence(t).reshape(-1, 1).to(y_t)
+        return evidence * y_t + self.trunk(y_t, silu(embedding))
+
+
+class _Dense(nn.Module):
+    """Two hidden layers, each scaled and shifted by the embedding."""
+
+    def __init__(self, pixels: int, width: int) -> None:
+        super().__init__()
+        self.input_layer, self.hidden = nn.Linear(pixels, width), nn.Linear(width, width)
+        self.scale_shift = nn.Linear(_EMBEDDING, 4 * width)
+        self.output_layer = nn.Linear(width, pixels)
+
+    def forward(self, y: Tensor, embedding: Tensor) -> Tensor:
+        scale_1, shift_1, scale_2, shift_2 = self.scale_shift(embedding).chunk(4, dim=1)
+        hidden = silu(self.input_layer(y) * (1 + scale_1) + shift_1)
+        return self.output_layer(silu(self.hidden(hidden) * (1 + scale_2) + shift_2))
+
+
+class _Block(nn.Module):
+    """Residual block: norm, scale and shift, two 3 x 3 convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.scale_shift = nn.Linear(_EMBEDDING, 2 * channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = silu(self.norm(x) * (1 + scale) + shift)
+        return x + self.second(silu(self.first(hidden)))
+
+
+class _Convolutional(nn.Module):
+    """A block at scale 1/2, four at 1/4, and one at 1/2 again with what the first one saw."""
+
+    def __init__(self, shape: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.shape = shape
+        height, breadth = shape[0] // 2, shape[1] // 2
+        self.input_layer = nn.Conv2d(4, width, 3, padding=1)
+        self.position_embedding = nn.Parameter(torch.zeros(width, height, breadth))
+        self.first = _Block(width)
+        self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.coarse = nn.ModuleList(_Block(2 * width) for _ in range(4))
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.last = _Block(width)
+        self.output_layer = nn.Conv2d(width, 4, 1)
+
+    def forward(self, y: Tensor, embedding: Tensor) -> Tensor:
+        x = nn.functional.pixel_unshuffle(y.reshape(-1, 1, *self.shape), 2)  # (n, 4, h/2, w/2)
+        x = self.input_layer(x) + self.position_embedding
+        x = self.first(x, embedding)
+        coarse = self.down(x)
+        for block in self.coarse:
+            coarse = block(coarse, embedding)
+        x = self.last(x + self.up(coarse), embedding)
+        return nn.functional.pixel_shuffle(self.output_layer(silu(x)), 2).reshape(len(y), -1)
+
+
+class BitTraining(Training):
+    """Training on the variational bound, in random batches; see `Training` for the rest.
+
+    The loss estimates the bound without its constant prior term, in bits per pixel: for every
+    image of a batch one stage t with KL(P(Y_{t-1} | Y_t, Y_0) || Q_t(Y_t)) over the probability of
+    t. Small stages carry most of the bound and are drawn more often, t = 1 + floor(T u^2) with
+    stratified u ~ U(0, 1); the expectation does not depend on that.
+
+    Args:
+        model: trained in place.
+        images: (n, m) of -1 and +1.
+        labels: (n,) int64, for a model with classes.
+        epochs: number of updates, one batch each.
+        batch_size: images in a batch, drawn with replacement.
+        unlabelled: share of labels that is withheld, for images of any class (Ho and Salimans
+            2022).
+        options: learning_rate, ema_decay, augment, seed of `Training`.
+
+    Raises:
+        ValueError: images of another size, values other than -1 and +1, options out of range.
+    """
+
+    def __init__(
+        self,
+        model: BitNet,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        batch_size: int = 64,
+        unlabelled: float = 0.5,
+        **options,
+    ) -> None:
+        check_images(images, model.pixels)
+        check_count("batch_size", batch_size)
+        if not 0 <= unlabelled <= 1:
+            raise ValueError(f"unlabelled must be in [0, 1], not {unlabelled}")
+        super().__init__(model, images, labels, noise_samples=1, **options)
+        self.batch_size, self.unlabelled = batch_size, unlabelled
+
+    def _batch(self) -> tuple[Tensor, Tensor | None]:
+        pick = torch.randint(len(self.points), (self.batch_size,), generator=self.generator)
+        if self.labels is None:
+            return self.points[pick], None
+        withheld = torch.rand(self.batch_size, generator=self.generator) < self.unlabelled
+        return self.points[pick], self.labels[pick].masked_fill(withheld, self.model.num_classes)
+
+    def _loss(self, points: Tensor, labels: Tensor | None) -> Tensor:
+        n, process = len(points), self.model.process
+        order = torch.randperm(n, generator=self.generator)
+        u = (order + torch.rand(n, generator=self.generator, dtype=torch.float64)) / n
+        t = 1 + (process.stages * u**2).long().clamp(max=process.stages - 1)
+        chance = (torch.sqrt(t / process.stages) - torch.sqrt((t - 1) / process.stages)).to(points)
+        y_t = process.forward(points, t, self.generator)
+        kl = process.kl(self.model.logits(y_t, t, labels), points, y_t, t)
+        return (kl / chance).mean() / (self.model.pixels * math.log(2))
+
+    def _settings(self) -> dict:
+        return super()._settings() | {
+            "batch_size": self.batch_size,
+            "unlabelled": self.unlabelled,
+        }
+
+
+def save(model: BitNet, path: str | Path) -> None:
+    """Write weights, architecture and process to one file, atomically.
+
+    Raises:
+        OSError: the file cannot be written; an existing file is then untouched.
+    """
+    save_weights(path, _KIND, model.config(), model.state_dict())
+
+
+def load(path: str | Path) -> BitNet:
+    """Read a model that `save` wrote; it comes back in eval mode.
+
+    Raises:
+        WeightsError (a ValueError): the file is missing, truncated, altered, or of another model.
+    """
+    config, state = load_weights(path, _KIND)
+    try:
+        process = BitFlip(config.pop("delta"), config.pop("stages"))
+        shape = tuple(config.pop("shape"))
+        model = BitNet(process, shape, losses=state["losses"], **config)
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise WeightsError(f"{path} does not fit the architecture that it names") from None
+    return model.eval()
