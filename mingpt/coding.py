@@ -93,7 +93,7 @@ def compress(text, model, method="adaptive", encoder=None, primer=None):
     raw = text.encode("utf-8")  # UnicodeEncodeError is a ValueError
     tokens = encoder.encode(text)
     code = ArithmeticEncoder()
-    with _reproducible():
+    with reproducible():
         predictor = METHODS[method](model, encoder, primer)
         distribution = frequencies(predictor.predict())
         header = Header(
@@ -123,7 +123,7 @@ def decompress(content, model, encoder=None, primer=None):
         raise CodingError(f"the text was compressed with PyTorch {theirs}; this is {ours}")
     decoder = ArithmeticDecoder(code)
     tokens = []
-    with _reproducible():
+    with reproducible():
         predictor = list(METHODS.values())[header.method](model, encoder, primer)
         distribution = frequencies(predictor.predict())
         if header.frequencies != _frequency_sum(distribution):
@@ -153,7 +153,7 @@ def _defaults(model, encoder, primer):
 
 
 @contextmanager
-def _reproducible():
+def reproducible():
     """One thread and float32, whatever the caller computes with; no gradients but those asked."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
@@ -251,6 +251,14 @@ def default_out(path, compressing):
     return path.with_suffix("") if path.suffix == SUFFIX else path.with_name(path.name + ".txt")
 
 
+def check_files(path, out):
+    """Raise ValueError where there is no file to read, or one where a new one is to be written."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    if Path(out).exists():
+        raise ValueError(f"{out} exists: choose another name, or move it away")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog=PROG, description="Compress a UTF-8 text by the language model, or the reverse."
@@ -265,10 +273,7 @@ def main(argv=None):
     compressing = args.direction == "compress"
     out = args.out or default_out(args.file, compressing)
     try:
-        if not args.file.is_file():
-            raise ValueError(f"{args.file}: no such file")
-        if out.exists():
-            raise ValueError(f"{out} exists: choose another name with --out, or move it away")
+        check_files(args.file, out)
         content = checkpoint.read(args.weights)
         model, encoder = checkpoint.build(content), checkpoint.encoder(content)
         if compressing:

@@ -18,6 +18,10 @@ BLUE, ORANGE, GREEN, VERMILLION, SKY, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#000000",
 )  # fmt: skip
 PAINT = LinearSegmentedColormap.from_list("paint", ["#FFFFFF", SKY, BLUE])
+_LINES = [
+    {"color": color, "marker": marker}
+    for color, marker in ((SKY, "o"), (ORANGE, "s"), (GREEN, "^"), (BLUE, "D"))
+]
 TEXT_INCHES, LINE_INCHES = 8.4, 0.5  # of painted text: width, and height of a line
 STYLE = {
     "font.size": 10,
@@ -262,4 +266,47 @@ def token_log_probs(tokens, log_probs):
         f"log p(sentence | prompt) = {np.sum(log_probs):.2f} nats, "
         f"dashed: mean {mean:.2f} per token"
     )
+    return figure
+
+
+@plt.rc_context(STYLE)
+def compressed_sizes(ours, others):
+    """Bits per byte as bars: ours and others {name: bpb}, the largest on top."""
+    values = dict(sorted((ours | others).items(), key=lambda item: -item[1]))
+    figure, axis = _new(8.4, 0.36 * len(values) + 1.1)
+    rows = np.arange(len(values))[::-1]
+    axis.barh(rows, values.values(), color=[BLUE if n in ours else ORANGE for n in values])
+    for row, value in zip(rows, values.values(), strict=True):
+        axis.text(value, row, f" {value:.3f}", va="center")
+    axis.set_yticks(rows, values)
+    axis.set_xlim(min(values.values()) - 0.25, max(values.values()) + 0.12)
+    axis.set(title="Held-out text: ours (blue) and compressors primed with the same text (orange)",
+             xlabel="bits per byte (the axis does not begin at 0)")  # fmt: skip
+    return figure
+
+
+@plt.rc_context(STYLE)
+def bits_by_position(starts, curves):
+    """starts (B,): bytes into the text at which its blocks begin; curves {name: (B,) bpb}."""
+    figure, axis = _new(8.4, 4)
+    for (name, values), style in zip(curves.items(), _LINES, strict=False):
+        axis.plot(np.array(starts) / 1000, values, label=name, lw=1.8, ms=4, **style)
+    axis.set(title="Held-out text, block by block", xlabel="position in the text (kB)",
+             ylabel="bits per byte")  # fmt: skip
+    axis.legend(frameon=False, ncols=2, fontsize=9)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def bits_by_frequency(labels, counts, curves):
+    """labels (F): how often tokens occur in training; counts (F): tokens of the text of that
+    kind; curves {name: (F,) mean bits per token}."""
+    figure, axis = _new(8.4, 4)
+    x = np.arange(len(labels))
+    for (name, values), style in zip(curves.items(), _LINES, strict=False):
+        axis.plot(x, values, label=name, lw=1.8, ms=5, **style)
+    axis.set_xticks(x, [f"{label}\n({count})" for label, count in zip(labels, counts, strict=True)])
+    axis.set(title="Bits per token by its frequency in training", ylabel="bits per token",
+             xlabel="occurrences in the training part (tokens of the held-out text)")  # fmt: skip
+    axis.legend(frameon=False)
     return figure
