@@ -32,7 +32,7 @@ MAGIC = b"mGPT"
 FORMAT = 1
 MODEL_BYTES, TEXT_BYTES = 6, 6  # of the SHA-256 that the header keeps
 SUFFIX = ".mgpt"
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "gpt.pt"
+WEIGHTS = Path("weights/gpt.pt")
 
 
 class CodingError(ValueError):
