@@ -271,17 +271,26 @@ def token_log_probs(tokens, log_probs):
 
 @plt.rc_context(STYLE)
 def compressed_sizes(ours, others):
-    """Bits per byte as bars: ours and others {name: bpb}, the largest on top."""
+    """Bits per byte of ours and others, {name: bpb} each, the largest on top."""
     values = dict(sorted((ours | others).items(), key=lambda item: -item[1]))
     figure, axis = _new(8.4, 0.36 * len(values) + 1.1)
     rows = np.arange(len(values))[::-1]
-    axis.barh(rows, values.values(), color=[BLUE if n in ours else ORANGE for n in values])
+    for names, colour, marker, label in (
+        (ours, BLUE, "o", "ours"), (others, VERMILLION, "s", "compressors"),
+    ):  # fmt: skip
+        held = [row for row, name in zip(rows, values, strict=True) if name in names]
+        axis.plot(
+            [v for name, v in values.items() if name in names], held, marker, ms=8, color=colour,
+            label=label,
+        )
     for row, value in zip(rows, values.values(), strict=True):
-        axis.text(value, row, f" {value:.3f}", va="center")
+        axis.annotate(f"{value:.3f}", (value, row), xytext=(9, 0), textcoords="offset points",
+                      va="center")  # fmt: skip
     axis.set_yticks(rows, values)
-    axis.set_xlim(min(values.values()) - 0.25, max(values.values()) + 0.12)
-    axis.set(title="Held-out text: ours (blue) and compressors primed with the same text (orange)",
-             xlabel="bits per byte (the axis does not begin at 0)")  # fmt: skip
+    axis.grid(axis="y", alpha=0.4)
+    axis.margins(x=0.12)
+    axis.set(title="Held-out text, primed with the training part", xlabel="bits per byte")
+    axis.legend(frameon=False, loc="lower right")
     return figure
 
 
@@ -300,13 +309,19 @@ def bits_by_position(starts, curves):
 @plt.rc_context(STYLE)
 def bits_by_frequency(labels, counts, curves):
     """labels (F): how often tokens occur in training; counts (F): tokens of the text of that
-    kind; curves {name: (F,) mean bits per token}."""
+    kind; curves {name: (F,) mean bits per token}, shown beyond those of the first."""
     figure, axis = _new(8.4, 4)
     x = np.arange(len(labels))
+    reference, *_ = curves
     for (name, values), style in zip(curves.items(), _LINES, strict=False):
-        axis.plot(x, values, label=name, lw=1.8, ms=5, **style)
-    axis.set_xticks(x, [f"{label}\n({count})" for label, count in zip(labels, counts, strict=True)])
-    axis.set(title="Bits per token by its frequency in training", ylabel="bits per token",
-             xlabel="occurrences in the training part (tokens of the held-out text)")  # fmt: skip
+        axis.plot(x, np.subtract(values, curves[reference]), label=name, lw=1.8, ms=5, **style)
+    ticks = zip(labels, counts, curves[reference], strict=True)
+    axis.set_xticks(x, [f"{label}\n({count})\n{bits:.1f}" for label, count, bits in ticks])
+    axis.set(
+        title="Which tokens cost fewer bits",
+        ylabel=f"bits per token beyond {reference}",
+        xlabel="occurrences in the training part, (tokens of the held-out text), "
+               f"bits per token of {reference}",
+    )  # fmt: skip
     axis.legend(frameon=False)
     return figure

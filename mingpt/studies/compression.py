@@ -146,7 +146,7 @@ def q2_predictors(run: Run) -> Answer:
     scores |= {LEARNING[name]: scores for name, scores in made.learning.items()}
     scores |= {ALL_STATIC: still(made), ALL: learning(made)}
     plain = scoring.heldout_bits_per_byte(gpt.model, gpt.book, gpt.encoder)
-    values = {"GPT, windows of 64": plain}
+    values = {"GPT, scored as in question 1": plain}
     values |= {name: bits_per_byte(run, nats) for name, nats in scores.items()}
     others = run.results["compressors"]["bits_per_byte"]
     rows = (f"    {name:<28} {value:.4f}" for name, value in values.items())
