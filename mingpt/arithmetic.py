@@ -11,7 +11,6 @@ STATE_BITS = 48  # of the interval's ends: more than TOTAL_BITS + 2
 TOP, HALF, QUARTER = 1 << STATE_BITS, 1 << (STATE_BITS - 1), 1 << (STATE_BITS - 2)
 
 
-
 def frequencies(log_probs):
     """Whole frequencies (V,) int64, each at least 1, for log-probabilities (V,) float64 nats.
 

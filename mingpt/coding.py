@@ -11,10 +11,11 @@ otherwise is found out before, not after, the work.
 
 import argparse
 import hashlib
+import re
+import struct
 import sys
 import zlib
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,10 @@ from mingpt.mixing import METHODS
 from mingpt.utils import atomic_path
 
 MAGIC = b"mGPT"
-FORMAT = 1
-MODEL_BYTES, TEXT_BYTES = 6, 6  # of the SHA-256 that the header keeps
+VERSION = 1  # counts up with every change of the file or of what METHODS compute
+HEADER = struct.Struct("<4sBB3s6sI6sI")  # the fields of Header
+SEAL = struct.Struct("<I")  # CRC-32 of all that precedes it
+DIGEST_BYTES = 6  # of a SHA-256 that the header keeps
 SUFFIX = ".mgpt"
 WEIGHTS = Path("weights/gpt.pt")
 
@@ -45,38 +48,30 @@ class CodingError(ValueError):
 class Header(NamedTuple):
     """What stands before the code."""
 
+    magic: bytes
+    version: int
     method: int  # its number in METHODS
-    torch_version: tuple[int, int, int]
-    model: bytes  # checksum of the weights, the text they are primed with and the method
-    frequencies: bytes  # checksum of the first distribution: what this machine computes
-    text: bytes  # checksum of the text
+    torch_version: bytes  # three numbers
+    model: bytes  # of the SHA-256 of the weights and of the text they are primed with
+    frequencies: int  # CRC-32 of the first distribution: what this machine computes
+    text: bytes  # of the SHA-256 of the text
     tokens: int
-
-    def pack(self):
-        return b"".join(
-            (MAGIC, bytes([FORMAT, self.method, *self.torch_version]), self.model,
-             self.frequencies, self.text, _varint(self.tokens))
-        )  # fmt: skip
-
-
-FIXED_BYTES = len(MAGIC) + 5 + MODEL_BYTES + 4 + TEXT_BYTES  # the header's, without the tokens
 
 
 def parse(content):
     """A file's (Header, code). Raises CodingError for what `compress` did not write so."""
     if content[: len(MAGIC)] != MAGIC:
         raise CodingError("this is not a text compressed by mingpt.coding")
-    if len(content) < FIXED_BYTES + 5 or zlib.crc32(content[:-4]) != int.from_bytes(content[-4:]):
+    body, seal = content[: -SEAL.size], content[-SEAL.size :]
+    if len(body) < HEADER.size or SEAL.pack(zlib.crc32(body)) != seal:
         raise CodingError("the compressed text is damaged: truncated or altered")
-    version, method, *torch_version = content[4:9]
-    if version != FORMAT or method >= len(METHODS):
-        raise CodingError(f"the compressed text is of format {version}, method {method}; this "
-                          f"version reads format {FORMAT}, methods 0 to {len(METHODS) - 1}")
-    ends = (9, 9 + MODEL_BYTES, 13 + MODEL_BYTES, FIXED_BYTES)
-    model, first, text = (content[a:b] for a, b in pairwise(ends))
-    tokens, start = _read_varint(content, FIXED_BYTES)
-    header = Header(method, tuple(torch_version), model, first, text, tokens)
-    return header, content[start:-4]
+    header = Header(*HEADER.unpack_from(body))
+    if header.version != VERSION or header.method >= len(METHODS):
+        raise CodingError(
+            f"the compressed text is of version {header.version}, method {header.method}; this "
+            f"package reads version {VERSION}, methods 0 to {len(METHODS) - 1}"
+        )
+    return header, body[HEADER.size :]
 
 
 def compress(text, model, method="adaptive", encoder=None, primer=None):
@@ -97,15 +92,15 @@ def compress(text, model, method="adaptive", encoder=None, primer=None):
         predictor = METHODS[method](model, encoder, primer)
         distribution = frequencies(predictor.predict())
         header = Header(
-            list(METHODS).index(method), _torch_version(), _model_sum(model, primer),
-            _frequency_sum(distribution), _text_sum(raw), len(tokens),
+            MAGIC, VERSION, list(METHODS).index(method), _torch_version(),
+            _model_sum(model, primer), _frequency_sum(distribution), _text_sum(raw), len(tokens),
         )  # fmt: skip
         for token in tqdm(tokens, desc="compress", unit="token", disable=None):
             code.encode(*interval(distribution, token))
             predictor.update(token)
             distribution = frequencies(predictor.predict())
-    content = header.pack() + code.finish()
-    return content + zlib.crc32(content).to_bytes(4)
+    content = HEADER.pack(*header) + code.finish()
+    return content + SEAL.pack(zlib.crc32(content))
 
 
 def decompress(content, model, encoder=None, primer=None):
@@ -172,37 +167,20 @@ def _model_sum(model, primer):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().float().contiguous().numpy().data)
     digest.update(primer.contiguous().numpy().astype("<i8").data)
-    return digest.digest()[:MODEL_BYTES]
+    return digest.digest()[:DIGEST_BYTES]
 
 
 def _frequency_sum(frequencies):
-    return zlib.crc32(frequencies.numpy().astype("<i8").data).to_bytes(4)
+    return zlib.crc32(frequencies.numpy().astype("<i8").data)
 
 
 def _text_sum(raw):
-    return hashlib.sha256(raw).digest()[:TEXT_BYTES]
+    return hashlib.sha256(raw).digest()[:DIGEST_BYTES]
 
 
 def _torch_version():
-    return tuple(int(part) for part in torch.__version__.partition("+")[0].split(".")[:3])
-
-
-def _varint(number):
-    """A whole number in bytes of seven bits, the least first; the last has its eighth bit clear."""
-    parts = []
-    while number >= 128:
-        parts.append(number % 128 + 128)
-        number //= 128
-    return bytes([*parts, number])
-
-
-def _read_varint(content, start):
-    """(the number that begins at start, where it ends). The checksum has vouched for it."""
-    number = shift = 0
-    while content[start] >= 128:
-        number += (content[start] - 128) << shift
-        start, shift = start + 1, shift + 7
-    return number + (content[start] << shift), start + 1
+    numbers = torch.__version__.partition("+")[0].split(".")[:3]
+    return bytes(int(re.match(r"\d+", number)[0]) for number in numbers)
 
 
 # --- The command line ---------------------------------------------------------------------------
