@@ -51,9 +51,9 @@ _MODULE_OF = {
 _MODULES = {
     "arithmetic", "attention", "bpe", "checkpoint", "cli", "coding", "data", "devices",
     "discounting", "fast", "figures", "huggingface", "inversion", "loss", "merges", "mixing",
-    "model", "model_arguments", "model_config", "ngram", "predictors", "pristine", "processes", "recipe",
-    "resume", "sampling", "scoring", "startup", "text", "trainer", "trainer_settings", "utils",
-    "vocabulary",
+    "model", "model_arguments", "model_config", "ngram", "predictors", "pristine", "processes",
+    "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer", "trainer_settings",
+    "utils", "vocabulary",
 }  # fmt: skip
 
 

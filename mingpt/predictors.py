@@ -13,6 +13,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from mingpt import fast
 from mingpt.utils import check_integer, check_number
 
 WINDOW, SEGMENT = 32, 16  # tokens: a prediction's context is 17 to 32 of them
@@ -53,17 +54,23 @@ class StaticGPT:
             self._end_segment()
             self._begin_window()
         else:
-            self._read([token])
+            self._context.append(token)
+            self._read()
 
     def _begin_window(self):
         self._since = 0
-        self._cache = [{} for _ in self.model.transformer.h]
-        self._read(self._text[-(self.window - self.segment + 1) :])
+        self._context = self._text[-(self.window - self.segment + 1) :]
+        self._continuation = fast.continuation(self.model)
+        self._read()
 
     @torch.no_grad()
-    def _read(self, tokens):
-        logits, _ = self.model(torch.tensor([tokens]), cache=self._cache, last_only=True)
-        self._log_probs = logits[0, 0].double().log_softmax(dim=0)
+    def _read(self):
+        idx = torch.tensor([self._context])
+        if self._continuation:
+            logits = self._continuation.logits(idx)[0]
+        else:
+            logits = self.model(idx)[0][0, -1]
+        self._log_probs = logits.double().log_softmax(dim=0)
 
     def _end_segment(self):
         """A segment has been read: nothing to do for a GPT that stays as it is."""
