@@ -1,27 +1,35 @@
 """Diffusion of points in the plane: train, sample, and know how probable a point is.
 
 See the README for a first example, and `diffusion.exact` for the truth it is checked against.
+Everything here is imported on first use, so that `diffusion.startup` is there in milliseconds.
 """
 
-from diffusion.denoiser import Denoiser, load, save
-from diffusion.files import WeightsError
-from diffusion.likelihood import Bound, complete_bound, elbo, log_likelihood
-from diffusion.ode import ToleranceError
-from diffusion.sampling import sample
-from diffusion.training import Training, TrainingError, build
+from importlib import import_module
 
-__all__ = [
-    "Bound",
-    "Denoiser",
-    "ToleranceError",
-    "Training",
-    "TrainingError",
-    "WeightsError",
-    "build",
-    "complete_bound",
-    "elbo",
-    "load",
-    "log_likelihood",
-    "sample",
-    "save",
-]
+_MODULE_OF = {
+    "Bound": "likelihood", "complete_bound": "likelihood", "elbo": "likelihood",
+    "log_likelihood": "likelihood",
+    "Denoiser": "denoiser", "load": "denoiser", "save": "denoiser",
+    "ToleranceError": "ode", "WeightsError": "files",
+    "Training": "training", "TrainingError": "training", "build": "training",
+    "sample": "sampling",
+}  # fmt: skip
+_MODULES = {
+    "checks", "cli", "data", "denoiser", "exact", "figures", "files", "gaussian", "images",
+    "likelihood", "metrics", "ode", "sampling", "schedule", "startup", "steering", "studies",
+    "training",
+}  # fmt: skip
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return import_module(f"diffusion.{name}")
+    if name in _MODULE_OF:
+        return getattr(import_module(f"diffusion.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(globals().keys() | _MODULES | _MODULE_OF.keys())

@@ -3,7 +3,8 @@
 A study is a `Study` object: its options, how its models are loaded or trained, its questions in
 order. `main` does the rest. It checks everything before any work, trains what was not loaded, asks
 the questions, writes each answer to OUT/results/NAME.json as soon as it is there and its figures
-to OUT/figures/NAME_*.png, and turns a user's mistake into one line and exit code 2.
+to OUT/figures/NAME_*.png, and turns a user's mistake into one line and exit code 2, Ctrl-C into one
+line and 130.
 """
 
 from __future__ import annotations
@@ -13,26 +14,31 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from diffusion.files import check_writable, write_atomically
+from diffusion.files import check_writable, write_atomically, write_json
+from diffusion.startup import Interruptible
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a study; `within` bounds its value, both ends allowed.
+    """One option of a study.
 
+    within: bounds of its value, both ends allowed.
+    output: it names a file that the study writes; its folder is proven writable before any work.
     settings: what `argparse` calls them (type, default, choices, nargs, metavar, action).
     """
 
     flag: str
     help: str
     within: tuple[float, float] | None = None
+    output: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -44,9 +50,9 @@ class Option:
         return self.settings.get("default")
 
 
-def option(flag: str, help: str, *, within=None, **settings) -> Option:
+def option(flag: str, help: str, *, within=None, output=False, **settings) -> Option:
     """An `Option`, its settings given as keywords."""
-    return Option(flag, help, within, settings)
+    return Option(flag, help, within, output, settings)
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,14 @@ class Answer:
 
     numbers: go into the results file under the question's name (none: no entry).
     figures: by what follows "NAME_" in their file names; anything with `save(path)`, or a
-    matplotlib figure; a name without a suffix gets ".png".
+    matplotlib figure, which gets the suffix ".png".
+    files: whole files for the paths that options with `output` name.
     text: is printed.
     """
 
     numbers: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[Path, bytes] = field(default_factory=dict)
     text: str = ""
 
 
@@ -113,11 +121,12 @@ FOLDERS = (
 )  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a bad option with one line."""
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with an option, and exits with code 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        script = self.prog.partition(" --study ")[0]
+        self.exit(2, f"{script}: error: {message}\n")
 
 
 def parse(
@@ -125,12 +134,12 @@ def parse(
 ) -> tuple[Study, argparse.Namespace]:
     """The study that the command line asks for, and its options; exits for --help and mistakes."""
     by_name = {study.name: study for study in studies}
-    first = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    first = Parser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--study", choices=tuple(by_name))
     chosen, rest = first.parse_known_args(argv)
     study = by_name.get(chosen.study, exercise)
 
-    parser = _Parser(
+    parser = Parser(
         prog=prog if study is exercise else f"{prog} --study {study.name}",
         description=study.description,
         epilog=_list_of(studies) if study is exercise else None,
@@ -181,10 +190,12 @@ def check_options(study: Study, args: argparse.Namespace) -> None:
     """
     for entry in study.options:
         value = getattr(args, entry.name)
-        if entry.within is None or value is None:
+        if value is None:
             continue
-        least, most = entry.within
-        if not least <= value <= most:
+        if entry.output and value.is_dir():
+            raise ValueError(f"{entry.flag} must name a file, but {value} is a folder")
+        if entry.within is not None and not entry.within[0] <= value <= entry.within[1]:
+            least, most = entry.within
             raise ValueError(f"{entry.flag} must be in {least}..{most}, not {value}")
     study.check(args)
 
@@ -192,8 +203,8 @@ def check_options(study: Study, args: argparse.Namespace) -> None:
 # --- The run ------------------------------------------------------------------------------------
 
 
-def run(study: Study, args: argparse.Namespace) -> Path:
-    """Train or load, ask the questions in order, write what they give; returns the results file.
+def run(study: Study, args: argparse.Namespace) -> list[str]:
+    """Train or load, ask the questions in order, write what they give; returns what is where.
 
     Raises:
         ValueError: an option, a file or a folder is not what it has to be; nothing was written.
@@ -203,7 +214,10 @@ def run(study: Study, args: argparse.Namespace) -> Path:
     path = args.out / "results" / f"{study.name}.json"
     check_results(path, study.name)
     untrained = [name for name, model in models.items() if model is None]
-    for folder in [path.parent, args.out / "figures"] + [args.save] * bool(untrained):
+    outputs = [getattr(args, entry.name) for entry in study.options if entry.output]
+    outputs = [output for output in outputs if output is not None]
+    folders = [path.parent, args.out / "figures"] + [args.save] * bool(untrained)
+    for folder in folders + [output.parent for output in outputs]:
         check_writable(folder)
 
     this = Run(study, args, models)
@@ -216,30 +230,28 @@ def run(study: Study, args: argparse.Namespace) -> Path:
             answer = question(this)
             for suffix, figure in answer.figures.items():
                 save_figure(figure, args.out / "figures" / f"{study.name}_{suffix}")
+            for output, content in answer.files.items():
+                write_atomically(output, content)
         if answer.text:
             tqdm.write(answer.text)
         if answer.numbers:
             this.results[name] = dict(answer.numbers)
         write_results(path, study.name, args, this.results, seconds)
-    return path
+    places = [f"figures in {args.out / 'figures'}{os.sep}{study.name}_*", f"numbers in {path}"]
+    return places + [f"weights in {args.save}"] * bool(untrained) + [*map(str, outputs)]
 
 
-class _timed:
-    """Seconds that the block took, entered under a name."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *error) -> None:
-        self.seconds[self.name] = time.perf_counter() - self.began
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Enters the seconds that the block took under a name."""
+    began = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - began
 
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure, or anything with a `save(path)` of its own, atomically."""
-    from diffusion.figures import style
+    from diffusion.figures import style  # matplotlib is slow to import, and bad input needs none
 
     if hasattr(figure, "save"):
         figure.save(path)
@@ -271,8 +283,7 @@ def write_results(path: Path, name: str, args, results: Mapping, seconds: Mappin
     }
     content = {"study": name, "options": options} | dict(results)
     content["timings_seconds"] = dict(seconds)
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    write_json(path, content)
 
 
 def main(
@@ -287,13 +298,13 @@ def main(
     errors: beside ValueError and OSError, what is the user's to know in one line.
     """
     try:
-        study, args = parse(prog, exercise, studies, argv)
-        path = run(study, args)
+        with Interruptible():
+            places = run(*parse(prog, exercise, studies, argv))
     except (ValueError, OSError, *errors) as error:
         print(f"{prog}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
-    print(f"figures in {args.out / 'figures'}{os.sep}{study.name}_*, numbers in {path}")
+    print(", ".join(places))
     return 0

@@ -48,7 +48,10 @@ def training_points(n: int = MAX_POINTS, *, seed: int = 0) -> Tensor:
 
 
 def inside(points: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
-    """Which of the points (n, 2) lie in the closed rectangle (2, 2) -> (n,) bool."""
+    """Which of the points (n, 2) lie in the closed rectangle -> (n,) bool.
+
+    rectangle: (2, 2) rows (low, high), or (2, n, 2), one rectangle for each point.
+    """
     low, high = rectangle.to(points)
     return ((points >= low) & (points <= high)).all(dim=1)
 
@@ -65,31 +68,31 @@ def class_of(points: Tensor) -> Tensor:
     return membership.to(torch.int8).argmax(dim=0)
 
 
-# _TURNED[r][k]: the class whose rectangle r quarter turns, (x, y) -> (-y, x), make of class k's.
-_TURNED = torch.tensor([[0, 1, 2, 3, 4], [0, 4, 1, 2, 3], [0, 3, 4, 1, 2], [0, 2, 3, 4, 1]])
+# _ROTATED[r][k]: the class whose rectangle r rotations by 90 degrees make of class k's.
+_ROTATED = torch.tensor([[0, 1, 2, 3, 4], [0, 4, 1, 2, 3], [0, 3, 4, 1, 2], [0, 2, 3, 4, 1]])
 
 
-def turn(points: Tensor, labels: Tensor | None, turns: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Turn points (n, 2) by `turns` (n,) int64 times 90 degrees, with their classes (n,)."""
-    cos, sin = torch.tensor([[1, 0, -1, 0], [0, 1, 0, -1]]).to(points)[:, turns]
+def rotate(points: Tensor, labels: Tensor | None, quarters: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rotate points (n, 2) by `quarters` (n,) int64 times 90 degrees, with their classes (n,)."""
+    cos, sin = torch.tensor([[1, 0, -1, 0], [0, 1, 0, -1]]).to(points)[:, quarters]
     x, y = points.T
-    turned = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
-    return turned, None if labels is None else _TURNED.to(labels)[turns, labels]
+    rotated = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
+    return rotated, None if labels is None else _ROTATED.to(labels)[quarters, labels]
 
 
-def random_turns(
+def random_rotations(
     points: Tensor, labels: Tensor | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Turn each point (n, 2) by 0, 90, 180 or 270 degrees at random, with its class (n,).
+    """Rotate each point (n, 2) by 0, 90, 180 or 270 degrees at random, with its class (n,).
 
     For training under the assumption that the data look the same from all four sides.
     """
-    return turn(
-        points, labels, torch.randint(4, (len(points),), generator=generator).to(points.device)
-    )
+    quarters = torch.randint(4, (len(points),), generator=generator)
+    return rotate(points, labels, quarters.to(points.device))
 
 
-def all_turns(points: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """All four turns of all points (n, 2) -> (4 n, 2), with their classes (4 n,)."""
-    turns = torch.arange(4, device=points.device).repeat_interleave(len(points))
-    return turn(points.repeat(4, 1), None if labels is None else labels.repeat(4), turns)
+def all_rotations(points: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """All four rotations of all points (n, 2) -> (4 n, 2), with their classes (4 n,)."""
+    quarters = torch.arange(4, device=points.device).repeat_interleave(len(points))
+    labels = None if labels is None else labels.repeat(4)
+    return rotate(points.repeat(4, 1), labels, quarters)

@@ -31,11 +31,11 @@ class Denoiser(nn.Module):
         eps_theta = sigma c_in^2 (x - m)  -  s c_in F(c_in (x - m), log sigma, label).
 
     The first term is the exact answer for round Gaussian data with that mean and variance; F is the
-    MLP. The gain exp(g(log sigma)) on its first layer lets one set of features serve every scale.
-    A class enters through `nn.Embedding`; the first fully connected layer mixes its vector with the
-    point. Of the equations only D changes, to D(x_t, t, label), and with it what is computed from
-    it: x_hat in Eq. 8, the score in Eq. 7, the expectation in Eq. 9. The forward process, Eq. 4,
-    does not know the class.
+    MLP. Functions of log sigma scale and shift its first layer (Perez et al. 2018, FiLM), so that
+    one set of features serves every noise level. A class enters through `nn.Embedding`; the first
+    fully connected layer mixes its vector with the point. Of the equations only D changes, to
+    D(x_t, t, label), and with it what is computed from it: x_hat in Eq. 8, the score in Eq. 7, the
+    expectation in Eq. 9. The forward process, Eq. 4, does not know the class.
 
     Attributes:
         schedule: sigma(t), fixed at construction.
@@ -70,13 +70,15 @@ class Denoiser(nn.Module):
         self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("variance", spread.mean(), persistent=False)
 
-        self.level = nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU())
-        self.gain_shift = nn.Linear(32, 2 * width)
-        self.embedding = nn.Embedding(num_classes, _CLASS_SIZE) if num_classes else None
+        self.noise_embedding = nn.Sequential(
+            nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU()
+        )
+        self.scale_shift = nn.Linear(32, 2 * width)
+        self.class_embedding = nn.Embedding(num_classes, _CLASS_SIZE) if num_classes else None
         class_size = _CLASS_SIZE if num_classes else 0
-        self.inlet = nn.Linear(2 + class_size, width)
+        self.input_layer = nn.Linear(2 + class_size, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.outlet = nn.Linear(width, 2)
+        self.output_layer = nn.Linear(width, 2)
         self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator | None) -> None:
@@ -87,8 +89,8 @@ class Denoiser(nn.Module):
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, generator=generator)
-        # Start from the closed-form guess, at unit gain.
-        for module in (self.gain_shift, self.outlet):
+        # Start from the closed-form guess, at unit scale.
+        for module in (self.scale_shift, self.output_layer):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
 
@@ -162,18 +164,19 @@ class Denoiser(nn.Module):
     def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         c_in = torch.rsqrt(sigma**2 + self.variance)  # (1 or n, 1)
         centred = c_in * (x - self.centre)  # (n, 2)
-        gain, shift = self.gain_shift(self.level(_level(sigma))).chunk(2, dim=1)
+        embedding = self.noise_embedding(scaled_log(sigma))
+        log_scale, shift = self.scale_shift(embedding).chunk(2, dim=1)
         inputs = centred
         if labels is not None:
-            inputs = torch.cat([centred, self.embedding(labels).expand(len(x), -1)], dim=1)
-        hidden = nn.functional.silu(self.inlet(inputs) * gain.exp() + shift)
+            inputs = torch.cat([centred, self.class_embedding(labels).expand(len(x), -1)], dim=1)
+        hidden = nn.functional.silu(self.input_layer(inputs) * log_scale.exp() + shift)
         for layer in self.hidden:
             hidden = nn.functional.silu(layer(hidden))
-        correction = self.outlet(hidden)  # F, (n, 2)
+        correction = self.output_layer(hidden)  # F, (n, 2)
         return sigma * c_in * centred - self.variance.sqrt() * c_in * correction
 
 
-def _level(sigma: Tensor) -> Tensor:
+def scaled_log(sigma: Tensor) -> Tensor:
     """log sigma brought to about [-1, 1] over the exercise's range e^-5 .. 1."""
     return 1 + 0.4 * torch.log(sigma)
 

@@ -135,6 +135,13 @@ def bayes_loss(schedule: Schedule, rectangle: Tensor = SQUARE) -> float:
     return 1 - float(torch.stack(explained).mean())
 
 
+def bayes_loss_of_classes(schedule: Schedule, rectangles: Tensor = RECTANGLES) -> float:
+    """`bayes_loss` where the class is known, rectangles (k, 2, 2) weighted by area."""
+    areas = (rectangles[:, 1] - rectangles[:, 0]).prod(dim=1)
+    losses = [bayes_loss(schedule, rectangle) for rectangle in rectangles]
+    return float(areas @ torch.tensor(losses, dtype=areas.dtype) / areas.sum())
+
+
 class ExactDenoiser:
     """The ideal denoiser with the interface of `diffusion.Denoiser`: drives the same samplers.
 

@@ -9,8 +9,12 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+
+# Of weights files and checkpoints; rises when parameters get other names.
+FORMAT = 2
 
 
 class WeightsError(ValueError):
@@ -36,6 +40,17 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write numbers and names as JSON, atomically.
+
+    Raises:
+        ValueError: a number is NaN or infinite; nothing is written.
+        OSError: as `write_atomically`.
+    """
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
 
 
 def check_writable(folder: str | Path) -> None:
@@ -79,6 +94,7 @@ def save_weights(
     buffer = io.BytesIO()
     content = {
         "kind": kind,
+        "format": FORMAT,
         "config": dict(config),
         "state": dict(state),
         "sha256": _digest(config, state),
@@ -91,7 +107,8 @@ def load_weights(path: str | Path, kind: str) -> tuple[dict, dict[str, torch.Ten
     """Read what `save_weights` wrote: (config, state), tensors on the CPU.
 
     Raises:
-        WeightsError: the file is missing, truncated, altered, or of another kind of model.
+        WeightsError: the file is missing, truncated, altered, of another kind of model, or written
+            before its parameters got their names of today.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -106,6 +123,10 @@ def load_weights(path: str | Path, kind: str) -> tuple[dict, dict[str, torch.Ten
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind", "something else") if isinstance(content, dict) else "data"
         raise WeightsError(f"{path} holds {found}, not the weights of a {kind}")
+    if content.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path} is of an earlier version, whose parameters had other names; train it again"
+        )
     try:
         config, state = content["config"], content["state"]
         intact = content["sha256"] == _digest(config, state)

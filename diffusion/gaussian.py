@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusion.checks import check_count, check_points, check_stage
-from diffusion.sampling import Draw, Step, follow, generator_of, reverse
+from diffusion.sampling import Draw, Step, collect, generator_of, reverse
 from diffusion.schedule import Schedule
 from diffusion.training import Training
 
@@ -275,5 +275,5 @@ def sample(
         x = check_points(noise, "noise", n).to(x)
     step = SOLVERS[solver](predictor(model, chain, labels), chain, draw)
     points = reverse(step, x, stages)
-    x_t, path = follow(points, x, len(stages) - 1, solver, return_trajectory, progress)
+    x_t, path = collect(points, x, len(stages) - 1, solver, return_trajectory, progress)
     return (x_t, path) if return_trajectory else x_t

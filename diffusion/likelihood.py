@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusion.checks import check_count, check_points, check_seed
+from diffusion.exact import log_density
 from diffusion.ode import integrate
 from diffusion.sampling import double, matched_prior
 
@@ -44,10 +45,10 @@ class Bound(NamedTuple):
     error: Tensor
 
 
-def _draws(
+def _times_and_noises(
     weights: Tensor, num_samples: int, seed: int, low_variance: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Grid indices (R, S), noises (R, S, 2) and weights (R, S) of the draws, in R replicates."""
+    """Grid indices (R, S), noises (R, S, 2) and weights (R, S), in R replicates."""
     steps = len(weights)
     if not low_variance:
         generator = torch.Generator().manual_seed(seed)
@@ -116,7 +117,7 @@ def elbo(
     model = double(model)
     t = torch.arange(steps + 1, dtype=torch.float64) / steps
     snr = model.schedule.snr(t)
-    k, eps, factors = _draws(snr[:-1] / snr[1:] - 1, num_samples, seed, low_variance)
+    k, eps, factors = _times_and_noises(snr[:-1] / snr[1:] - 1, num_samples, seed, low_variance)
     sigma = model.schedule.sigma(t[1:])[k]
     replicates, size = k.shape
     place = {"dtype": model.dtype, "device": model.device}
@@ -220,6 +221,54 @@ def log_likelihood(
         prior = torch.distributions.MultivariateNormal(mean, scale_tril=factor)
         values.append((prior.log_prob(state[:, :2]) + state[:, 2]).cpu())
     return torch.cat(values).clamp(min=_LOWEST)
+
+
+def estimates(
+    model, x: Tensor, labels: int | Tensor | None, rectangles: Tensor, *, seed: int = 0
+) -> list[dict[str, float]]:
+    """Every estimate of log p at each of x (n, 2), and the truth, in nats.
+
+    The process ends at sigma(0), so the truth is the uniform density blurred by sigma(0).
+
+    Args:
+        rectangles: where the data of x's class are uniform, (2, 2), or (2, n, 2), one for each.
+
+    Raises:
+        ValueError, ToleranceError: as `elbo` and `log_likelihood`.
+    """
+    bound = complete_bound(model, x, labels, seed=seed)
+    columns = {
+        "eq9_nats": bound.diffusion,
+        "eq9_standard_error_nats": bound.error,
+        "bound_nats": bound.total,
+        "bound_prior_term_nats": bound.prior,
+        "bound_reconstruction_term_nats": bound.reconstruction,
+        "log_density_nats": log_likelihood(model, x, labels),
+        "true_log_density_nats": log_density(x, model.schedule.sigma_min, rectangles),
+    }
+    return [{name: values[i].item() for name, values in columns.items()} for i in range(len(x))]
+
+
+def density_map(
+    model,
+    labels: int | None = None,
+    *,
+    extent: float = 2.0,
+    cells: int = 80,
+    tolerance: float = 1e-3,
+) -> tuple[Tensor, float]:
+    """The model's density on a grid over [-extent, extent]^2, and its integral there.
+
+    With the defaults the cells have sides of 0.05, whose edges fall on those of the rectangles.
+
+    Returns:
+        (cells, cells) float64 at the centres of the cells, rows along y; the sum times their area.
+    """
+    axis = (torch.arange(cells, dtype=torch.float32) + 0.5) * (2 * extent / cells) - extent
+    grid = torch.cartesian_prod(axis, axis).flip(1)
+    log_p = log_likelihood(model, grid, labels, rtol=tolerance, atol=tolerance)
+    density = log_p.exp().reshape(cells, cells)
+    return density, density.sum().item() * (2 * extent / cells) ** 2
 
 
 def _flow(model, labels: Tensor | None, log_sigma: float, state: Tensor) -> Tensor:

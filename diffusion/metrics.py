@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,12 @@ def tv10(points: Tensor, rectangle: Tensor = SQUARE) -> float:
     return 0.5 * ((share - GRID**-2).abs().sum().item() + outside_share(points, rectangle))
 
 
+def uniform_tv10(n: int, repeats: int) -> float:
+    """Mean `tv10` of n truly uniform points over so many repetitions: the floor of the measure."""
+    generator = torch.Generator().manual_seed(1)
+    return float(np.mean([tv10(uniform(n, generator=generator)) for _ in range(repeats)]))
+
+
 def ks(points: Tensor, rectangle: Tensor = SQUARE) -> float:
     """The larger Kolmogorov-Smirnov distance of the two coordinates to uniform, in 0..1."""
     ordered = _unit(points, rectangle).clamp(0, 1).sort(dim=0).values
@@ -54,7 +61,23 @@ def border_distance(points: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
     )
 
 
-def excess(
+def border_profile(points: Tensor, rectangle: Tensor, bins: Tensor) -> Tensor:
+    """Share of points by distance from the border, over that of uniform points.
+
+    Args:
+        points: (n, 2).
+        bins: (b + 1,) float64, rising distances from the border, 0 first.
+
+    Returns:
+        (b,) float64, 1 where points lie as uniform ones do.
+    """
+    width, height = rectangle[1] - rectangle[0]
+    nearer = 1 - (width - 2 * bins) * (height - 2 * bins) / (width * height)
+    share = torch.histogram(border_distance(points, rectangle), bins).hist / len(points)
+    return share / torch.diff(nearer)
+
+
+def excess_risk(
     model,
     *,
     rectangle: Tensor = SQUARE,
@@ -68,8 +91,8 @@ def excess(
         model: anything with `schedule` and `noise(x, sigma, labels)`.
         rectangle: where x_0 is uniform.
         label: the class of which that is the rectangle, for models with classes.
-        num_samples: draws, at least 20,000 for the measure to be meaningful.
-        seed: of the draws.
+        num_samples: at least 20,000 for the measure to be meaningful.
+        seed: of t, x_0 and eps.
     """
     generator = torch.Generator().manual_seed(seed)
     x_0 = uniform(num_samples, rectangle, generator=generator)

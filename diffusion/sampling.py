@@ -173,10 +173,10 @@ def generator_of(seed: int | None) -> torch.Generator:
     return generator
 
 
-def follow(
+def collect(
     points: Iterator[Tensor], x: Tensor, total: int, name: str, keep: bool, progress: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Exhaust a reverse loop of `total` steps from x under a progress bar.
+    """Take a reverse loop of `total` steps from x to its end, under a progress bar.
 
     Returns:
         the last points, and if `keep` all of them, (total + 1, ...) from x on, else None.
@@ -257,7 +257,7 @@ def sample(
 
     step = SOLVERS[solver](partial(model.noise, labels=labels), schedule, draw, **options)
     points = reverse(step, x, steps)
-    x_t, path = follow(points, x, steps, solver, return_trajectory, progress)
+    x_t, path = collect(points, x, steps, solver, return_trajectory, progress)
     if not x_t.isfinite().all():
         raise ValueError(f"{solver} left the range of numbers; take more steps or less fresh noise")
     return (x_t, path) if return_trajectory else x_t

@@ -8,6 +8,7 @@ the log-density of u lies below its maximum: the smaller, the less improbable th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from diffusion.checks import check_count, check_points
 from diffusion.sampling import ddim, ddpm, double, matched_prior, reverse
+
+REACHED = 0.01  # the largest distance from the target that counts as there
 
 
 class SteeringError(ArithmeticError):
@@ -51,6 +54,18 @@ class Steered:
     def log_density(self) -> float:
         """Log-density of the noises under the standard normal they should come from, nats."""
         return -self.energy - 0.5 * self.noises.numel() * math.log(2 * math.pi)
+
+    def numbers(self) -> dict:
+        """What a results file keeps of it."""
+        return {
+            "reached": self.distance < REACHED,
+            "output": self.path[-1].tolist(),
+            "distance": self.distance,
+            "start": self.path[0].tolist(),
+            "noise_energy_nats": self.energy,
+            "noise_log_density_nats": self.log_density,
+            "energy_of_random_noise_nats": len(self.noises),
+        }
 
 
 class _Process:
@@ -254,3 +269,19 @@ def guide(
         x = process.start(noises[0])
         path = torch.cat([x, *reverse(step, x, steps)])
     return process.steered(path, torch.cat(noises))
+
+
+def steer(
+    ways: Mapping[str, Callable[..., Steered]], model, target, label: int | None, *, steps: int
+) -> tuple[dict[str, Steered], dict[str, str]]:
+    """Every way (`invert`, `optimise`, `guide`) to the target: what was found, and why not.
+
+    Arguments as in `invert`.
+    """
+    found, failed = {}, {}
+    for name, way in ways.items():
+        try:
+            found[name] = way(model, target, label, steps=steps)
+        except SteeringError as error:
+            failed[name] = str(error)
+    return found, failed

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion.denoiser import Denoiser
-from diffusion.files import WeightsError, fingerprint, write_atomically
+from diffusion.files import FORMAT, WeightsError, fingerprint, write_atomically
 from diffusion.schedule import Schedule
 
 Augment = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Tensor, Tensor | None]]
@@ -75,9 +75,9 @@ class Training:
         epochs: number of updates, at least 1.
         learning_rate: Adam's, at its peak.
         ema_decay: share of the average that survives an epoch.
-        draws: pairs of time and noise that each point gets in every epoch.
+        noise_samples: pairs of time and noise that each point gets in every epoch.
         augment: applied to points and labels afresh in every epoch, (points, labels, generator)
-            -> (points, labels); see `data.random_turns`.
+            -> (points, labels); see `data.random_rotations`.
         seed: of the times, noises and augmentation.
 
     Attributes:
@@ -96,7 +96,7 @@ class Training:
         epochs: int = 3000,
         learning_rate: float = 1e-2,
         ema_decay: float = 0.998,
-        draws: int = 4,
+        noise_samples: int = 4,
         augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
@@ -104,8 +104,8 @@ class Training:
             raise ValueError(f"epochs must be at least 1, not {epochs}")
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"the learning rate must be positive and finite, not {learning_rate}")
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1, not {draws}")
+        if noise_samples < 1:
+            raise ValueError(f"noise_samples must be at least 1, not {noise_samples}")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {ema_decay}")
         if not points.isfinite().all():
@@ -113,8 +113,8 @@ class Training:
         self.model = model.train()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         labels = model.check_labels(labels, len(points))
-        self.points = points.to(model.device).repeat(draws, 1)
-        self.labels = None if labels is None else labels.repeat(draws)
+        self.points = points.to(model.device).repeat(noise_samples, 1)
+        self.labels = None if labels is None else labels.repeat(noise_samples)
         self.augment = augment
         self.epochs, self.learning_rate, self.ema_decay = epochs, learning_rate, ema_decay
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -227,7 +227,9 @@ class Training:
         except Exception:
             raise WeightsError(f"{path} is damaged or is not a checkpoint") from None
         if settings != self._settings():
-            raise WeightsError(f"{path} belongs to a run with other settings or data")
+            raise WeightsError(
+                f"{path} belongs to a run with other settings or data, or of an earlier version"
+            )
         self.model.load_state_dict(state["model"])
         self.average.losses = state["average"]["losses"]
         self.average.load_state_dict(state["average"])
@@ -237,6 +239,7 @@ class Training:
 
     def _settings(self) -> dict:
         return {
+            "format": FORMAT,
             "epochs": self.epochs,
             "learning_rate": self.learning_rate,
             "ema_decay": self.ema_decay,

@@ -25,7 +25,7 @@ def _trained(labelled: bool):
     labels = class_of(points) if labelled else None
     model = build(points, labels, num_classes=NUM_CLASSES if labelled else 0)
     training = Training(
-        model, points, labels, epochs=300, draws=1, learning_rate=1e-2, ema_decay=0.98, seed=1
+        model, points, labels, epochs=300, noise_samples=1, learning_rate=1e-2, ema_decay=0.98, seed=1
     )
     return training.run()
 

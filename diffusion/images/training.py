@@ -43,7 +43,7 @@ class BatchTraining(Training):
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"training images must be uint8 grey values, not {images.dtype}")
         check_count("batch_size", batch_size)
-        super().__init__(model, images, labels, draws=1, **options)
+        super().__init__(model, images, labels, noise_samples=1, **options)
         self.batch_size = batch_size
 
     def _batch(self) -> tuple[Tensor, Tensor | None]:

@@ -1,14 +1,13 @@
 """What each part of the Part 1 recipe is worth: `python -m tests.benchmarks.ablation`.
 
 Trains the unconditional model on three data seeds for every variant, each of which changes one
-thing in the reference (the default recipe with one draw per point and epoch, to save time). Prints
-a table of means and writes report/results_diffusion_ablation.json after every variant; what is in
-that file already is not trained again, except with --fresh. About a minute a variant.
+thing in the reference (the default recipe with one noise sample per point and epoch, to save time).
+Prints a table of means and writes report/results/ablation_diffusion.json after every variant; what
+is in that file already is not trained again, except with --fresh. About a minute a variant.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -23,8 +22,9 @@ from tqdm import tqdm
 
 import diffusion
 from diffusion import data, metrics, training
-from diffusion.denoiser import Denoiser
-from diffusion.files import write_atomically
+from diffusion.cli import Parser
+from diffusion.denoiser import Denoiser, scaled_log
+from diffusion.files import write_json
 from diffusion.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
@@ -35,24 +35,24 @@ class RawInput(Denoiser):
     """The MLP on the plain point and log sigma, its output taken as the noise."""
 
     def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        _, shift = self.gain_shift(self.level(1 + 0.4 * torch.log(sigma))).chunk(2, dim=1)
-        hidden = nn.functional.silu(self.inlet(x) + shift)
+        _, shift = self.scale_shift(self.noise_embedding(scaled_log(sigma))).chunk(2, dim=1)
+        hidden = nn.functional.silu(self.input_layer(x) + shift)
         for layer in self.hidden:
             hidden = nn.functional.silu(layer(hidden))
-        return self.outlet(hidden)
+        return self.output_layer(hidden)
 
 
-class NoGain(Denoiser):
-    """The scaling of Karras et al., without the gain on the first layer."""
+class ShiftOnly(Denoiser):
+    """The scaling of Karras et al., without the FiLM scale on the first layer."""
 
     def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         c_in = torch.rsqrt(sigma**2 + self.variance)
         centred = c_in * (x - self.centre)
-        _, shift = self.gain_shift(self.level(1 + 0.4 * torch.log(sigma))).chunk(2, dim=1)
-        hidden = nn.functional.silu(self.inlet(centred) + shift)
+        _, shift = self.scale_shift(self.noise_embedding(scaled_log(sigma))).chunk(2, dim=1)
+        hidden = nn.functional.silu(self.input_layer(centred) + shift)
         for layer in self.hidden:
             hidden = nn.functional.silu(layer(hidden))
-        return sigma * c_in * centred - self.variance.sqrt() * c_in * self.outlet(hidden)
+        return sigma * c_in * centred - self.variance.sqrt() * c_in * self.output_layer(hidden)
 
 
 def noised_at(times: Callable[[int, torch.Generator], Tensor], antithetic: bool = False):
@@ -62,7 +62,7 @@ def noised_at(times: Callable[[int, torch.Generator], Tensor], antithetic: bool 
         n = len(points)
         eps = torch.randn(n, 2, generator=generator)
         t = times(n, generator)
-        if antithetic:  # the second draw of every point is the first with the opposite noise
+        if antithetic:  # the second sample of every point is the first with the opposite noise
             half = n // 2
             points, t = points[:half].repeat(2, 1), t[:half].repeat(2)
             eps = torch.cat([eps[:half], -eps[:half]])
@@ -92,12 +92,12 @@ def towards_zero(n: int, generator: torch.Generator) -> Tensor:
     return stratified(n, generator) ** 1.5
 
 
-# Name -> changes: architecture, training options, network class, weight decay, noised, rate, turns.
+# Name -> changes: architecture, training options, network, weight decay, noised, rate, rotations.
 VARIANTS: dict[str, dict] = {
     "reference: width 64, depth 2, rate 1e-2": {},
-    "no quarter turns": {"turns": False},
+    "no rotations": {"rotations": False},
     "raw (x, log sigma) as input": {"network": RawInput},
-    "no gain on the first layer": {"network": NoGain},
+    "no scale on the first layer": {"network": ShiftOnly},
     "width 32": {"width": 32},
     "width 128": {"width": 128},
     "depth 1": {"depth": 1},
@@ -112,26 +112,26 @@ VARIANTS: dict[str, dict] = {
     "average over 2000 epochs": {"ema_decay": 0.9995},
     "weight decay 0.1": {"weight_decay": 0.1},
     "independent times": {"noised": noised_at(independent)},
-    "two draws per point": {"draws": 2},
-    "two draws per point, opposite noises": {
-        "draws": 2,
+    "two noise samples per point": {"noise_samples": 2},
+    "two noise samples per point, opposite": {
+        "noise_samples": 2,
         "noised": noised_at(stratified, antithetic=True),
     },
     "times drawn towards 0 (t^1.5)": {"noised": noised_at(towards_zero)},
-    "four draws per point (the default recipe)": {"draws": 4},
+    "four noise samples per point (the default recipe)": {"noise_samples": 4},
 }
 
 
 def train(seed: int, changes: dict) -> Denoiser:
-    options = {"draws": 1} | changes
+    options = {"noise_samples": 1} | changes
     network = options.pop("network", Denoiser)
     noised = options.pop("noised", training.noised)
     rate = options.pop("rate", diffusion.Training._rate)
-    turns = options.pop("turns", True)
+    rotations = options.pop("rotations", True)
     decay = options.pop("weight_decay", 0.0)
     architecture = {name: options.pop(name) for name in ("width", "depth") if name in options}
     points = data.training_points(seed=seed)
-    fitted = data.all_turns(points, None)[0] if turns else points
+    fitted = data.all_rotations(points, None)[0] if rotations else points
     with (
         patch.object(training, "Denoiser", network),
         patch.object(training, "noised", noised),
@@ -140,7 +140,7 @@ def train(seed: int, changes: dict) -> Denoiser:
         run = diffusion.Training(
             diffusion.build(fitted, seed=seed, **architecture),
             points,
-            augment=data.random_turns if turns else None,
+            augment=data.random_rotations if rotations else None,
             seed=seed,
             **options,
         )
@@ -151,13 +151,15 @@ def train(seed: int, changes: dict) -> Denoiser:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m tests.benchmarks.ablation", description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="train every variant again")
-    path = ROOT / "report/results_diffusion_ablation.json"
+    path = ROOT / "report/results/ablation_diffusion.json"
     known = {}
     if not parser.parse_args().fresh and path.exists():
-        known = {row["variant"]: row for row in json.loads(path.read_text())["variants"]}
-    print(f"{'variant':<44}{'excess':>10}{'TV10':>9}{'KS':>9}{'outside':>9}")
+        known = {
+            row["variant"]: row for row in json.loads(path.read_text(encoding="utf-8"))["variants"]
+        }
+    print(f"{'variant':<44}{'excess risk':>12}{'TV10':>9}{'KS':>9}{'outside':>9}")
     for name, changes in tqdm(VARIANTS.items(), disable=None):
         if name in known:
             continue
@@ -167,18 +169,20 @@ def main() -> int:
             points = diffusion.sample(model, 20_000, solver="dpm++", steps=24, seed=seed)
             rows.append(
                 (
-                    metrics.excess(model, seed=seed),
+                    metrics.excess_risk(model, seed=seed),
                     metrics.tv10(points),
                     metrics.ks(points),
                     metrics.outside_share(points),
                 )
             )
-        means = dict(zip(("excess", "tv10", "ks", "outside"), np.mean(rows, axis=0), strict=True))
-        known[name] = {"variant": name} | means | {"excess_of_each_seed": [r[0] for r in rows]}
+        means = dict(
+            zip(("excess_risk", "tv10", "ks", "outside"), np.mean(rows, axis=0), strict=True)
+        )
+        known[name] = {"variant": name} | means | {"excess_risk_of_each_seed": [r[0] for r in rows]}
         print(f"{name:<44}" + "".join(f"{value:>9.5f} " for value in means.values()), flush=True)
         table = [known[name] for name in VARIANTS if name in known]
         content = {"seeds": SEEDS, "solver": "dpm++, 24 evaluations", "variants": table}
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(path, content)
     return 0
 
 

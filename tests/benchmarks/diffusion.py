@@ -1,14 +1,13 @@
 """Part 1 against its targets: `python -m tests.benchmarks.diffusion` (about fifteen minutes).
 
 Measures the shipped weights with seeds that no choice was made with; of three seeds the worst value
-counts. Prints a table and writes report/results_diffusion_benchmark.json and, of quality against
+counts. Prints a table and writes report/results/benchmark_diffusion.json and, of quality against
 cost, report/figures/diffusion_cost_tv10.png and diffusion_cost_w2.png. `--only quality|speed|cost`
 measures one part and keeps the other numbers of the file; speed wants an otherwise idle machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,9 +25,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import diffusion
-from diffusion import data, figures, metrics, schedule
+from diffusion import data, metrics, schedule
+from diffusion.cli import Parser
 from diffusion.exact import ExactDenoiser
-from diffusion.files import write_atomically
+from diffusion.figures import curves, style
+from diffusion.files import write_json
 from diffusion.sampling import EVALUATIONS_PER_STEP
 
 ROOT = Path(__file__).parents[2]
@@ -100,39 +101,41 @@ def w2_ratio(samples: Tensor, seed: int) -> float:
 
 
 def unconditional(table: Table, model) -> None:
-    excess = max(metrics.excess(model, seed=seed) for seed in SEEDS)
-    table.add("excess of the shipped model", excess, most=0.0012, floor=0)
+    excess_risk = max(metrics.excess_risk(model, seed=seed) for seed in SEEDS)
+    table.add("excess risk of the shipped model", excess_risk, most=0.0012, floor=0)
     for name, options, tv10 in (
         ("DDIM, T = 1000", {"steps": 1000}, 0.048),
         ("DPM++(2M), 24 evaluations", FAST, 0.052),
     ):
-        draws = [diffusion.sample(model, SAMPLES, seed=seed, **options) for seed in SEEDS]
+        samples = [diffusion.sample(model, SAMPLES, seed=seed, **options) for seed in SEEDS]
         for measure, function, most, floor in (
             ("TV10", metrics.tv10, tv10, 0.0285),
             ("KS", metrics.ks, 0.016, 0.0075),
             ("outside", metrics.outside_share, 0.01, 0.006),
         ):
-            table.add(f"{measure}, {name}", max(map(function, draws)), most=most, floor=floor)
-        ratio = max(map(w2_ratio, draws, SEEDS))
+            table.add(f"{measure}, {name}", max(map(function, samples)), most=most, floor=floor)
+        ratio = max(map(w2_ratio, samples, SEEDS))
         table.add(f"W2 ratio, {name}", ratio, most=1.10, floor=1)
 
 
 def recipe(table: Table) -> None:
     """The default recipe on three other data sets: as good, and no basin."""
-    excesses = []
+    excess_risks = []
     for seed in SEEDS:
         points = data.training_points(seed=seed)
-        model = diffusion.build(data.all_turns(points, None)[0], seed=seed)
-        training = diffusion.Training(model, points, augment=data.random_turns, seed=seed)
-        excesses.append(metrics.excess(training.run(progress=True), seed=seed))
-    table.add("excess, trained on three other data seeds", max(excesses), most=0.0025, floor=0)
+        model = diffusion.build(data.all_rotations(points, None)[0], seed=seed)
+        training = diffusion.Training(model, points, augment=data.random_rotations, seed=seed)
+        excess_risks.append(metrics.excess_risk(training.run(progress=True), seed=seed))
+    table.add(
+        "excess risk, trained on three other data seeds", max(excess_risks), most=0.0025, floor=0
+    )
 
 
 def conditional(table: Table, model) -> None:
     for k, (name, rectangle) in enumerate(zip(data.CLASS_NAMES, data.RECTANGLES, strict=True)):
-        draws = [diffusion.sample(model, SAMPLES, labels=k, seed=seed) for seed in SEEDS]
-        own = 1 - max(metrics.outside_share(points, rectangle) for points in draws)
-        tv10 = max(metrics.tv10(points, rectangle) for points in draws)
+        samples = [diffusion.sample(model, SAMPLES, labels=k, seed=seed) for seed in SEEDS]
+        own = 1 - max(metrics.outside_share(points, rectangle) for points in samples)
+        tv10 = max(metrics.tv10(points, rectangle) for points in samples)
         width, height = (rectangle[1] - rectangle[0]).tolist()
         # A border blurred by sigma(0) loses sigma(0)/sqrt(2 pi) on each side.
         truth = 1 - 2 * schedule.SIGMA_MIN / np.sqrt(2 * np.pi) * (1 / width + 1 / height)
@@ -250,25 +253,25 @@ def script(table: Table) -> None:
 def cost(model) -> dict:
     """Draw quality against cost; returns the curves."""
     evaluations, tv10, ratio = quality_against_cost(model)
-    for name, curves, floor, title in (
+    for name, scores, floor, title in (
         ("tv10", tv10, 0.0285, "TV10, distance from uniform"),
         ("w2", ratio, 1.0, "W2 to uniform over uniform to uniform"),
     ):
-        figures.save(
-            figures.quality_against_cost(evaluations, curves, floor, title),
-            ROOT / f"report/figures/diffusion_cost_{name}.png",
-        )
+        figure = curves.quality_against_cost(evaluations, scores, floor, title)
+        style.save(figure, ROOT / f"report/figures/diffusion_cost_{name}.png")
     return {"evaluations": evaluations, "tv10": tv10, "w2_ratio": ratio}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(
+        prog="python -m tests.benchmarks.diffusion", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--only", choices=("quality", "speed", "cost"), help="one part alone")
     part = parser.parse_args().only
-    path = ROOT / "report/results_diffusion_benchmark.json"
+    path = ROOT / "report/results/benchmark_diffusion.json"
     results = {"seeds": SEEDS, "samples": SAMPLES, "table": [], "quality_against_cost": None}
     if part is not None and path.exists():
-        results |= json.loads(path.read_text())
+        results |= json.loads(path.read_text(encoding="utf-8"))
     table = Table()
     model = diffusion.load(ROOT / "weights/diffusion_unconditional.pt")
     conditional_model = diffusion.load(ROOT / "weights/diffusion_conditional.pt")
@@ -284,8 +287,7 @@ def main() -> int:
     results["table"] = list(rows.values())
     if part in (None, "cost"):
         results["quality_against_cost"] = cost(model)
-    content = json.dumps(results, indent=1, ensure_ascii=False)
-    write_atomically(path, (content + "\n").encode())
+    write_json(path, results)
     missed = sum(not row["met"] for row in table.rows)
     print(f"{len(table.rows) - missed} of {len(table.rows)} targets met")
     return 1 if missed else 0

@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 
 from diffusion import Training, TrainingError, WeightsError, build, exact, metrics
-from diffusion.data import NUM_CLASSES, class_of, random_turns, training_points
+from diffusion.data import NUM_CLASSES, class_of, random_rotations, training_points
 from diffusion.schedule import Exponential, Power
 from diffusion.training import noised
 
@@ -24,7 +24,7 @@ POINTS = training_points(1000)[:200]
 def training(seed: int = 0, *, points=POINTS, labels=None, schedule=None, width=16, **options):
     num_classes = 0 if labels is None else NUM_CLASSES
     model = build(points, labels, num_classes=num_classes, width=width, schedule=schedule)
-    return Training(model, points, labels, seed=seed, **({"epochs": 12, "draws": 1} | options))
+    return Training(model, points, labels, seed=seed, **({"epochs": 12, "noise_samples": 1} | options))
 
 
 def state(run: Training) -> dict[str, torch.Tensor]:
@@ -54,13 +54,13 @@ def test_loss_falls_towards_the_bayes_loss(denoiser):
     # Each loss averages 2000 squares of variance about 2, so fifty of them scatter by 0.0045.
     # 1000 training points allow a little less than the Bayes loss of the square itself.
     assert abs(losses[-50:].mean().item() - bayes) < 0.03
-    assert metrics.excess(denoiser, num_samples=20_000) < 0.01
+    assert metrics.excess_risk(denoiser, num_samples=20_000) < 0.01
 
 
 def test_conditional_training_learns_each_class(conditional):
     for label in range(NUM_CLASSES):
         rectangle = exact.RECTANGLES[label]
-        excess = metrics.excess(conditional, rectangle=rectangle, label=label, num_samples=20_000)
+        excess = metrics.excess_risk(conditional, rectangle=rectangle, label=label, num_samples=20_000)
         assert excess < 0.03
 
 
@@ -151,12 +151,12 @@ def test_first_update_is_one_adam_step_on_the_mean_squared_error():
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_several_draws_are_as_many_copies_of_each_point(labelled):
+def test_several_noise_samples_are_as_many_copies_of_each_point(labelled):
     labels = class_of(POINTS) if labelled else None
     copies = None if labels is None else labels.repeat(3)
     model, same = (build(POINTS, labels, num_classes=5 * labelled) for _ in range(2))
-    drawn = Training(model, POINTS, labels, epochs=2, draws=3)
-    copied = Training(same, POINTS.repeat(3, 1), copies, epochs=2, draws=1)
+    drawn = Training(model, POINTS, labels, epochs=2, noise_samples=3)
+    copied = Training(same, POINTS.repeat(3, 1), copies, epochs=2, noise_samples=1)
     drawn.run()
     copied.run()
     assert same_bits(drawn, copied)
@@ -164,7 +164,7 @@ def test_several_draws_are_as_many_copies_of_each_point(labelled):
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_same_seed_gives_the_same_bits(labelled):
-    options = {"labels": class_of(POINTS) if labelled else None, "augment": random_turns}
+    options = {"labels": class_of(POINTS) if labelled else None, "augment": random_rotations}
     one, same, other = (training(seed, **options) for seed in (3, 3, 4))
     before = torch.get_rng_state()
     for run in (one, same, other):
@@ -186,7 +186,7 @@ def test_run_is_quiet_when_not_at_a_terminal(capsys):
 @pytest.mark.parametrize("stopped_after", [1, 5, 12])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_resumed_run_gives_the_bits_of_an_uninterrupted_one(labelled, stopped_after, tmp_path):
-    options = {"labels": class_of(POINTS) if labelled else None, "augment": random_turns}
+    options = {"labels": class_of(POINTS) if labelled else None, "augment": random_rotations}
     whole, first, second = (training(**options) for _ in range(3))
     whole.run()
     for _ in range(stopped_after):
@@ -267,7 +267,7 @@ def test_infinite_loss_stops_and_keeps_the_last_good_weights():
         ({"learning_rate": 0.0}, "learning rate"),
         ({"learning_rate": math.inf}, "learning rate"),
         ({"learning_rate": math.nan}, "learning rate"),
-        ({"draws": 0}, "draws"),
+        ({"noise_samples": 0}, "noise_samples"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"ema_decay": -0.1}, "ema_decay"),
         ({"ema_decay": math.nan}, "ema_decay"),
@@ -310,12 +310,12 @@ def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
         {"epochs": 13},
         {"learning_rate": 1e-4},
         {"ema_decay": 0.9},
-        {"draws": 2},
+        {"noise_samples": 2},
         {"points": POINTS[1:]},
         {"points": -POINTS},
         {"points": POINTS.flip(0)},
         {"seed": 1},
-        {"augment": random_turns},
+        {"augment": random_rotations},
         {"labels": class_of(POINTS)},
         {"width": 8},
         {"schedule": Power()},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import diffusion.bitflip
+import diffusion.images.bitflip
 import example_diffusion
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def bitflip_run(tmp_path_factory):
     """A few updates of the network of digits, and every question about it."""
     folder = tmp_path_factory.mktemp("bitflip")
     recipe = example_diffusion.bitflip_demo
-    small_network = example_diffusion.bitnet.BitNet(recipe.SMALL_PROCESS, (3, 3))
+    small_network = example_diffusion.images.bitnet.BitNet(recipe.SMALL_PROCESS, (3, 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "TRAINING_IMAGES", 1000)
         patch.setattr(recipe, "learn_lattice", lambda truth: small_network)
@@ -174,8 +174,8 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(
 )
 def test_bad_input_to_bitflip_ends_in_one_line(options, complaint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    process = diffusion.bitflip.BitFlip(0.1, 200)
-    bitnet = example_diffusion.bitnet
+    process = diffusion.images.bitflip.BitFlip(0.1, 200)
+    bitnet = example_diffusion.images.bitnet
     bitnet.save(bitnet.BitNet(process, (4, 4)), tmp_path / "small.pt")
     bitnet.save(bitnet.BitNet(process, (28, 28), num_classes=10), tmp_path / "untrained.pt")
     (tmp_path / "results_diffusion.json").write_text("[1, 2]")
@@ -207,7 +207,7 @@ def test_diverging_training_keeps_the_last_good_weights(tmp_path, capsys, monkey
     def poisoned(self):
         if len(self.losses) == 10:
             with torch.no_grad():
-                self.model.outlet.bias.fill_(torch.nan)
+                self.model.output_layer.bias.fill_(torch.nan)
         return epoch(self)
 
     monkeypatch.setattr(diffusion.Training, "epoch", poisoned)

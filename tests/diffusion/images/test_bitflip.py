@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from diffusion import bitflip, bitnet
-from diffusion.bitflip import BitFlip, Enumerated
+from diffusion.images.bitflip import BitFlip, Enumerated
 from diffusion.bitflip_demo import (
     HELD_OUT_SEED,
     independent_probabilities,
     lattice,
     learn_lattice,
 )
-from diffusion.bitnet import BitNet, BitTraining
-from diffusion.digits import NUM_CLASSES, SHAPE, digits
+from diffusion.images.bitnet import BitNet, BitTraining
+from diffusion.images.digits import NUM_CLASSES, SHAPE, digits
 from diffusion.files import WeightsError
 
 N = 200_000
@@ -229,7 +229,7 @@ def test_bound_lies_above_the_exact_code_length_by_little():
     p, process, images = lattice(), BitFlip(0.02, 100), bitflip.all_images(9)
     ideal = Enumerated(process, images, p)
     exact = -bitflip.distribution(ideal).log2() / 9
-    bound = bitflip.bound(ideal, images, draws=4)
+    bound = bitflip.bound(ideal, images, noise_samples=4)
     error = ((p * bound.error) ** 2).sum().sqrt().item()
     gap = (p @ (bound.total - exact)).item()
     assert -4 * error < gap < 0.02 + 4 * error
@@ -257,7 +257,7 @@ def test_bound_against_all_paths_of_one_pixel():
 
 def test_stated_error_is_the_spread_of_repetitions():
     ideal = Enumerated(BitFlip(0.05, 20), bitflip.all_images(4), torch.arange(1, 17) / 136)
-    bound = bitflip.bound(ideal, ideal.images[:1].repeat(1000, 1), draws=10)
+    bound = bitflip.bound(ideal, ideal.images[:1].repeat(1000, 1), noise_samples=10)
     stated = bound.error.square().mean().sqrt().item()
     # A deviation of 1000 values is known to 1 / sqrt(2000) of itself, for normal ones.
     assert bound.total.std().item() == pytest.approx(stated, rel=6 / math.sqrt(2000))
@@ -269,7 +269,7 @@ def test_stated_error_is_the_spread_of_repetitions():
 def network(**options) -> BitNet:
     generator = torch.Generator().manual_seed(0)
     model = BitNet(BitFlip(0.02, 20), (12, 8), width=8, generator=generator, **options)
-    torch.nn.init.normal_(model.trunk.outlet.weight, generator=generator)
+    torch.nn.init.normal_(model.trunk.output_layer.weight, generator=generator)
     return model
 
 
@@ -399,7 +399,7 @@ def test_other_files_are_refused(tmp_path, denoiser):
     model = network()
     bitnet.save(model, tmp_path / "altered.pt")
     content = torch.load(tmp_path / "altered.pt", weights_only=True)
-    content["state"]["trunk.outlet.bias"] += 1
+    content["state"]["trunk.output_layer.bias"] += 1
     torch.save(content, tmp_path / "altered.pt")
     with pytest.raises(WeightsError, match="altered"):
         bitnet.load(tmp_path / "altered.pt")
@@ -512,8 +512,8 @@ def test_bad_options_are_refused():
     for use, message in (
         (lambda: bitflip.sample(model, 0), "n must be a whole number"),
         (lambda: bitflip.sample(model, 2, labels=0), "no labels"),
-        (lambda: bitflip.bound(model, images_of(model, 2), draws=1), "draws must be a whole"),
-        (lambda: bitflip.bound(model, images_of(model, 2), draws=2.5), "draws must be a whole"),
+        (lambda: bitflip.bound(model, images_of(model, 2), noise_samples=1), "noise_samples must be a whole"),
+        (lambda: bitflip.bound(model, images_of(model, 2), noise_samples=2.5), "noise_samples must be a whole"),
         (lambda: BitTraining(model, images_of(model, 2), unlabelled=1.5), "unlabelled must be"),
         (lambda: BitTraining(model, images_of(model, 2), batch_size=0), "batch_size must be"),
         (lambda: Enumerated(BitFlip(), images_of(model, 2), torch.ones(3)), "2 probabilities"),

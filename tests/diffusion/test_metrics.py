@@ -114,18 +114,18 @@ class ZeroPredictor(ExactDenoiser):
 
 def test_excess_of_the_ideal_and_of_the_zero_prediction():
     model = ExactDenoiser()
-    assert metrics.excess(model, num_samples=N) < 1e-12
+    assert metrics.excess_risk(model, num_samples=N) < 1e-12
     # Zero is wrong by eps* itself, and E[eps*^2] = 1 - (Bayes loss) <= 1; eps*^2 varies by less
     # than eps^2, whose variance is 2.
-    excess = metrics.excess(ZeroPredictor(), num_samples=N)
+    excess = metrics.excess_risk(ZeroPredictor(), num_samples=N)
     error = math.sqrt(2 / (2 * N))
     assert excess == pytest.approx(1 - exact.bayes_loss(model.schedule), abs=4 * error)
-    assert excess == metrics.excess(ZeroPredictor(), num_samples=N, seed=0)
-    assert excess != metrics.excess(ZeroPredictor(), num_samples=N, seed=1)
+    assert excess == metrics.excess_risk(ZeroPredictor(), num_samples=N, seed=0)
+    assert excess != metrics.excess_risk(ZeroPredictor(), num_samples=N, seed=1)
 
 
 def test_excess_within_a_class():
     model = ExactDenoiser(rectangles=RECTANGLES)
     right = {"rectangle": RECTANGLES[2], "num_samples": N}
-    assert metrics.excess(model, label=2, **right) < 1e-12
-    assert metrics.excess(model, label=4, **right) > 0.1
+    assert metrics.excess_risk(model, label=2, **right) < 1e-12
+    assert metrics.excess_risk(model, label=4, **right) > 0.1

@@ -1,6 +1,6 @@
 """Binary digits of 28 x 28 pixels, drawn with matplotlib's own font, for the bit-flip diffusion.
 
-Each image is one digit of DejaVu Sans, turned, scaled, shifted and thickened at random, and black
+Each image is one digit of DejaVu Sans, rotated, scaled, shifted and thickened at random, and black
 or white at every pixel: ink is +1, paper -1.
 """
 
@@ -22,7 +22,7 @@ SIDE = 28
 SHAPE = (SIDE, SIDE)
 NUM_CLASSES = 10
 
-_LARGEST_TURN = math.radians(15)
+_LARGEST_ROTATION = math.radians(15)
 _HEIGHTS = (15.0, 20.0)  # of the digit, pixels
 _LARGEST_SHIFT = 3.0  # of its centre, pixels
 _LARGEST_STROKE = 1.5  # added to the width of its lines, pixels
@@ -57,12 +57,12 @@ def _outline(character: str) -> Path:
     return path.transformed(Affine2D().translate(*-centre).scale(1 / box.height))
 
 
-def _draw(outline: Path, turn: float, size: float, right: float, up: float, stroke: float):
+def _draw(outline: Path, rotation: float, size: float, right: float, up: float, stroke: float):
     """One image (784,) for five numbers in [0, 1]."""
     low, high = _HEIGHTS
     place = (
         Affine2D()
-        .rotate((2 * turn - 1) * _LARGEST_TURN)
+        .rotate((2 * rotation - 1) * _LARGEST_ROTATION)
         .scale(low + (high - low) * size)
         .translate(
             SIDE / 2 + (2 * right - 1) * _LARGEST_SHIFT, SIDE / 2 + (2 * up - 1) * _LARGEST_SHIFT

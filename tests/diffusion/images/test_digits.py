@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion.bitflip_demo import HELD_OUT_SEED, compressors, independent_pixels
-from diffusion.digits import NUM_CLASSES, SIDE, _draw, _outline, digits
+from diffusion.images.digits import NUM_CLASSES, SIDE, _draw, _outline, digits
 
 
 def test_same_seed_same_digits_and_other_seeds_others():
@@ -39,15 +39,15 @@ def test_digits_are_binary_whole_and_of_every_class():
 
 def ink(character: str, **setting: float) -> np.ndarray:
     """Places (k, 2) of the ink, to the right and up, of a digit that is 1/2 in all but setting."""
-    numbers = dict.fromkeys(("turn", "size", "right", "up", "stroke"), 0.5) | setting
+    numbers = dict.fromkeys(("rotation", "size", "right", "up", "stroke"), 0.5) | setting
     drawn = _draw(_outline(character), **numbers)
     row, column = np.nonzero(drawn.reshape(SIDE, SIDE).numpy() > 0)
     return np.stack([column, SIDE - 1 - row], axis=1)
 
 
-def slope(character: str, turn: float) -> float:
+def slope(character: str, rotation: float) -> float:
     """Angle of the long axis of the ink, in degrees anticlockwise from the right."""
-    (xx, xy), (_, yy) = np.cov(ink(character, turn=turn).T)
+    (xx, xy), (_, yy) = np.cov(ink(character, rotation=rotation).T)
     return math.degrees(math.atan2(2 * xy, xx - yy) / 2) % 180
 
 
@@ -67,8 +67,8 @@ def test_every_setting_does_to_the_digit_what_it_says(character):
 
 
 @pytest.mark.parametrize("character", "017")
-def test_digits_turn_by_15_degrees_to_either_side(character):
-    low, middle, high = (slope(character, turn) for turn in (0, 0.5, 1))
+def test_digits_are_rotated_by_15_degrees_to_either_side(character):
+    low, middle, high = (slope(character, rotation) for rotation in (0, 0.5, 1))
     # A pixel's error at the end of 17 pixels is 3 degrees.
     assert middle - low == pytest.approx(15, abs=3)
     assert high - middle == pytest.approx(15, abs=3)

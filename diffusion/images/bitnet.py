@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from diffusion.bitflip import BitFlip, check_images
 from diffusion.checks import check_count, check_labels, check_stage
 from diffusion.files import WeightsError, load_weights, save_weights
+from diffusion.images.bitflip import BitFlip, check_images
 from diffusion.training import Training
 
 _KIND = "diffusion.BitNet"
@@ -61,10 +61,10 @@ class BitNet(nn.Module):
         self.process, self.shape = process, tuple(shape)
         self.num_classes, self.width = num_classes, width
         self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
-        self.level = nn.Sequential(
+        self.stage_embedding = nn.Sequential(
             nn.Linear(_WAVES, _EMBEDDING), nn.SiLU(), nn.Linear(_EMBEDDING, _EMBEDDING)
         )
-        self.embedding = nn.Embedding(num_classes + 1, _EMBEDDING) if num_classes else None
+        self.class_embedding = nn.Embedding(num_classes + 1, _EMBEDDING) if num_classes else None
         if self.pixels <= _DENSE_PIXELS:
             self.trunk = _Dense(self.pixels, width)
         elif shape[0] % 4 or shape[1] % 4 or width % 8:
@@ -85,8 +85,8 @@ class BitNet(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, generator=generator)
         # Start from the pixel's own evidence alone.
-        nn.init.zeros_(self.trunk.outlet.weight)
-        nn.init.zeros_(self.trunk.outlet.bias)
+        nn.init.zeros_(self.trunk.output_layer.weight)
+        nn.init.zeros_(self.trunk.output_layer.bias)
 
     def config(self) -> dict:
         """What, beside the tensors, it takes to build the model again."""
@@ -146,40 +146,40 @@ class BitNet(nn.Module):
         # The square root spreads the first stages, where most of the bound lies.
         waves = torch.arange(_WAVES, device=y_t.device) * math.pi
         place = torch.sqrt(t / self.process.stages)[:, None]
-        embedding = self.level(torch.cos(waves * place).to(y_t))  # (1 or n, _EMBEDDING)
+        embedding = self.stage_embedding(torch.cos(waves * place).to(y_t))  # (1 or n, _EMBEDDING)
         if labels is not None:
-            embedding = embedding + self.embedding(labels)
+            embedding = embedding + self.class_embedding(labels)
         evidence = self.process.evidence(t).reshape(-1, 1).to(y_t)
         return evidence * y_t + self.trunk(y_t, silu(embedding))
 
 
 class _Dense(nn.Module):
-    """Two hidden layers, modulated by the embedding."""
+    """Two hidden layers, each scaled and shifted by the embedding."""
 
     def __init__(self, pixels: int, width: int) -> None:
         super().__init__()
-        self.inlet, self.hidden = nn.Linear(pixels, width), nn.Linear(width, width)
-        self.modulation = nn.Linear(_EMBEDDING, 4 * width)
-        self.outlet = nn.Linear(width, pixels)
+        self.input_layer, self.hidden = nn.Linear(pixels, width), nn.Linear(width, width)
+        self.scale_shift = nn.Linear(_EMBEDDING, 4 * width)
+        self.output_layer = nn.Linear(width, pixels)
 
     def forward(self, y: Tensor, embedding: Tensor) -> Tensor:
-        scale_1, shift_1, scale_2, shift_2 = self.modulation(embedding).chunk(4, dim=1)
-        hidden = silu(self.inlet(y) * (1 + scale_1) + shift_1)
-        return self.outlet(silu(self.hidden(hidden) * (1 + scale_2) + shift_2))
+        scale_1, shift_1, scale_2, shift_2 = self.scale_shift(embedding).chunk(4, dim=1)
+        hidden = silu(self.input_layer(y) * (1 + scale_1) + shift_1)
+        return self.output_layer(silu(self.hidden(hidden) * (1 + scale_2) + shift_2))
 
 
 class _Block(nn.Module):
-    """Residual block: norm, modulation, two 3 x 3 convolutions."""
+    """Residual block: norm, scale and shift, two 3 x 3 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, channels)
-        self.modulation = nn.Linear(_EMBEDDING, 2 * channels)
+        self.scale_shift = nn.Linear(_EMBEDDING, 2 * channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
         hidden = silu(self.norm(x) * (1 + scale) + shift)
         return x + self.second(silu(self.first(hidden)))
 
@@ -191,24 +191,24 @@ class _Convolutional(nn.Module):
         super().__init__()
         self.shape = shape
         height, breadth = shape[0] // 2, shape[1] // 2
-        self.inlet = nn.Conv2d(4, width, 3, padding=1)
-        self.place = nn.Parameter(torch.zeros(width, height, breadth))
+        self.input_layer = nn.Conv2d(4, width, 3, padding=1)
+        self.position_embedding = nn.Parameter(torch.zeros(width, height, breadth))
         self.first = _Block(width)
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
         self.coarse = nn.ModuleList(_Block(2 * width) for _ in range(4))
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.last = _Block(width)
-        self.outlet = nn.Conv2d(width, 4, 1)
+        self.output_layer = nn.Conv2d(width, 4, 1)
 
     def forward(self, y: Tensor, embedding: Tensor) -> Tensor:
         x = nn.functional.pixel_unshuffle(y.reshape(-1, 1, *self.shape), 2)  # (n, 4, h/2, w/2)
-        x = self.inlet(x) + self.place
+        x = self.input_layer(x) + self.position_embedding
         x = self.first(x, embedding)
         coarse = self.down(x)
         for block in self.coarse:
             coarse = block(coarse, embedding)
         x = self.last(x + self.up(coarse), embedding)
-        return nn.functional.pixel_shuffle(self.outlet(silu(x)), 2).reshape(len(y), -1)
+        return nn.functional.pixel_shuffle(self.output_layer(silu(x)), 2).reshape(len(y), -1)
 
 
 class BitTraining(Training):
@@ -247,7 +247,7 @@ class BitTraining(Training):
         check_count("batch_size", batch_size)
         if not 0 <= unlabelled <= 1:
             raise ValueError(f"unlabelled must be in [0, 1], not {unlabelled}")
-        super().__init__(model, images, labels, draws=1, **options)
+        super().__init__(model, images, labels, noise_samples=1, **options)
         self.batch_size, self.unlabelled = batch_size, unlabelled
 
     def _batch(self) -> tuple[Tensor, Tensor | None]:

@@ -1,28 +1,63 @@
-"""What the variance-preserving chain is asked, on the points of the square.
+"""--study vp: the variance-preserving chain, and its equivalence with the exercise's process.
 
-Every function takes the script's run: `model` (a VE denoiser), `points`, `device`, `args` (seed,
-steps, samples, epochs), `results` to write into, and `draw(name, figure)`.
+The model is the exercise's unconditional denoiser, loaded from weights/diffusion_unconditional.pt
+or trained; question V3 trains two more of its kind as networks of the chain.
 """
 
 from __future__ import annotations
+
+import argparse
 
 import torch
 from torch import Tensor
 
 import diffusion
-from diffusion import bitflip, data, gaussian, metrics, process_figures
-from diffusion.bitflip import BitFlip, Enumerated
-from diffusion.digits import SHAPE, digits
+from diffusion import data, gaussian, metrics
+from diffusion.cli import Answer, Run, Study, option
 from diffusion.exact import ExactDenoiser
+from diffusion.figures import chains as figures
 from diffusion.gaussian import Chain
+from diffusion.images import bitflip
+from diffusion.images.bitflip import BitFlip, Enumerated
+from diffusion.images.digits import SHAPE, digits
 from diffusion.sampling import double, start
 from diffusion.schedule import Exponential, Power
+from diffusion.studies import recipe
+
+OPTIONS = (
+    recipe.WEIGHTS,
+    recipe.EPOCHS,
+    recipe.POINTS,
+    option("--steps", "stages T of the chain", within=(2, 10_000), type=int, default=1000),
+    recipe.SEED,
+    recipe.DEVICE,
+    option(
+        "--samples",
+        "points per measurement",
+        within=(2, 1_000_000),
+        type=int,
+        metavar="N",
+        default=20_000,
+    ),
+)
 
 SCHEDULES = {"linear": gaussian.linear, "cosine": gaussian.cosine}
 SHOWN = {"t = T": 1, "0.6 T": 0.6, "0.35 T": 0.35, "0.15 T": 0.15, "0.06 T": 0.06, "t = 0": 0}
 
 
-def v1_schedules(run) -> None:
+def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
+    return {"unconditional": args.weights and recipe.load(args.weights, 0)}
+
+
+def train(run: Run, name: str) -> diffusion.Denoiser:
+    path = run.args.save / f"diffusion_{name}.pt"
+    return recipe.train(run.args, recipe.training_points(run.args), None, path)
+
+
+# --- Questions ----------------------------------------------------------------------------------
+
+
+def v1_schedules(run: Run) -> Answer:
     """Linear and cosine betas; with the exact score, what the number of stages does.
 
     The linear betas are scaled by 1000 / T, so that every T ends at the same noise.
@@ -44,28 +79,27 @@ def v1_schedules(run) -> None:
     generator = torch.Generator().manual_seed(run.args.seed)
     floor = metrics.tv10(data.uniform(n, generator=generator))
     curves = {name: (chain().abar, chain().sigma) for name, chain in SCHEDULES.items()}
-    run.draw("v1_schedules", process_figures.chains(curves, counts, errors, floor))
-    run.results["schedules"] = {
-        "stages": counts,
-        "tv10_exact_score": errors,
-        "tv10_of_uniform_points": floor,
-    }
+    return Answer(
+        {"stages": counts, "tv10_exact_score": errors, "tv10_of_uniform_points": floor},
+        {"v1_schedules": figures.schedules(curves, counts, errors, floor)},
+    )
 
 
-def v2_equivalence(run) -> None:
+def v2_equivalence(run: Run) -> Answer:
     """The VE denoiser through the VP chain, with no new training.
 
     On the schedule linear in sigma, VE DDIM takes its Euler steps in sigma itself, and VP DDIM is
     the same map after x_VE = x_VP / sqrt(abar).
     """
-    own = run.model.schedule
+    denoiser = run.models["unconditional"]
+    own = denoiser.schedule
     schedule = Power(own.sigma_min, own.sigma_max, rho=1.0)
     steps, n = run.args.steps, min(run.args.samples, 1000)
     chain = gaussian.of_schedule(schedule, steps)
     stages = torch.arange(chain.stages, 0, -1)
     root = chain.abar[stages].sqrt()
     differences = {}
-    for name, model in (("float64", double(run.model)), ("float32", run.model)):
+    for name, model in (("float64", double(denoiser)), ("float32", denoiser)):
         generator = torch.Generator().manual_seed(run.args.seed)
         x = start(model, n, generator=generator)
         _, path_ve = diffusion.sample(
@@ -83,24 +117,22 @@ def v2_equivalence(run) -> None:
         apart = path.double() / root[:, None, None] - path_ve.double()
         differences[name] = apart.abs().amax(dim=(1, 2))
     shown = slice(0, 6)
-    figure = process_figures.equivalence(
+    figure = figures.equivalence(
         path_ve[:, shown], path[:, shown], chain.sigma[stages].tolist(), differences
     )
-    run.draw("v2_equivalence", figure)
-    run.results["equivalence"] = {
-        "steps": steps,
-        "points": n,
-        "largest_difference": {name: d.max().item() for name, d in differences.items()},
-    }
+    largest = {name: difference.max().item() for name, difference in differences.items()}
+    return Answer(
+        {"steps": steps, "points": n, "largest_difference": largest}, {"v2_equivalence": figure}
+    )
 
 
-def v3_training(run) -> None:
+def v3_training(run: Run) -> Answer:
     """DDPM training from nothing on both schedules; DDPM and DDIM sampling from N(0, I)."""
     n, window = run.args.samples, 100
     curves, samples, report = {}, {}, {}
     for name, make in SCHEDULES.items():
         chain = make(run.args.steps)
-        model = train(run, chain)
+        model = train_for_chain(run, chain)
         bayes = loss(ExactDenoiser(), chain)
         curves[name] = (model.losses, bayes)
         report[name] = {
@@ -113,17 +145,19 @@ def v3_training(run) -> None:
             points = gaussian.sample(model, chain, n, solver=solver, seed=run.args.seed)
             score = report[name]["tv10"][solver] = metrics.tv10(points)
             samples[f"{name}, {solver.upper()}\nTV10 {score:.3f}"] = points[:1000]
-    run.draw("v3_training", process_figures.chain_training(curves, samples, window))
-    run.results["training"] = report | {"stages": run.args.steps, "samples": n}
+    return Answer(
+        report | {"stages": run.args.steps, "samples": n},
+        {"v3_training": figures.training(curves, samples, window)},
+    )
 
 
-def train(run, chain: Chain) -> diffusion.Denoiser:
-    """A denoiser trained as the network of the chain, with the default recipe."""
+def train_for_chain(run: Run, chain: Chain) -> diffusion.Denoiser:
+    """A denoiser trained as the network of the chain, by the recipe."""
     schedule = Exponential(chain.sigma[1].item(), chain.sigma[-1].item())
-    turned, _ = data.all_turns(run.points, None)
-    model = diffusion.build(turned, schedule=schedule, seed=run.args.seed).to(run.device)
-    options = {"epochs": run.args.epochs, "augment": data.random_turns, "seed": run.args.seed}
-    return gaussian.ChainTraining(model, chain, run.points, **options).run(progress=True).cpu()
+    points = recipe.training_points(run.args)
+    model = recipe.untrained(run.args, points, schedule=schedule)
+    training = gaussian.ChainTraining(model, chain, points, **recipe.settings(run.args))
+    return training.run(progress=True).cpu()
 
 
 @torch.no_grad()
@@ -137,18 +171,18 @@ def loss(model, chain: Chain, num_samples: int = 100_000) -> float:
     return (predicted - eps).square().mean().item()
 
 
-def v4_one_loop(run) -> None:
+def v4_one_loop(run: Run) -> Answer:
     """Three processes through one loop: VE and VP with one model, bit-flip beside them.
 
     The bit-flip row has no network at all: it is driven by the ideal one of 500 digits, so that its
     output is one of them.
     """
-    n, steps, seed = 1000, run.args.steps, run.args.seed
-    chain = gaussian.of_schedule(run.model.schedule, steps)
-    x = start(run.model, n, generator=torch.Generator().manual_seed(seed))
-    _, ve = diffusion.sample(run.model, n, steps=steps, noise=x, return_trajectory=True)
+    model, n, steps, seed = run.models["unconditional"], 1000, run.args.steps, run.args.seed
+    chain = gaussian.of_schedule(model.schedule, steps)
+    x = start(model, n, generator=torch.Generator().manual_seed(seed))
+    _, ve = diffusion.sample(model, n, steps=steps, noise=x, return_trajectory=True)
     _, vp = gaussian.sample(
-        run.model,
+        model,
         chain,
         n,
         stages=list(range(chain.stages, 0, -1)),
@@ -163,17 +197,31 @@ def v4_one_loop(run) -> None:
     def shown(path: Tensor) -> list[Tensor]:
         return [path[round((1 - share) * (len(path) - 1))] for share in SHOWN.values()]
 
-    figure = process_figures.one_loop(
+    figure = figures.one_loop(
         {"VE, DDIM": shown(ve), "VP, DDPM": shown(vp)},
         ("bit-flip", [image.reshape(SHAPE) for image in shown(bits)]),
         list(SHOWN),
     )
-    run.draw("v4_one_loop", figure)
     root = chain.abar[1].sqrt().item()
-    run.results["one_loop"] = {
-        "tv10_of_1000": {"ve_ddim": metrics.tv10(ve[-1]), "vp_ddpm": metrics.tv10(vp[-1] / root)},
-        "bit_flip_output_is_one_of_its_images": bool((bits[-1] == ideal.images).all(dim=1).any()),
-    }
+    scores = {"ve_ddim": metrics.tv10(ve[-1]), "vp_ddpm": metrics.tv10(vp[-1] / root)}
+    known = bool((bits[-1] == ideal.images).all(dim=1).any())
+    return Answer(
+        {"tv10_of_1000": scores, "bit_flip_output_is_one_of_its_images": known},
+        {"v4_one_loop": figure},
+    )
 
 
-QUESTIONS = (v1_schedules, v2_equivalence, v3_training, v4_one_loop)
+STUDY = Study(
+    name="vp",
+    description="the variance-preserving chain, and its equivalence with the exercise's process",
+    options=OPTIONS,
+    check=recipe.check_device,
+    load=load,
+    train=train,
+    questions={
+        "schedules": v1_schedules,
+        "equivalence": v2_equivalence,
+        "training": v3_training,
+        "one_loop": v4_one_loop,
+    },
+)

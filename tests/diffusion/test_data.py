@@ -15,10 +15,10 @@ from diffusion.data import (
     NUM_CLASSES,
     RECTANGLES,
     SQUARE,
-    all_turns,
+    all_rotations,
     class_of,
     inside,
-    random_turns,
+    random_rotations,
     training_points,
     uniform,
 )
@@ -98,28 +98,28 @@ def test_uniform_fills_the_rectangle(label, dtype, generator):
     assert (share - 0.25).abs().max() < 4 * math.sqrt(0.25 * 0.75 / 20_000)
 
 
-def test_random_turns_are_quarter_turns_that_carry_the_class_along(generator):
+def test_random_rotations_are_by_quarters_that_carry_the_class_along(generator):
     points = uniform(4000, generator=generator, dtype=torch.float64)
     labels = class_of(points)
-    turned, turned_labels = random_turns(points, labels, generator)
-    assert torch.equal(turned_labels, class_of(turned))
-    z, turned_z = torch.view_as_complex(points), torch.view_as_complex(turned)
-    turns = (turned_z / z).angle() / (math.pi / 2)
-    assert torch.allclose(turned_z.abs(), z.abs())
-    assert torch.allclose(turns, turns.round())
-    share = torch.bincount(turns.round().long() % 4, minlength=4) / 4000
+    rotated, rotated_labels = random_rotations(points, labels, generator)
+    assert torch.equal(rotated_labels, class_of(rotated))
+    z, rotated_z = torch.view_as_complex(points), torch.view_as_complex(rotated)
+    quarters = (rotated_z / z).angle() / (math.pi / 2)
+    assert torch.allclose(rotated_z.abs(), z.abs())
+    assert torch.allclose(quarters, quarters.round())
+    share = torch.bincount(quarters.round().long() % 4, minlength=4) / 4000
     assert (share - 0.25).abs().max() < 4 * math.sqrt(0.25 * 0.75 / 4000)
-    assert random_turns(points, None, generator)[1] is None
+    assert random_rotations(points, None, generator)[1] is None
 
 
-def test_all_turns_hold_every_point_four_times(generator):
+def test_all_rotations_hold_every_point_four_times(generator):
     points = uniform(500, generator=generator, dtype=torch.float64)
-    turned, labels = all_turns(points, class_of(points))
-    assert torch.equal(labels, class_of(turned))
+    rotated, labels = all_rotations(points, class_of(points))
+    assert torch.equal(labels, class_of(rotated))
     x, y = points.T
     quarters = [(x, y), (-y, x), (-x, -y), (y, -x)]
-    assert torch.equal(turned, torch.cat([torch.stack(quarter, dim=1) for quarter in quarters]))
-    assert all_turns(points, None)[1] is None
+    assert torch.equal(rotated, torch.cat([torch.stack(quarter, dim=1) for quarter in quarters]))
+    assert all_rotations(points, None)[1] is None
 
 
 def test_square_is_the_one_of_the_exercise():

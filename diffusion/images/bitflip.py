@@ -27,7 +27,7 @@ from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
 from diffusion.checks import check_count, check_stage
-from diffusion.sampling import Step, follow, generator_of, reverse
+from diffusion.sampling import Step, collect, generator_of, reverse
 
 Predict = Callable[[Tensor, int | Tensor], Tensor]
 
@@ -205,7 +205,7 @@ def sample(
     step = ancestral(partial(model.logits, labels=labels), model.process, generator)
     stages = model.process.stages
     images = reverse(step, y, range(stages, -1, -1))
-    y_t, path = follow(images, y, stages, "bit-flip", return_trajectory, progress)
+    y_t, path = collect(images, y, stages, "bit-flip", return_trajectory, progress)
     return (y_t, path) if return_trajectory else y_t
 
 
@@ -217,7 +217,7 @@ class BitBound(NamedTuple):
 
     total (n,) = prior + stages.sum(dim=1); prior is the KL of Y_T from fair coins, stages (n, T)
     the KL of each reverse stage, t = 1 first; error (n,) the standard error of total, which comes
-    from the draws of Y_t.
+    from the samples of Y_t.
     """
 
     total: Tensor
@@ -232,41 +232,41 @@ def bound(
     images: Tensor,
     labels: int | Tensor | None = None,
     *,
-    draws: int = 2,
+    noise_samples: int = 2,
     seed: int = 0,
     progress: bool = False,
 ) -> BitBound:
-    """The variational bound with every stage's expectation over Y_t estimated by `draws` draws.
+    """The variational bound with every stage's expectation over Y_t estimated from samples.
 
     Args:
         model: a `bitnet.BitNet` or an `Enumerated`.
         images: (n, m) of -1 and +1.
         labels: class of each image, an int or (n,) int64, or None.
-        draws: of Y_t for every image and stage, at least 2.
-        seed: of the draws.
+        noise_samples: samples of Y_t for every image and stage, at least 2.
+        seed: of these samples.
         progress: show a progress bar if standard error is a terminal.
 
     Raises:
-        ValueError: images, labels or draws outside what is described here.
+        ValueError: images, labels or noise_samples outside what is described here.
     """
     process, images = model.process, check_images(images, model.pixels).to(model.dtype)
     labels = model.check_labels(labels, len(images))
-    check_count("draws", draws, least=2)
+    check_count("noise_samples", noise_samples, least=2)
     generator = torch.Generator().manual_seed(seed)
     bits = 1 / (model.pixels * math.log(2))
     stages, variances = [], []
     hidden = None if progress else True
     for t in tqdm(range(1, process.stages + 1), desc="bound", leave=False, disable=hidden):
-        values = torch.empty(draws, len(images), dtype=torch.float64)
-        for draw in values:
+        values = torch.empty(noise_samples, len(images), dtype=torch.float64)
+        for sampled in values:
             for rows in torch.arange(len(images)).split(_ROWS):
                 y_t = process.forward(images[rows], t, generator)
                 logits = model.logits(y_t, t, None if labels is None else labels[rows])
-                draw[rows] = bits * process.kl(
+                sampled[rows] = bits * process.kl(
                     logits.double(), images[rows].double(), y_t.double(), t
                 )
         stages.append(values.mean(dim=0))
-        variances.append(values.var(dim=0) / draws)
+        variances.append(values.var(dim=0) / noise_samples)
     stages = torch.stack(stages, dim=1)
     prior = process.prior_kl() / math.log(2)
     return BitBound(

@@ -1,0 +1,259 @@
+"""Pictures of points and their paths in the plane: questions U1, U3, U4, U6, C1, C3, C4, C6, bonus.
+
+Each function returns a Figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from diffusion.figures.style import (
+    BLACK,
+    BLUE,
+    CLASS_COLOURS,
+    GREEN,
+    GREY,
+    HALO,
+    VERMILLION,
+    Movie,
+    box,
+    dots,
+    mark,
+    new_figure,
+    plane,
+    styled,
+    timed_path,
+)
+
+
+@styled
+def forward_process(path, t) -> Figure:
+    """U1: one point's way from data to noise, (n, 2) and times (n,)."""
+    figure, ((axes,),) = new_figure(1, 1, (4.8, 3.6))
+    path = np.asarray(path)
+    plane(axes)
+    coloured = timed_path(axes, path, t)
+    low, high = np.minimum(path.min(axis=0), -1), np.maximum(path.max(axis=0), 1)
+    axes.set_xlim(low[0] - 0.3, high[0] + 0.3)
+    axes.set_ylim(low[1] - 0.3, high[1] + 0.5)
+    mark(axes, path[0], "t = 0", offset=(-14, 8))
+    mark(axes, path[-1], "t = 1", offset=(-12, -16))
+    axes.text(0, 0, "the data's square", color=GREY, fontsize=8, ha="center", va="center")
+    figure.colorbar(coloured, ax=axes, label="time t")
+    axes.set_title("Forward process of a point outside the square")
+    return figure
+
+
+@styled
+def sample_grid(samples: Sequence, titles: Sequence[str], columns: int, note: str = "") -> Figure:
+    """U3, U4: many samplings (n, 2) side by side, in the plane [-1.45, 1.45]^2."""
+    rows = -(-len(samples) // columns)
+    figure, axes = new_figure(rows, columns, (1.75 * columns, 1.9 * rows))
+    for ax in axes.flat[len(samples) :]:
+        ax.set_axis_off()
+    for ax, points, title in zip(axes.flat, samples, titles, strict=False):
+        plane(ax, limit=1.45, ticks=False)
+        dots(ax, points, s=2)
+        ax.set_title(title, fontsize=8)
+    if note:
+        figure.suptitle(note, fontsize=9)
+    return figure
+
+
+@styled
+def repeated_outputs(starts, outputs: Mapping[str, tuple]) -> Figure:
+    """U6: ten outputs (10, k, 2) from the same k starts (k, 2), with the spread of each solver."""
+    figure, axes = new_figure(1, len(outputs), (2.1 * len(outputs), 2.5))
+    for ax, (name, (points, spread)) in zip(axes[0], outputs.items(), strict=True):
+        plane(ax, limit=float(np.abs(np.asarray(starts)).max()) * 1.1, ticks=False)
+        for k, colour in zip(range(len(starts)), CLASS_COLOURS, strict=False):
+            ax.plot(*np.asarray(starts[k]), "x", color=colour, ms=5, mew=1.5)
+            dots(ax, points[:, k], color=colour, s=12, alpha=0.8)
+        ax.set_title(f"{name}\nspread {spread:.3g}", fontsize=8)
+    axes[0, 0].set_ylabel("× the noise, • ten outputs", fontsize=8)
+    return figure
+
+
+@styled
+def trajectories(paths: Mapping[str, np.ndarray], t) -> Figure:
+    """U6: reverse trajectories (steps + 1, k, 2) of each solver, coloured by time."""
+    figure, axes = new_figure(1, len(paths), (3.6 * len(paths), 3.2))
+    for ax, (name, path) in zip(axes[0], paths.items(), strict=True):
+        plane(ax, limit=float(max(np.abs(np.asarray(p)).max() for p in paths.values())) * 1.08)
+        for k in range(path.shape[1]):
+            coloured = timed_path(ax, path[:, k], t)
+        for k in range(path.shape[1]):
+            ax.plot(*path[0, k], "x", color=BLACK, ms=5, zorder=4)
+            ax.plot(*path[-1, k], "o", mfc="white", mec=BLACK, ms=5, zorder=4)
+        ax.set_title(name)
+    figure.colorbar(coloured, ax=list(axes[0]), label="time t (× start, ○ output)")
+    return figure
+
+
+@styled
+def classes(points, labels, names: Sequence[str], rectangles, title: str) -> Figure:
+    """C1, C4: points coloured by class, with the classes' rectangles."""
+    figure, ((axes,),) = new_figure(1, 1, (4.2, 4.2))
+    plane(axes)
+    labels = np.asarray(labels)
+    for k, name in enumerate(names):
+        box(axes, rectangles[k], CLASS_COLOURS[k], linewidth=1.2)
+        dots(axes, np.asarray(points)[labels == k], color=CLASS_COLOURS[k], s=4)
+        axes.text(
+            *np.asarray(rectangles[k]).mean(axis=0),
+            name,
+            ha="center",
+            va="center",
+            color=CLASS_COLOURS[k],
+            weight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+        )
+    axes.set_title(title)
+    return figure
+
+
+@styled
+def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[bool]) -> Figure:
+    """C3: one trajectory (steps + 1, k, 2) per class, in its class's colour."""
+    figure, ((axes,),) = new_figure(1, 1, (4.6, 4.4))
+    path = np.asarray(path)
+    plane(axes, limit=float(np.abs(path).max()) * 1.1)
+    for k, name in enumerate(names):
+        colour = CLASS_COLOURS[k]
+        box(axes, rectangles[k], colour, fill=True, facecolor=colour, alpha=0.12)
+        axes.plot(path[:, k, 0], path[:, k, 1], color=colour, linewidth=1.3)
+        axes.plot(*path[0, k], "x", color=colour, ms=6, mew=1.5)
+        axes.plot(*path[-1, k], "o", mfc=colour, mec=BLACK, ms=6, zorder=4)
+        axes.annotate(
+            f"{name} {'✓' if inside[k] else '✗'}",
+            path[0, k],
+            xytext=(5, 5),
+            textcoords="offset points",
+            color=colour,
+            fontsize=8,
+            zorder=5,
+            **HALO,
+        )
+    axes.set_title("One point of each class: × noise, ● output\n✓ ends in its class's rectangle")
+    return figure
+
+
+@styled
+def reverse_process(paths, labels, names: Sequence[str], sigmas) -> Movie:
+    """The reverse process as a movie: one frame per noise level, the last one held.
+
+    paths: two trajectories (frames, n, 2), of the unconditional and the conditional model.
+    labels: (n,) classes of the second. sigmas: (frames,) noise levels.
+    """
+    figure, (axes,) = new_figure(1, 2, (7.0, 3.8))
+    colours = [np.array([BLUE] * len(labels)), np.array(CLASS_COLOURS)[np.asarray(labels)]]
+    scatters = []
+    for ax, name, colour in zip(axes, names, colours, strict=True):
+        plane(ax, limit=2.5)
+        ax.set_title(name)
+        scatters.append(ax.scatter(*np.zeros((2, len(labels))), s=4, c=colour, linewidths=0))
+    title = figure.suptitle(" ", fontsize=10, family="monospace")
+
+    def draw(frame: int) -> None:
+        for scatter, trajectory in zip(scatters, paths, strict=True):
+            scatter.set_offsets(np.asarray(trajectory[frame]))
+        title.set_text(f"noise level σ = {sigmas[frame]:.3f}")
+
+    draw(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # lay out once, so that nothing moves but the points
+    return Movie(figure, draw, [*range(len(sigmas)), *[len(sigmas) - 1] * 12])
+
+
+@styled
+def probabilities(
+    data, data_labels, points, names: Sequence[str], table: Sequence[tuple[str, Mapping]]
+) -> Figure:
+    """C6: marked points over the data, with the estimates of `likelihood.estimates` beside."""
+    figure, ((axes, beside),) = new_figure(1, 2, (8.8, 3.4), width_ratios=(1, 1.5))
+    plane(axes, limit=float(max(1.25, np.abs(np.asarray(points)).max() * 1.2)))
+    data, data_labels = np.asarray(data), np.asarray(data_labels)
+    for k, colour in enumerate(CLASS_COLOURS):
+        dots(axes, data[data_labels == k], color=colour, s=3, alpha=0.45)
+    seen: dict[tuple, list[str]] = {}
+    for name, point in zip(names, np.asarray(points).tolist(), strict=True):
+        seen.setdefault(tuple(point), []).append(name)
+    for point, here in seen.items():
+        mark(axes, point, ", ".join(here), offset=(0, 5), ha="center", weight="bold")
+    rows = ["log-probability, nats        Eq. 9 (± s.e.)  full bound   density truth(σ₀)"]
+    rows += [_row(name, found) for name, found in table]
+    beside.set_axis_off()
+    beside.text(
+        0, 0.5, "\n".join(rows), family="monospace", fontsize=7.5, va="center", linespacing=1.6
+    )
+    return figure
+
+
+def _row(name: str, found: Mapping) -> str:
+    x, y = found["location"]
+    return (
+        f"{name} ({x:+.2f}, {y:+.2f}) {found['class'] or 'none':<7}"
+        f"{found['eq9_nats']:>10.2f} ±{found['eq9_standard_error_nats']:<6.2f}"
+        f"{found['bound_nats']:>10.2f}{found['log_density_nats']:>10.2f}"
+        f"{found['true_log_density_nats']:>10.2f}"
+    )
+
+
+@styled
+def density_maps(densities, names: Sequence[str], areas, integrals, extent: float) -> Figure:
+    """C6: densities (k, m, m) on [-extent, extent]^2 times the area they should fill."""
+    columns = (len(names) + 1) // 2
+    figure, axes = new_figure(2, columns, (2.5 * columns, 5.0))
+    for ax, density, name, area, integral in zip(
+        axes.flat, densities, names, areas, integrals, strict=False
+    ):
+        image = ax.imshow(
+            area * np.asarray(density),
+            origin="lower",
+            extent=(-extent, extent, -extent, extent),
+            cmap="cividis",
+            vmin=0,
+            vmax=1.3,
+        )
+        ax.set_title(f"{name}: integral {integral:.3f}", fontsize=8)
+        ax.set_xticks([-1, 0, 1])
+        ax.set_yticks([-1, 0, 1])
+        ax.set_xlim(-1.5, 1.5)
+        ax.set_ylim(-1.5, 1.5)
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    label = "density × area of the class (truth: 1 inside, 0 outside)"
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8, extend="max")
+    return figure
+
+
+@styled
+def steering(paths: Mapping[str, np.ndarray], target) -> Figure:
+    """Bonus: each way to the target, in the plane and over time; paths (steps + 1, 2)."""
+    figure, axes = new_figure(2, len(paths), (2.4 * len(paths), 4.4), height_ratios=(1.4, 1))
+    for (place, time), (name, path) in zip(axes.T, paths.items(), strict=True):
+        path = np.asarray(path)
+        t = np.linspace(1, 0, len(path))
+        box(place, [[-1, -1], [1, 1]], GREY)
+        timed_path(place, path, t)
+        place.plot(*target, "*", color=VERMILLION, ms=10, zorder=4)
+        place.plot(*path[0], "x", color=BLACK, ms=6, zorder=4)
+        everything = np.concatenate([path, [target], [[-1, -1], [1, 1]]])
+        low, high = everything.min(axis=0), everything.max(axis=0)
+        middle, half = (low + high) / 2, 0.56 * (high - low).max()
+        place.set_xlim(middle[0] - half, middle[0] + half)
+        place.set_ylim(middle[1] - half, middle[1] + half)
+        place.set_aspect("equal")
+        place.set_title(name, fontsize=8)
+        place.set_xlabel("x")
+        for axis, colour, style in ((0, BLUE, "-"), (1, GREEN, "--")):
+            time.plot(t, path[:, axis], color=colour, linestyle=style, linewidth=1.4)
+            time.axhline(target[axis], color=colour, linestyle=":", linewidth=1)
+        time.set_xlim(1, 0)
+        time.set_xlabel("time t")
+    axes[0, 0].set_ylabel("y   (× start, ★ target)")
+    axes[1, 0].set_ylabel("x (blue), y (green)")
+    return figure

@@ -1,0 +1,174 @@
+"""The look of every figure: colours, axes, dots, paths, loss curves, and how files are written.
+
+One visual language: classes keep their colours everywhere, the model is blue, the truth black and
+dashed, what cannot be beaten dotted grey. Colours are those of Okabe and Ito (2008), which stay
+apart for colour-blind readers. The plane always has equal axes, with the square drawn in.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullLocator
+
+from diffusion.files import write_atomically
+
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#8C8C8C"
+CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION)
+SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+TIME_COLOURS = "viridis"
+GRID = {"color": "#E6E6E6", "linewidth": 0.6}
+
+# A white rim keeps labels readable on top of lines and dots.
+HALO = {"path_effects": [withStroke(linewidth=2.5, foreground="white")]}
+
+# Decorates every function that draws.
+styled = mpl.rc_context(
+    {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+    }
+)
+
+
+# --- Files --------------------------------------------------------------------------------------
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, atomically; equal figures give equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Movie:
+    """A figure whose content moves.
+
+    draw: changes the figure to what a frame shows. frames: numbers of frames, in order.
+    """
+
+    figure: Figure
+    draw: Callable[[int], None]
+    frames: Sequence[int]
+
+    @styled
+    def save(self, path: str | Path) -> None:
+        """Write it as an animated GIF, atomically."""
+        movie = FuncAnimation(self.figure, self.draw, frames=self.frames, cache_frame_data=False)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "movie.gif"
+            movie.save(file, PillowWriter(fps=12), dpi=100)
+            write_atomically(path, file.read_bytes())
+
+
+# --- Axes ---------------------------------------------------------------------------------------
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
+    """A figure of that size in inches, and its axes (rows, columns)."""
+    figure = Figure(figsize=size)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def plane(axes: Axes, limit: float = 1.25, ticks: bool = True) -> None:
+    """The plane [-limit, limit]^2 with the data's square in it."""
+    axes.set_aspect("equal")
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(-limit, limit)
+    if ticks:
+        axes.set_xlabel("x")
+        axes.set_ylabel("y")
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    box(axes, [[-1, -1], [1, 1]], GREY)
+
+
+def log_axes(axes: Axes, ticks: Sequence[int]) -> None:
+    """Both axes logarithmic with plain numbers."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks([0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(**GRID)
+
+
+# --- What is drawn into them --------------------------------------------------------------------
+
+
+def box(axes: Axes, rectangle, colour: str, **options) -> None:
+    """The outline of a rectangle (2, 2), rows (low, high)."""
+    (left, bottom), (right, top) = np.asarray(rectangle)
+    style = {"fill": False, "edgecolor": colour, "linewidth": 0.8, "zorder": 1.5} | options
+    axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, **style))
+
+
+def dots(axes: Axes, points, **options) -> None:
+    """Points (n, 2)."""
+    points = np.asarray(points)
+    style = {"s": 3, "linewidths": 0, "color": BLUE} | options
+    axes.scatter(points[:, 0], points[:, 1], **style)
+
+
+def timed_path(axes: Axes, path, t):
+    """A path (n, 2) coloured by its times (n,); returns what a colour bar needs."""
+    path = np.asarray(path)
+    segments = np.stack([path[:-1], path[1:]], axis=1)
+    lines = LineCollection(segments, cmap=TIME_COLOURS, linewidths=0.6, alpha=0.5, zorder=2)
+    lines.set_array(np.asarray(t)[:-1])
+    axes.add_collection(lines)
+    return axes.scatter(path[:, 0], path[:, 1], c=t, cmap=TIME_COLOURS, s=5, linewidths=0, zorder=3)
+
+
+def mark(axes: Axes, point, text: str, offset=(6, 6), **options) -> None:
+    """A ring at a point (2,), and a text beside it."""
+    style = {"textcoords": "offset points", "fontsize": 8, "zorder": 5, **HALO} | options
+    axes.annotate(text, np.asarray(point), xytext=offset, **style)
+    axes.plot(*np.asarray(point), "o", ms=4, mfc="white", mec=BLACK, zorder=4)
+
+
+def loss_curve(axes: Axes, losses, window: int, **pale) -> tuple[int, float]:
+    """Losses (n,) in pale, and their mean over `window` of them.
+
+    Returns:
+        the width of the window, which is at most n, and the last mean.
+    """
+    losses = np.asarray(losses)
+    count = np.arange(1, len(losses) + 1)
+    width = min(window, len(losses))
+    smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    axes.plot(count, losses, color=SKY, **({"linewidth": 0.3, "alpha": 0.6} | pale))
+    axes.plot(count[width - 1 :], smooth, color=BLUE, linewidth=1.4)
+    return width, smooth[-1]
+
+
+def picture(axes: Axes, pixels) -> None:
+    """An image (height, width) of -1 (paper) to +1 (ink)."""
+    axes.imshow(-np.asarray(pixels), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,131 @@
+"""How a script trains and loads its models; the exercise and the studies share it.
+
+The recipe of the shipped denoisers: every epoch sees all points, each rotated by a random multiple
+of 90 degrees, and the scaling is fitted to all four rotations. The seed fixes every bit of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import diffusion
+from diffusion import data
+from diffusion.cli import option
+
+WEIGHTS = option(
+    "--weights",
+    "load the unconditional model instead of training it; the shipped one is "
+    "weights/diffusion_unconditional.pt",
+    type=Path,
+    metavar="PATH",
+)
+EPOCHS = option(
+    "--epochs",
+    "training epochs, one full batch each",
+    within=(1, 1_000_000),
+    type=int,
+    default=3000,
+)
+POINTS = option(
+    "--points",
+    f"training points, {data.MIN_POINTS} to {data.MAX_POINTS}",
+    within=(data.MIN_POINTS, data.MAX_POINTS),
+    type=int,
+    default=data.MAX_POINTS,
+)
+SEED = option(
+    "--seed", "of data, training and sampling", within=(0, 2**32 - 1), type=int, default=0
+)
+DEVICE = option("--device", "where to train", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def check_device(args: argparse.Namespace) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        ValueError: then.
+    """
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was asked for, but there is no CUDA device here")
+
+
+def training_points(args: argparse.Namespace) -> Tensor:
+    """The points (n, 2) that --points and --seed ask for."""
+    return data.training_points(args.points, seed=args.seed)
+
+
+def untrained(
+    args: argparse.Namespace, points: Tensor, labels: Tensor | None = None, **architecture
+) -> diffusion.Denoiser:
+    """A denoiser for the points (n, 2), with classes if there are labels (n,), on the device."""
+    model = diffusion.build(
+        *data.all_rotations(points, labels),
+        num_classes=0 if labels is None else data.NUM_CLASSES,
+        seed=args.seed,
+        **architecture,
+    )
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    return model.to("cuda" if cuda else "cpu")
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """The recipe's arguments of `Training`."""
+    return {"epochs": args.epochs, "augment": data.random_rotations, "seed": args.seed}
+
+
+def train(
+    args: argparse.Namespace, points: Tensor, labels: Tensor | None, path: Path
+) -> diffusion.Denoiser:
+    """A denoiser trained by the recipe, and saved; see `run_and_save`."""
+    model = untrained(args, points, labels)
+    training = diffusion.Training(model, points, labels, **settings(args))
+    return run_and_save(training, diffusion.save, path)
+
+
+def run_and_save(
+    training: diffusion.Training, save: Callable[[nn.Module, Path], None], path: Path
+) -> nn.Module:
+    """Run a training to its last epoch and save the model, or what was good of it.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite; the last good weights were saved.
+    """
+    try:
+        trained = training.run(progress=True).cpu()
+    except diffusion.TrainingError as error:
+        rescue = path.with_name(f"{path.stem}_last_good.pt")
+        save(error.model.cpu(), rescue)
+        raise diffusion.TrainingError(
+            f"{error}; the last good weights are in {rescue}", error.model
+        ) from None
+    save(trained, path)
+    return trained
+
+
+def load(path: Path, num_classes: int) -> diffusion.Denoiser:
+    """A trained denoiser with so many classes from a file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    model = diffusion.load(path)
+    if model.num_classes != num_classes:
+        kind = "an unconditional model" if num_classes == 0 else f"{num_classes} classes"
+        raise ValueError(f"{path} has {model.num_classes} classes, but {kind} is needed here")
+    check_trained(model, path)
+    return model
+
+
+def check_trained(model: nn.Module, path: Path) -> None:
+    """Refuse a model without losses.
+
+    Raises:
+        ValueError: then.
+    """
+    if not len(model.losses):
+        raise ValueError(f"{path} holds no training losses: that model was never trained")
