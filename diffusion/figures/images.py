@@ -24,7 +24,7 @@ from diffusion.figures.style import (
 )
 
 
-def _sheet(images, shape: tuple[int, int], columns: int, gap: int = 0) -> np.ndarray:
+def sheet(images, shape: tuple[int, int], columns: int, gap: int = 0) -> np.ndarray:
     """Images (n, m) side by side in rows, with a margin of `gap` pixels around each."""
     images = np.pad(
         np.asarray(images).reshape(-1, *shape), ((0, 0), (gap, gap), (gap, gap)), constant_values=-1
@@ -39,7 +39,7 @@ def grid(images, shape: tuple[int, int], columns: int, names: Sequence = ()) -> 
     """Samples (n, m) in rows of `columns`, with a name for every row if there are names."""
     rows = len(images) // columns
     figure, ((axes,),) = new_figure(1, 1, (0.34 * columns + 0.2, 0.34 * rows + 0.35))
-    picture(axes, _sheet(images, shape, columns))
+    picture(axes, sheet(images, shape, columns))
     if len(names):
         axes.set_yticks((np.arange(rows) + 0.5) * shape[0], [str(name) for name in names])
         axes.tick_params(length=0)
@@ -56,7 +56,7 @@ def rows(images, shape: tuple[int, int], titles: Sequence[str]) -> Figure:
     figure, ((axes,),) = new_figure(1, 1, (0.62 * columns + 0.2, 0.62 * count + 0.4))
     gap = 2
     images = np.asarray(images).reshape(count * columns, -1)
-    picture(axes, _sheet(images, shape, columns, gap))
+    picture(axes, sheet(images, shape, columns, gap))
     axes.set_xticks((np.arange(columns) + 0.5) * (shape[1] + 2 * gap), titles, fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)

@@ -45,7 +45,7 @@ class Classifier(ImageModel):
         self.second = nn.Conv2d(width, 2 * width, 3, padding=1)
         self.third = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
         self.hidden = nn.Linear(2 * width * 9, FEATURES)
-        self.outlet = nn.Linear(FEATURES, self.num_classes)
+        self.output_layer = nn.Linear(FEATURES, self.num_classes)
         initialise(self, generator)
 
     def config(self) -> dict:
@@ -62,7 +62,7 @@ class Classifier(ImageModel):
         x = max_pool2d(relu(self.second(x)), 2)  # (n, 2 width, 7, 7)
         x = max_pool2d(relu(self.third(x)), 2)  # (n, 2 width, 3, 3)
         features = relu(self.hidden(x.flatten(1)))
-        return self.outlet(features), features
+        return self.output_layer(features), features
 
 
 class ClassifierTraining(BatchTraining):

@@ -127,17 +127,17 @@ class _Generator(nn.Module):
     def __init__(self, latent: int, width: int) -> None:
         super().__init__()
         self.width = width
-        self.inlet = nn.Linear(latent, 2 * width * 49)
+        self.input_layer = nn.Linear(latent, 2 * width * 49)
         self.norms = nn.ModuleList(nn.GroupNorm(_GROUPS, c) for c in (2 * width, width, width))
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.middle = nn.Conv2d(width, width, 3, padding=1)
-        self.outlet = nn.Conv2d(width, 4, 3, padding=1)
+        self.output_layer = nn.Conv2d(width, 4, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.inlet(z).reshape(-1, 2 * self.width, 7, 7)
+        x = self.input_layer(z).reshape(-1, 2 * self.width, 7, 7)
         x = self.up(relu(self.norms[0](x)))  # (n, width, 14, 14)
         x = x + self.middle(relu(self.norms[1](x)))
-        x = pixel_shuffle(self.outlet(relu(self.norms[2](x))), 2)  # (n, 1, 28, 28)
+        x = pixel_shuffle(self.output_layer(relu(self.norms[2](x))), 2)  # (n, 1, 28, 28)
         return torch.sigmoid(x).reshape(len(z), -1)
 
 
@@ -146,16 +146,16 @@ class _Discriminator(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.inlet = nn.Conv2d(4, width, 3, padding=1)
+        self.input_layer = nn.Conv2d(4, width, 3, padding=1)
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.coarse = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.outlet = nn.Linear(2 * width * 49, 1)
+        self.output_layer = nn.Linear(2 * width * 49, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pixel_unshuffle(2 * x.reshape(-1, 1, *mnist.SHAPE) - 1, 2)  # (n, 4, 14, 14)
-        x = self.down(leaky_relu(self.inlet(x), 0.2))  # (n, 2 width, 7, 7)
+        x = self.down(leaky_relu(self.input_layer(x), 0.2))  # (n, 2 width, 7, 7)
         x = self.coarse(leaky_relu(x, 0.2))
-        return self.outlet(leaky_relu(x, 0.2).flatten(1))
+        return self.output_layer(leaky_relu(x, 0.2).flatten(1))
 
 
 class GANTraining(BatchTraining):

@@ -25,17 +25,17 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
-        self.inlet = nn.Conv2d(4, width, 3, padding=1)
+        self.input_layer = nn.Conv2d(4, width, 3, padding=1)
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.coarse = _Residual(2 * width)
         self.code = nn.Linear(2 * width * 49, _CODE)
-        self.outlet = nn.Linear(_CODE, outputs)
+        self.output_layer = nn.Linear(_CODE, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pixel_unshuffle(x.reshape(-1, 1, 28, 28), 2)  # (n, 4, 14, 14)
-        x = self.down(elu(self.inlet(x)))  # (n, 2 width, 7, 7)
+        x = self.down(elu(self.input_layer(x)))  # (n, 2 width, 7, 7)
         x = elu(self.coarse(x))
-        return self.outlet(elu(self.code(x.flatten(1))))
+        return self.output_layer(elu(self.code(x.flatten(1))))
 
 
 class ConvDecoder(nn.Module):
@@ -45,12 +45,12 @@ class ConvDecoder(nn.Module):
         super().__init__()
         self.width = width
         self.code = nn.Linear(inputs, _CODE)
-        self.inlet = nn.Linear(_CODE, 2 * width * 49)
+        self.input_layer = nn.Linear(_CODE, 2 * width * 49)
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.middle = _Residual(width)
-        self.outlet = nn.Conv2d(width, 4, 3, padding=1)
+        self.output_layer = nn.Conv2d(width, 4, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.inlet(elu(self.code(z))).reshape(-1, 2 * self.width, 7, 7)
+        x = self.input_layer(elu(self.code(z))).reshape(-1, 2 * self.width, 7, 7)
         x = self.middle(elu(self.up(elu(x))))  # (n, width, 14, 14)
-        return pixel_shuffle(self.outlet(elu(x)), 2).reshape(len(z), -1)
+        return pixel_shuffle(self.output_layer(elu(x)), 2).reshape(len(z), -1)

@@ -16,7 +16,8 @@ from torch import Tensor
 from diffusion.cli import Answer, Run, Study, option
 from diffusion.figures import images as figures
 from diffusion.images import bitflip, bitnet, lattice, measures
-from diffusion.images.bitflip import BitFlip, Enumerated
+from diffusion.images.bitflip import BitFlip
+from diffusion.images.bitflip_exact import Enumerated
 from diffusion.images.bitnet import BitNet, BitTraining
 from diffusion.images.digits import NUM_CLASSES, SHAPE, digits
 from diffusion.studies import recipe
@@ -189,8 +190,10 @@ def b5_bits(run: Run) -> Answer:
 def b6_truth(run: Run) -> Answer:
     """3 x 3 images of a known distribution: all 512 probabilities, learnt and true."""
     truth = lattice.probabilities()
-    ideal = bitflip.distribution(Enumerated(lattice.PROCESS, bitflip.all_images(9), truth))
-    learnt = bitflip.distribution(lattice.learn(truth))
+    ideal = bitflip_exact.distribution(
+        Enumerated(lattice.PROCESS, bitflip_exact.all_images(9), truth)
+    )
+    learnt = bitflip_exact.distribution(lattice.learn(truth))
     alone = lattice.independent_probabilities(truth)
     distances = {
         name: 0.5 * (p - truth).abs().sum().item()

@@ -18,7 +18,8 @@ from diffusion.exact import ExactDenoiser
 from diffusion.figures import chains as figures
 from diffusion.gaussian import Chain
 from diffusion.images import bitflip
-from diffusion.images.bitflip import BitFlip, Enumerated
+from diffusion.images.bitflip import BitFlip
+from diffusion.images.bitflip_exact import Enumerated
 from diffusion.images.digits import SHAPE, digits
 from diffusion.sampling import double, start
 from diffusion.schedule import Exponential, Power

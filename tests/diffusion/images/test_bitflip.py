@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffusion import bitflip, bitnet
-from diffusion.images.bitflip import BitFlip, Enumerated
+from diffusion.images.bitflip import BitFlip
+from diffusion.images.bitflip_exact import Enumerated
 from diffusion.bitflip_demo import (
     HELD_OUT_SEED,
     independent_probabilities,
@@ -179,7 +180,7 @@ def tv(p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 def test_ideal_network_is_bayes_over_all_images(generator):
-    process, images, p = BitFlip(0.1, 8), bitflip.all_images(4), torch.rand(16, generator=generator)
+    process, images, p = BitFlip(0.1, 8), bitflip_exact.all_images(4), torch.rand(16, generator=generator)
     p = p.double() / p.sum()
     ideal = Enumerated(process, images, p)
     flip = process.flipped(5).item()
@@ -192,13 +193,13 @@ def test_ideal_network_is_bayes_over_all_images(generator):
 
 def test_distribution_of_one_pixel_is_exact():
     p = torch.tensor([0.2, 0.8], dtype=torch.float64)
-    ideal = Enumerated(BitFlip(0.05, 100), bitflip.all_images(1), p)
-    torch.testing.assert_close(bitflip.distribution(ideal), p, rtol=0, atol=1e-5)
+    ideal = Enumerated(BitFlip(0.05, 100), bitflip_exact.all_images(1), p)
+    torch.testing.assert_close(bitflip_exact.distribution(ideal), p, rtol=0, atol=1e-5)
 
 
 def test_distribution_is_that_of_the_samples():
-    ideal = Enumerated(BitFlip(0.1, 12), bitflip.all_images(3), torch.arange(1, 9) / 36)
-    exact = bitflip.distribution(ideal)
+    ideal = Enumerated(BitFlip(0.1, 12), bitflip_exact.all_images(3), torch.arange(1, 9) / 36)
+    exact = bitflip_exact.distribution(ideal)
     samples = bitflip.sample(ideal, 40_000, seed=0)
     number = ((samples > 0).long() * torch.tensor([4, 2, 1])).sum(dim=1)
     share = torch.bincount(number, minlength=8) / len(samples)
@@ -209,14 +210,14 @@ def test_more_stages_bring_the_ideal_network_nearer_to_the_truth():
     p, errors = lattice(), []
     for stages in (25, 50, 100, 200):
         process = BitFlip(2 / stages, stages)
-        errors.append(tv(bitflip.distribution(Enumerated(process, bitflip.all_images(9), p)), p))
+        errors.append(tv(bitflip_exact.distribution(Enumerated(process, bitflip_exact.all_images(9), p)), p))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.015
 
 
 def test_learnt_probabilities_of_3_by_3_images_are_the_true_ones():
     p = lattice()
-    learnt = bitflip.distribution(learn_lattice(p))
+    learnt = bitflip_exact.distribution(learn_lattice(p))
     assert learnt.sum().item() == pytest.approx(1, abs=1e-9)
     assert tv(learnt, p) < 0.03
     assert tv(independent_probabilities(p), p) > 0.5
@@ -226,9 +227,9 @@ def test_learnt_probabilities_of_3_by_3_images_are_the_true_ones():
 
 
 def test_bound_lies_above_the_exact_code_length_by_little():
-    p, process, images = lattice(), BitFlip(0.02, 100), bitflip.all_images(9)
+    p, process, images = lattice(), BitFlip(0.02, 100), bitflip_exact.all_images(9)
     ideal = Enumerated(process, images, p)
-    exact = -bitflip.distribution(ideal).log2() / 9
+    exact = -bitflip_exact.distribution(ideal).log2() / 9
     bound = bitflip.bound(ideal, images, noise_samples=4)
     error = ((p * bound.error) ** 2).sum().sqrt().item()
     gap = (p @ (bound.total - exact)).item()
@@ -240,7 +241,7 @@ def test_bound_lies_above_the_exact_code_length_by_little():
 def test_bound_against_all_paths_of_one_pixel():
     """E over paths of log2 q(Y_1..Y_T | Y_0) / p(Y_0..Y_T), summed over all 2^T paths."""
     process, x = BitFlip(0.2, 5), torch.ones(1, 1, dtype=torch.float64)
-    ideal = Enumerated(process, bitflip.all_images(1), torch.tensor([0.3, 0.7]))
+    ideal = Enumerated(process, bitflip_exact.all_images(1), torch.tensor([0.3, 0.7]))
     expected = 0.0
     for path, p in paths(process, 1, 5):
         model = 0.5
@@ -256,7 +257,7 @@ def test_bound_against_all_paths_of_one_pixel():
 
 
 def test_stated_error_is_the_spread_of_repetitions():
-    ideal = Enumerated(BitFlip(0.05, 20), bitflip.all_images(4), torch.arange(1, 17) / 136)
+    ideal = Enumerated(BitFlip(0.05, 20), bitflip_exact.all_images(4), torch.arange(1, 17) / 136)
     bound = bitflip.bound(ideal, ideal.images[:1].repeat(1000, 1), noise_samples=10)
     stated = bound.error.square().mean().sqrt().item()
     # A deviation of 1000 values is known to 1 / sqrt(2000) of itself, for normal ones.
@@ -518,7 +519,7 @@ def test_bad_options_are_refused():
         (lambda: BitTraining(model, images_of(model, 2), batch_size=0), "batch_size must be"),
         (lambda: Enumerated(BitFlip(), images_of(model, 2), torch.ones(3)), "2 probabilities"),
         (lambda: Enumerated(BitFlip(), images_of(model, 2)).check_labels(1, 2), "no labels"),
-        (lambda: bitflip.all_images(13), "at most 12 pixels"),
+        (lambda: bitflip_exact.all_images(13), "at most 12 pixels"),
     ):
         with pytest.raises(ValueError, match=message):
             use()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from diffusion.images import classifier, mnist, quality
+from diffusion.images import classifier, measures, mnist
 from diffusion.images.classifier import Classifier, ClassifierTraining
 
 
@@ -24,9 +24,9 @@ def test_the_frechet_distance_of_known_gaussians():
     turn = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
     first, second = torch.tensor([1.0, 2, 3, 0.5, 0, 1]), torch.tensor([1.0, 1, 5, 0.5, 2, 0])
     shift = torch.arange(6.0)
-    found = quality.frechet_distance((x * first) @ turn, (x * second + shift) @ turn)
+    found = measures.frechet_distance((x * first) @ turn, (x * second + shift) @ turn)
     assert found == pytest.approx((shift.square() + (first - second).square()).sum().item())
-    assert quality.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert measures.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_frechet_distance_of_general_covariances():
@@ -41,40 +41,40 @@ def test_the_frechet_distance_of_general_covariances():
     root = torch.linalg.eigvals(s_1 @ s_2).sqrt().real.sum()
     apart = (one.mean(dim=0) - two.mean(dim=0)).square().sum()
     truth = (apart + s_1.trace() + s_2.trace() - 2 * root).item()
-    assert quality.frechet_distance(one, two) == pytest.approx(truth, rel=1e-9)
-    assert quality.frechet_distance(two, one) == pytest.approx(truth, rel=1e-9)
+    assert measures.frechet_distance(one, two) == pytest.approx(truth, rel=1e-9)
+    assert measures.frechet_distance(two, one) == pytest.approx(truth, rel=1e-9)
 
 
 def test_coverage_and_its_error():
-    assert quality.coverage(torch.arange(10).repeat(50), 10)[0] == pytest.approx(0, abs=1e-6)
+    assert measures.coverage(torch.arange(10).repeat(50), 10)[0] == pytest.approx(0, abs=1e-6)
     collapsed = torch.zeros(100, dtype=torch.int64)
-    assert quality.coverage(collapsed, 10)[0] == pytest.approx(0.9)
+    assert measures.coverage(collapsed, 10)[0] == pytest.approx(0.9)
     found = torch.tensor(
         [
-            quality.coverage(torch.randint(10, (1000,), generator=seeded(s)), 10)[0]
+            measures.coverage(torch.randint(10, (1000,), generator=seeded(s)), 10)[0]
             for s in range(200)
         ]
     )
-    _, expected = quality.coverage(collapsed.repeat(10), 10)
+    _, expected = measures.coverage(collapsed.repeat(10), 10)
     assert abs(found.mean() - expected) < 5 * found.std() / math.sqrt(200)
 
 
 def test_the_neighbour_ratio_tells_a_reciter_from_a_painter():
     generator = seeded()
     training, fresh, samples = (torch.rand(400, 20, generator=generator) for _ in range(3))
-    assert quality.neighbour_ratio(training[:100], training, fresh) < 1e-3
-    assert quality.neighbour_ratio(samples, training, fresh) == pytest.approx(1, abs=0.03)
+    assert measures.neighbour_ratio(training[:100], training, fresh) < 1e-3
+    assert measures.neighbour_ratio(samples, training, fresh) == pytest.approx(1, abs=0.03)
     distances = torch.cdist(samples, fresh).min(dim=1).values
-    torch.testing.assert_close(quality.nearest_distance(samples, fresh), distances)
+    torch.testing.assert_close(measures.nearest_distance(samples, fresh), distances)
     with pytest.raises(ValueError, match="400 training images cannot be held to 100 fresh"):
-        quality.neighbour_ratio(samples, training, fresh[:100])
+        measures.neighbour_ratio(samples, training, fresh[:100])
 
 
 def test_sets_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="features must have shapes"):
-        quality.frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
+        measures.frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
     with pytest.raises(ValueError, match="at least 2"):
-        quality.frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+        measures.frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
 
 
 def test_moved_images_are_the_images_moved():
