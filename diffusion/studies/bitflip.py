@@ -46,7 +46,7 @@ OPTIONS = (
     recipe.SEED,
     option(
         "--samples",
-        "test images for the likelihood; a tenth of them for its exact sum and the classes",
+        "test images for the likelihood; some of them for exact sum and classes",
         within=(20, 10_000),
         type=int,
         metavar="N",
@@ -316,7 +316,7 @@ def i_likelihood(run: Run) -> Answer:
 def j_classes(run: Run) -> Answer:
     """The same model as a classifier, by Bayes over the ten classes; and nats given the label."""
     model, (images, labels) = run.models["bitflip"], run.once(test_images)
-    few = max(10, run.args.samples // 10)
+    few = 2 * run.args.samples // 5
     bounds = bitflip.class_bounds(
         model, images[:few], range(NUM_CLASSES), samples=12, seed=run.args.seed, progress=True
     )
