@@ -37,9 +37,10 @@ class Muon(Adam):
         group = self.param_groups[-1]
         for kernel in group["params"]:
             state = self.state[kernel]
-            if not state:
-                state["momentum"] = torch.zeros_like(kernel)
-            momentum = state["momentum"].lerp_(kernel.grad, 1 - self.MOMENTUM)
+            if not state:  # under Adam's names, so that its own state dictionaries fit
+                state["step"] = torch.zeros(())
+                state["exp_avg"] = torch.zeros_like(kernel)
+            momentum = state["exp_avg"].lerp_(kernel.grad, 1 - self.MOMENTUM)
             direction = kernel.grad.lerp_(momentum, self.MOMENTUM).flatten(1)
             rows, columns = direction.shape
             size = group["lr"] * self.RATIO * max(1, rows / columns) ** 0.5

@@ -30,7 +30,10 @@ CLASSIFIER = option(
     metavar="PATH",
     default=ROOT / "weights/classifier.pt",
 )
-SEEN = 8  # images whose progress in training is kept
+SEEN = 8  # images whose progress in training is shown
+MARKS = (0, 50, 100, 200, 400)  # updates after which it is
+PERFECTED = (0, 5, 10, 20, 40, 80, 150)  # updates of the discriminator alone
+PLANE_UPDATES = 1500  # of the discriminator of known densities
 
 # Two known densities in the plane, which overlap.
 DATA = Mixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 0.6)
@@ -98,9 +101,9 @@ def a_gradients(run: Run) -> Answer:
     images, _ = mnist.load("train")
     optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(seed)
-    found, marks = [], (0, 5, 10, 20, 40, 80, 150)
-    for update in range(marks[-1] + 1):
-        if update in marks:
+    found = []
+    for update in range(PERFECTED[-1] + 1):
+        if update in PERFECTED:
             found.append(gan_exact.generator_gradients(model, 128, seed=seed))
         real = images[torch.randint(len(images), (64,), generator=generator)] / 255
         with torch.no_grad():
@@ -113,7 +116,7 @@ def a_gradients(run: Run) -> Answer:
     relative = [row.difference / row.minimax for row in found]
     return Answer(
         {
-            "updates_of_the_discriminator": list(marks),
+            "updates_of_the_discriminator": list(PERFECTED),
             **{name: columns[name] for name in ("mean_d", "minimax", "non_saturating")},
             "largest_relative_error_of_the_closed_form": max(relative),
         },
@@ -137,12 +140,12 @@ def b_theory(run: Run) -> Answer:
 
 
 def _trained_discriminator(seed: int) -> tuple[Tensor, Tensor]:
-    """D* and D of a dense discriminator after 1500 updates, at 4000 fresh points: (4000,) each."""
+    """D* and D of a dense discriminator trained on draws of both, at 4000 fresh points."""
     generator = torch.Generator().manual_seed(seed)
     model = GAN(pixels=2, latent=2, hidden=(64, 64), network="dense", generator=generator)
     optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
-    for _ in range(1500):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PLANE_UPDATES)
+    for _ in range(PLANE_UPDATES):
         real, fake = DATA.sample(1000, generator), MODEL.sample(1000, generator)
         optimizer.zero_grad()
         gan.discriminator_loss(model.h(real), model.h(fake)).backward()
@@ -176,15 +179,14 @@ def c_samples(run: Run) -> Answer:
 
 def d_progress(run: Run) -> Answer:
     """The same draws of z in a short run of training from nothing, as far as it got by then."""
-    training = digits_training(400, run.args.seed)
-    marks, rows = (0, 50, 100, 200, 400), []
-    for update in range(marks[-1] + 1):
-        if update in marks:
+    training, rows = digits_training(MARKS[-1], run.args.seed), []
+    for update in range(MARKS[-1] + 1):
+        if update in MARKS:
             rows.append(training.average.sample(SEEN, seed=run.args.seed))
-        if update < marks[-1]:
+        if update < MARKS[-1]:
             training.epoch()
     rows.append(run.models["gan"].sample(SEEN, seed=run.args.seed))
-    names = [*(f"{mark} updates" for mark in marks), f"{len(run.models['gan'].losses)} updates"]
+    names = [*(f"{mark} updates" for mark in MARKS), f"{len(run.models['gan'].losses)} updates"]
     figure = figures.named_rows(torch.stack(rows), mnist.SHAPE, names, "The same z in every column")
     return Answer(figures={"d_progress": figure})
 
