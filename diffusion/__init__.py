@@ -16,7 +16,7 @@ _MODULE_OF = {
 }  # fmt: skip
 _MODULES = {
     "checks", "cli", "data", "denoiser", "exact", "figures", "files", "gaussian", "images",
-    "likelihood", "metrics", "ode", "sampling", "schedule", "startup", "steering", "studies",
+    "likelihood", "metrics", "ode", "sampling", "schedule", "startup", "steering",
     "training",
 }  # fmt: skip
 

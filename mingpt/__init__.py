@@ -1,5 +1,16 @@
 """GPT-2 in PyTorch, with minGPT's interface: train, generate, invert, attend, score.
 
+From the bottom up:
+    data        merges bpe vocabulary data
+    model       model (its settings, checks and shortcuts: model_config model_arguments pristine),
+                loss, sampling, huggingface
+    training    trainer (trainer_settings resume), discounting, devices, processes, recipe
+    files       checkpoint: what a weights file holds
+    questions   inversion attention scoring text
+    pictures    figures: a function a figure, arrays in, a Figure out
+    scripts     startup, cli: the runner;
+                studies/: one module a study, and what example_gpt.py trains and asks with
+
 Everything here is imported on first use, so that `python -m mingpt.data` starts with the
 package empty.
 """
@@ -10,11 +21,13 @@ __all__ = ["CheckpointError", "DataError", "attention", "inversion", "load", "sa
 
 _MODULE_OF = {
     "CheckpointError": "checkpoint", "load": "checkpoint", "save": "checkpoint",
-    "DataError": "data",
+    "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "attention", "bpe", "checkpoint", "data", "discounting", "figures", "inversion", "loss",
-    "model", "sampling", "scoring", "text", "trainer", "utils", "vocabulary",
+    "attention", "bpe", "checkpoint", "cli", "data", "devices", "discounting",
+    "figures", "huggingface", "inversion", "loss", "merges", "model", "model_arguments",
+    "model_config", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
+    "startup", "text", "trainer", "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """What a model attends to: scores and weights of any block, their spread, their effect."""
 
+from typing import NamedTuple
+
 import torch
 
 from mingpt.scoring import token_log_probs
@@ -56,3 +58,53 @@ def knockout(model, idx, key, rows, blocks=None):
     rows = torch.as_tensor(rows, device=idx.device)
     hidden = logits[0, rows].double().log_softmax(-1).gather(-1, idx[0, rows + 1, None])[:, 0]
     return hidden - token_log_probs(model, idx)[0, rows]
+
+
+class WordExplanation(NamedTuple):
+    """What one block attends to where a word is predicted, and what hiding it changes.
+
+    The claim "the token attended to most made the model say this" is checked: each earlier token
+    in turn is hidden from the predicting positions. A position cannot be hidden from itself:
+    where it attends to itself most, `hidden` is the strongest before it.
+    """
+
+    rows: list  # positions that predict the word's tokens
+    scores: torch.Tensor  # (T, T) float64, mean over heads
+    weights: torch.Tensor  # (T, T) float64, mean over heads
+    top: int  # position of the largest weight in the first row
+    hidden: int  # the same, the row's own position left out
+    log_prob: float  # of the word, nats
+    change_in_block: float  # of log_prob when `hidden` is hidden in this block, nats
+    changes: list  # of log_prob when each position before rows[0] is hidden in all blocks, nats
+    correlation: float | None  # of the first row's weights with -changes
+
+
+def explain_word(model, idx, positions, block):
+    """WordExplanation of the word at `positions` of idx (1, T) int64, for one block."""
+    rows = [position - 1 for position in positions]
+    scores, weights = (t[0].double().mean(dim=0).cpu() for t in attention(model, idx, block))
+    first = rows[0]
+    hidden = int(weights[first, :first].argmax())
+
+    def change(key, blocks):
+        return knockout(model, idx, key, rows, blocks).sum().item()
+
+    changes = [change(key, None) for key in range(first)]
+    return WordExplanation(
+        rows=rows,
+        scores=scores,
+        weights=weights,
+        top=int(weights[first].argmax()),
+        hidden=hidden,
+        log_prob=token_log_probs(model, idx)[0, rows].sum().item(),
+        change_in_block=change(hidden, [block]),
+        changes=changes,
+        correlation=correlation(weights[first, :first], -torch.tensor(changes)),
+    )
+
+
+def correlation(a, b):
+    """Pearson correlation of two vectors, None where one is constant or too short."""
+    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+        return None
+    return torch.corrcoef(torch.stack([a, b.to(a)]))[0, 1].item()

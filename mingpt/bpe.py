@@ -1,48 +1,21 @@
 """GPT-2's byte-pair encoding, on tiktoken's engine and the merges shipped in data/.
 
-`data/gpt2_merges.npy` holds for each merge the two ids it joins; ids 0 to 255 are the bytes
-in GPT-2's order, merge m makes id 256 + m, and 50256 is <|endoftext|>.
+The merges come from merges.py; token 50256 is <|endoftext|>.
 """
 
-import re
 from functools import cached_property, lru_cache
 
 import regex  # tiktoken's own engine, installed with it
 import tiktoken
 import torch
 
-from mingpt.data import load_merges
+from mingpt.merges import byte_characters, load_merges, token_bytes
 
 PATTERN = (  # how GPT-2 splits text before merging (Radford et al. 2019)
     r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 )
-_CASES = ("[a-z]+", "[A-Z][a-z]*", "[A-Z]+")
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50256
-PRINTABLE_BYTES = 188
-
-
-def byte_order():
-    """The 256 bytes in the order of their token ids: printable Latin-1 first, then the rest."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return printable + [byte for byte in range(256) if byte not in printable]
-
-
-def byte_characters():
-    """The character GPT-2's files write for each byte, dict {byte: str}: its own in Latin-1
-    where printable, else the next of those from code point 256 on."""
-    return {
-        byte: chr(byte) if rank < PRINTABLE_BYTES else chr(256 + rank - PRINTABLE_BYTES)
-        for rank, byte in enumerate(byte_order())
-    }
-
-
-def token_bytes(merges):
-    """The byte string of every token but the special one, list of 256 + len(merges)."""
-    tokens = [bytes([byte]) for byte in byte_order()]
-    for left, right in merges.tolist():
-        tokens.append(tokens[left] + tokens[right])
-    return tokens
 
 
 class Encoder:
@@ -136,20 +109,6 @@ def check_ids(ids, vocab_size):
 def get_encoder():
     """GPT-2's encoder, built once."""
     return Encoder(load_merges())
-
-
-def spelling_groups(encoder):
-    """The kind of every token, (V,) int64: letter case (lower, Capital, UPPER, other) and
-    whether it begins with a space, as 2 * case + space."""
-    groups = []
-    for token in range(encoder.vocab_size):
-        text = encoder.decode([token])
-        word = text.strip()
-        case = next(
-            (i for i, kind in enumerate(_CASES) if re.fullmatch(kind, word)), len(_CASES)
-        )
-        groups.append(2 * case + text.startswith(" "))
-    return torch.tensor(groups)
 
 
 class BPETokenizer:

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from mingpt.bpe import get_encoder
-from mingpt.data import DataError
+from mingpt.devices import resolve_device
+from mingpt.merges import DataError
 from mingpt.model import GPT
-from mingpt.utils import CfgNode, atomic_path, resolve_device
+from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
 FORMAT = "mingpt-checkpoint-2"

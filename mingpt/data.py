@@ -7,7 +7,6 @@ and the held-out part are tokenised apart.
 import argparse
 import hashlib
 import http.client
-import io
 import sys
 import urllib.error
 import urllib.request
@@ -19,9 +18,10 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mingpt.bpe import Encoder
+from mingpt.merges import DATA_DIR, DataError, load_arrays, parse_merges
 from mingpt.utils import atomic_path
 
-DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 TRAIN_SHARE = 0.9
 
 TEXT_URL = (
@@ -34,11 +34,6 @@ MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc
 
 # SHA-256 of the arrays' contents (uint16, little endian), whatever file format wraps them.
 BOOK_ARRAYS_SHA256 = "22664d522353cf9c2ab1440788687d86bc8fae066b56f2d55cb1774749d52cdc"
-MERGES_ARRAY_SHA256 = "80d121a7b35cab0a6344b48302353f3eccdc93b2889e22901b77f783cbc6bb24"
-
-
-class DataError(ValueError):
-    """A data file is missing, damaged or not what was expected."""
 
 
 class Book(NamedTuple):
@@ -50,34 +45,8 @@ class Book(NamedTuple):
 
 def load_book(data_dir=DATA_DIR):
     """The Book shipped as data/alice.npz, in GPT-2's tokens. Raises DataError."""
-    arrays = _load_array(Path(data_dir) / "alice.npz", ("train", "heldout"), BOOK_ARRAYS_SHA256)
+    arrays = load_arrays(Path(data_dir) / "alice.npz", ("train", "heldout"), BOOK_ARRAYS_SHA256)
     return Book(*(torch.from_numpy(a.astype(np.int64)) for a in arrays))
-
-
-def load_merges(data_dir=DATA_DIR):
-    """GPT-2's merges, uint16 (50000, 2): the ids each merge joins. Raises DataError."""
-    return _load_array(Path(data_dir) / "gpt2_merges.npy", (), MERGES_ARRAY_SHA256)[0]
-
-
-def _load_array(path, names, sha256):
-    rebuild = "build it again with `python -m mingpt.data` (see data/README.md)"
-    if not path.is_file():
-        raise DataError(f"{path} is missing: {rebuild}")
-    try:
-        loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        arrays = [loaded[name] for name in names] if names else [loaded]
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        raise DataError(f"{path} cannot be read ({type(error).__name__}): {rebuild}") from None
-    if _arrays_sha256(arrays) != sha256:
-        raise DataError(f"{path} has a wrong checksum: {rebuild}")
-    return arrays
-
-
-def _arrays_sha256(arrays):
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array, dtype="<u2").tobytes())
-    return digest.hexdigest()
 
 
 class BlockDataset(Dataset):
@@ -124,27 +93,11 @@ def split_text(text):
     return text[:cut], text[cut:]
 
 
-def parse_merges(merges_text):
-    """GPT-2's merge list as published (vocab.bpe) -> uint16 (M, 2) ids."""
-    from mingpt.bpe import byte_characters  # bpe builds on this module
-
-    ids = {character: rank for rank, character in enumerate(byte_characters().values())}
-    pairs = []
-    for line in merges_text.splitlines():
-        if line and not line.startswith("#version"):
-            left, right = line.split(" ")
-            pairs.append((ids[left], ids[right]))
-            ids[left + right] = 255 + len(pairs)
-    return np.array(pairs, dtype=np.uint16)
-
-
 def build(text_bytes, merges_bytes, data_dir=DATA_DIR):
     """Write data_dir/alice.npz and gpt2_merges.npy from the two published files.
 
     Raises DataError when either file is not the expected one.
     """
-    from mingpt.bpe import Encoder
-
     _verify("the book's text", text_bytes, TEXT_SHA256)
     _verify("GPT-2's merge list", merges_bytes, MERGES_SHA256)
     merges = parse_merges(merges_bytes.decode("utf-8"))

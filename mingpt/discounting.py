@@ -9,9 +9,12 @@ c times becomes (1 - D/c) on the token and D/c on unseen tokens of like spelling
 mark the places where new words are to be expected.
 """
 
+import re
+
 import torch
 
 ZIPF_OFFSET = 1000
+_CASES = ("[a-z]+", "[A-Z][a-z]*", "[A-Z]+")
 
 
 class AbsoluteDiscount:
@@ -56,3 +59,17 @@ class AbsoluteDiscount:
             of_prior = (self.prior @ weight)[self.groups[y]]
             gap = (hidden.float() * (of_target - of_prior)).sum(dim=1)
             return (self.share[y] * gap * keep).sum() / keep.sum()
+
+
+def spelling_groups(encoder):
+    """The kind of every token, (V,) int64: letter case (lower, Capital, UPPER, other) and
+    whether it begins with a space, as 2 * case + space."""
+    groups = []
+    for token in range(encoder.vocab_size):
+        text = encoder.decode([token])
+        word = text.strip()
+        case = next(
+            (i for i, kind in enumerate(_CASES) if re.fullmatch(kind, word)), len(_CASES)
+        )
+        groups.append(2 * case + text.startswith(" "))
+    return torch.tensor(groups)

@@ -1,4 +1,4 @@
-"""Every Part 2 figure. Takes numbers and strings, knows no model, writes one PNG each."""
+"""Every Part 2 figure: functions that take numbers and strings, know no model, return a Figure."""
 
 import math
 from functools import lru_cache
@@ -43,7 +43,9 @@ def visible(token):
     return "".join(c if c.isprintable() and ord(c) in _drawable() else "□" for c in text)
 
 
-def _save(figure, path):
+@plt.rc_context(STYLE)
+def save(figure, path):
+    """Write a figure as PNG, atomically, and close it."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
     plt.close(figure)
@@ -54,7 +56,7 @@ def _new(width, height, *args, **kwargs):
 
 
 @plt.rc_context(STYLE)
-def training_loss(losses, evaluations, compressors, vocab_size, path):
+def training_loss(losses, evaluations, compressors, vocab_size):
     """Q1. losses (nats per token, one per iteration); evaluations [(iteration, bpb)];
     compressors {name: bpb}; vocab_size of the model, whose uniform guess costs its logarithm."""
     figure, (left, right) = _new(9, 3.8, 1, 2)
@@ -90,11 +92,11 @@ def training_loss(losses, evaluations, compressors, vocab_size, path):
         right.axhline(value, color=BLACK, lw=0.8, ls="--", alpha=0.6)
         right.text(right.get_xlim()[1], value, name, ha="right", va="bottom", fontsize=9)
     right.set(title="Held-out text", xlabel="iteration", ylabel="bits per byte")
-    _save(figure, path)
+    return figure
 
 
 @plt.rc_context(STYLE)
-def inversion(losses, tokens, margins, distances, typical_distance, path):
+def inversion(losses, tokens, margins, distances, typical_distance):
     """Q2. losses: one list (nats per step) per start; tokens (T) strings; margins (T) logits
     and distances (T) to the nearest real token embedding, both of the first start."""
     figure, (left, middle, right) = _new(10.5, 3.8, 1, 3, width_ratios=[1.3, 1, 1])
@@ -121,11 +123,11 @@ def inversion(losses, tokens, margins, distances, typical_distance, path):
         xlabel="Euclidean distance\n(dashed: between the book's tokens)",
         xlim=(0, max(*distances, typical_distance) * 1.25),
     )
-    _save(figure, path)
+    return figure
 
 
 @plt.rc_context(STYLE)
-def painted_attention(tokens, rows, word_tokens, scores, weights, title, path):
+def painted_attention(tokens, rows, word_tokens, scores, weights, title):
     """Q3 and Q4. The sentence painted by attention weight, and scores and weights as bars.
 
     tokens (T) strings; rows: the positions that predict the word; word_tokens: its positions;
@@ -158,7 +160,7 @@ def painted_attention(tokens, rows, word_tokens, scores, weights, title, path):
         f"weights (bars, sum {np.nansum(weights[0]):.3f}) and scores (dots) of the "
         f"position that predicts “{visible(tokens[row + 1])}”"
     )
-    _save(figure, path)
+    return figure
 
 
 def _lay_out(tokens, bold):
@@ -204,7 +206,7 @@ def _paint_text(axis, tokens, places, row, word_tokens, weights):
 
 
 @plt.rc_context(STYLE)
-def attention_all_blocks(words, weights, entropies, word, path):
+def attention_all_blocks(words, weights, entropies, word):
     """Q4. weights (blocks, W) of the predicting position on each word, averaged over heads and
     summed over the word's tokens; entropies (blocks, heads) in bits."""
     figure, (left, right) = _new(
@@ -236,11 +238,11 @@ def attention_all_blocks(words, weights, entropies, word, path):
             color="white" if value < middle else BLACK,
         )
     right.spines[:].set_visible(False)
-    _save(figure, path)
+    return figure
 
 
 @plt.rc_context(STYLE)
-def token_log_probs(tokens, log_probs, path):
+def token_log_probs(tokens, log_probs):
     """Q5. tokens (T) strings and their log-probabilities (T) in nats."""
     lines = math.ceil(len(tokens) / 32)
     per_line = math.ceil(len(tokens) / lines)
@@ -260,4 +262,4 @@ def token_log_probs(tokens, log_probs, path):
         f"log p(sentence | prompt) = {np.sum(log_probs):.2f} nats, "
         f"dashed: mean {mean:.2f} per token"
     )
-    _save(figure, path)
+    return figure

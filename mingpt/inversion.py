@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from mingpt.scoring import sequence_log_prob
 from mingpt.utils import check_integer, check_number
 
 
@@ -111,3 +112,30 @@ def nearest_tokens(model, vectors, known, sample=512):
     neighbours[torch.arange(len(probe)), probe] = float("inf")
     typical = neighbours.amin(dim=1).median().item()
     return NearestTokens(ids.cpu(), distances.cpu(), cosines.cpu(), predicted.cpu(), typical)
+
+
+class Repetition(NamedTuple):
+    """What came of asking a model to repeat a sentence."""
+
+    prompt: str
+    continuation: str  # greedy, as many tokens as the sentence has
+    repeats_sentence: bool
+    log_prob_of_sentence_nats: float  # given the prompt
+
+
+def ask_to_repeat(model, encoder, sentence, template):
+    """Repetition: the other way to make a model say something, next to `invert`.
+
+    template: the prompt, with {sentence} in it; its beginning is cut where the block is too short.
+    """
+    target = encoder.encode(sentence)
+    prompt = encoder.encode(template.format(sentence=sentence))
+    prompt = prompt[-(model.block_size - len(target)) :]
+    device = next(model.parameters()).device
+    idx = torch.tensor([prompt], device=device)
+    continuation = model.generate(idx, len(target))[0, idx.shape[1] :].tolist()
+    asked = torch.tensor([prompt + target], device=device)
+    log_prob = sequence_log_prob(model, asked, prompt_length=len(prompt)).item()
+    return Repetition(
+        encoder.decode(prompt), encoder.decode(continuation), continuation == target, log_prob
+    )

@@ -7,33 +7,27 @@ generation with cached keys and values.
 """
 
 import math
-import numbers
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mingpt import model_arguments as arguments
+from mingpt.huggingface import read_pretrained
 from mingpt.loss import linear_cross_entropy
+from mingpt.model_config import MODEL_TYPES, complete_config, default_config
+from mingpt.pristine import (
+    has_original_forward,
+    has_plain_head,
+    may_cache,
+    original,
+    takes_options,
+)
 from mingpt.sampling import next_token
-from mingpt.utils import CfgNode, check_integer, check_number
+from mingpt.utils import check_integer
 
-MODEL_TYPES = {
-    "openai-gpt": {"n_layer": 12, "n_head": 12, "n_embd": 768},  # 117M
-    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},  # 124M
-    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},  # 350M
-    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},  # 774M
-    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},  # 1558M
-    "gopher-44m": {"n_layer": 8, "n_head": 16, "n_embd": 512},
-    "gpt-mini": {"n_layer": 6, "n_head": 6, "n_embd": 192},
-    "gpt-micro": {"n_layer": 4, "n_head": 4, "n_embd": 128},
-    "gpt-nano": {"n_layer": 3, "n_head": 3, "n_embd": 48},
-}
-GPT2_COMPUTES = {  # Hugging Face's settings under which its model is this one, beside n_inner
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-}
+__all__ = ["GPT", "MODEL_TYPES", "Block", "CausalSelfAttention", "NewGELU", "last_logits"]
+
 INIT_STD = 0.02  # of all weights but the token embedding's and the residual projections'
 
 
@@ -44,6 +38,7 @@ class NewGELU(nn.Module):
         return F.gelu(x, approximate="tanh")
 
 
+@original
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and what came before."""
 
@@ -101,6 +96,7 @@ class CausalSelfAttention(nn.Module):
         return scores, scores.softmax(dim=-1)
 
 
+@original
 class Block(nn.Module):
     """One transformer block: attention, then a two-layer perceptron, each on a residual."""
 
@@ -131,25 +127,14 @@ class Block(nn.Module):
         return m.dropout(m.c_proj(m.act(m.c_fc(x))))
 
 
+@original
 class GPT(nn.Module):
     """The language model; see `forward` and `generate`."""
 
     @staticmethod
     def get_default_config():
         """Settings with minGPT's defaults: set model_type or the three sizes, and the rest."""
-        return CfgNode(
-            model_type="gpt",
-            n_layer=None,
-            n_head=None,
-            n_embd=None,
-            vocab_size=None,
-            block_size=None,
-            embd_pdrop=0.1,
-            resid_pdrop=0.1,
-            attn_pdrop=0.1,
-            embd_init_std=0.02,  # of the token embedding
-            tied_head=False,  # GPT-2 itself ties the head to the token embedding; minGPT does not
-        )
+        return default_config()
 
     def __init__(self, config, generator=None):
         """Build and initialise (N(0, 0.02^2), residual projections over sqrt(2 n_layer)).
@@ -159,7 +144,7 @@ class GPT(nn.Module):
         Raises ValueError for an unknown model_type or impossible sizes.
         """
         super().__init__()
-        config = self.config = _complete(config)
+        config = self.config = complete_config(config)
         self.block_size = config.block_size
         self.transformer = nn.ModuleDict(
             {
@@ -220,30 +205,29 @@ class GPT(nn.Module):
 
         capture: block numbers (negative from the end) whose attention to return; the result
         is then (logits, loss, {block: (scores, weights)}), each (B, heads, T, T).
-        loss_only: None in place of the logits; with a plain head (see `has_plain_head`) they are
+        loss_only: None in place of the logits; with a plain head (see pristine.py) they are
         never held, and the loss is computed in row chunks.
         cache: list of one dict per block, holding the keys and values of earlier calls; with
         keys present, idx is the one token that follows them.
         blocked: {block: (T, T) bool}, True where a query (row) may not look at a key (column);
         negative blocks count from the last. Neither it nor `capture` goes with a filled cache.
         last_only: logits of the last position alone, (B, 1, V); without targets.
-        Raises ValueError for tokens or targets outside the vocabulary (see `_may_look`) or of
-        another shape or dtype,
-        more positions than the block, or transformer blocks that the model does not have.
+        Raises ValueError for what model_arguments.py does not allow: tokens or targets outside the
+        vocabulary or of another shape or dtype, more positions than the block, or transformer
+        blocks that the model does not have.
         """
-        if targets is not None and last_only:
-            raise ValueError("last_only gives logits of one position: it takes no targets")
-        if (capture is not None or blocked is not None) and _cached_positions(cache):
-            raise ValueError("capture and blocked take the whole sequence, not a filled cache")
-        x = self._embed(idx, embeddings, cache)
+        past = _cached_positions(cache)
+        arguments.check_combination(
+            idx, embeddings, targets, past, looks_inside=capture is not None or blocked is not None,
+            loss_only=loss_only, last_only=last_only,
+        )
+        x = self._embed(idx, embeddings, past)
         if targets is not None:
-            self.check_targets(targets, x.shape[:2])
+            arguments.check_targets(targets, x.shape[:2], self.config.vocab_size)
         if blocked is not None:
-            blocked = self._check_blocked(blocked, x.shape[1])
+            blocked = arguments.check_blocked(blocked, x.shape[1], self.config.n_layer)
         x, captured = self._trunk(x, capture, cache, blocked, last_only)
         logits = loss = None
-        if loss_only and targets is None:
-            raise ValueError("loss_only needs targets")
         if loss_only and has_plain_head(self):
             loss = linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
         else:
@@ -256,9 +240,39 @@ class GPT(nn.Module):
                 logits = None
         return (logits, loss) if capture is None else (logits, loss, captured)
 
-    def hidden_states(self, idx):
-        """What the head multiplies: (B, T, C) for tokens idx (B, T) int64."""
-        return self._trunk(self._embed(idx, None, None))[0]
+    def _embed(self, idx, embeddings, past=0):
+        """What enters the first block, (B, T, C): token and position embeddings, dropout."""
+        if embeddings is None:
+            arguments.check_tokens(idx, self.config.vocab_size)
+            embeddings = self.transformer.wte(idx)
+        else:
+            arguments.check_embeddings(embeddings, self.config.n_embd)
+        T = embeddings.shape[1]
+        arguments.check_positions(T, past, self.block_size)
+        return self.transformer.drop(embeddings + self.transformer.wpe.weight[past : past + T])
+
+    def _trunk(self, x, capture=None, cache=None, blocked=None, last_only=False):
+        """Hidden states (B, T, C), or (B, 1, C) with last_only, and the attention to capture.
+
+        Blocks get only the options in use, so that a replaced one need only take x.
+        """
+        captured = {}
+        capture = {
+            asked: arguments.block_number(asked, self.config.n_layer) for asked in capture or ()
+        }
+        for number, block in enumerate(self.transformer.h):
+            for asked, captured_number in capture.items():
+                if captured_number == number:
+                    captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
+            options = {}
+            if cache is not None:
+                options["cache"] = cache[number]
+            if blocked is not None and number in blocked:
+                options["blocked"] = blocked[number]
+            if last_only and number == len(self.transformer.h) - 1 and takes_options(block):
+                options["last_only"] = True
+            x = block(x, **options)
+        return self.transformer.ln_f(x[:, -1:] if last_only else x), captured
 
     def _head_of_last(self, x):
         """The head for the last position alone: x (B, 1, C) -> logits (B, 1, V).
@@ -272,91 +286,9 @@ class GPT(nn.Module):
         columns = x[:, 0].repeat(2 if len(x) == 1 else 1, 1).T  # (C, at least 2)
         return (self.lm_head.weight @ columns).T[: len(x), None]
 
-    def _trunk(self, x, capture=None, cache=None, blocked=None, last_only=False):
-        """Hidden states (B, T, C), or (B, 1, C) with last_only, and the attention to capture.
-
-        Blocks get only the options in use, so that a replaced one need only take x.
-        """
-        captured = {}
-        capture = {asked: self._block_number(asked) for asked in capture or ()}
-        for number, block in enumerate(self.transformer.h):
-            for asked, captured_number in capture.items():
-                if captured_number == number:
-                    captured[asked] = block.attn.scores_and_weights(block.ln_1(x))
-            options = {}
-            if cache is not None:
-                options["cache"] = cache[number]
-            if blocked is not None and number in blocked:
-                options["blocked"] = blocked[number]
-            if last_only and number == len(self.transformer.h) - 1 and _takes_options(block):
-                options["last_only"] = True
-            x = block(x, **options)
-        return self.transformer.ln_f(x[:, -1:] if last_only else x), captured
-
-    def _embed(self, idx, embeddings, cache):
-        if (idx is None) == (embeddings is None):
-            raise ValueError("give either token indices or embeddings, not both")
-        past = _cached_positions(cache)
-        if embeddings is None:
-            if idx.ndim != 2 or idx.dtype not in (torch.int64, torch.int32):
-                raise ValueError(
-                    "tokens should be int64 or int32 of shape (B, T), "
-                    f"not {idx.dtype} {tuple(idx.shape)}"
-                )
-            vocab_size = self.config.vocab_size
-            if _may_look(idx) and not (
-                int(idx.min()) >= 0 and int(idx.max()) < vocab_size
-            ):
-                raise ValueError(
-                    f"token out of range: got {int(idx.min())} to {int(idx.max())}, "
-                    f"allowed 0 to {vocab_size - 1}"
-                )
-            embeddings = self.transformer.wte(idx)
-        elif embeddings.ndim != 3 or embeddings.shape[2] != self.config.n_embd:
-            raise ValueError(
-                f"embeddings should be of shape (B, T, {self.config.n_embd}), "
-                f"not {tuple(embeddings.shape)}"
-            )
-        T = embeddings.shape[1]
-        if past and T != 1:
-            raise ValueError(f"with keys in the cache give one new token at a time, not {T}")
-        if not 0 < T + past <= self.block_size:
-            raise ValueError(f"{T + past} positions given; this model takes 1 to {self.block_size}")
-        return self.transformer.drop(embeddings + self.transformer.wpe.weight[past : past + T])
-
-    def _block_number(self, block):
-        count = self.config.n_layer
-        if isinstance(block, bool) or block not in range(-count, count):
-            raise ValueError(f"block {block} out of range: this model has blocks 0 to {count - 1}")
-        return block % count
-
-    def _check_blocked(self, blocked, T):
-        for mask in blocked.values():
-            if mask.dtype != torch.bool or mask.shape != (T, T):
-                raise ValueError(
-                    f"blocked should hold bool masks of shape ({T}, {T}), "
-                    f"not {mask.dtype} {tuple(mask.shape)}"
-                )
-        return {self._block_number(block): mask for block, mask in blocked.items()}
-
-    def check_targets(self, targets, shape):
-        """Raise ValueError unless targets are int64 of the shape (B, T), -1 or in the vocabulary.
-
-        Whether they are in the vocabulary is looked at on the CPU alone.
-        """
-        if targets.dtype != torch.int64 or targets.shape != shape:
-            raise ValueError(
-                f"targets should be int64 of shape {tuple(shape)}, "
-                f"not {targets.dtype} {tuple(targets.shape)}"
-            )
-        vocab_size = self.config.vocab_size
-        if _may_look(targets) and not (
-            int(targets.min()) >= -1 and int(targets.max()) < vocab_size
-        ):
-            raise ValueError(
-                f"target out of range: got {int(targets.min())} to {int(targets.max())}, "
-                f"allowed 0 to {vocab_size - 1}, and -1 to ignore"
-            )
+    def hidden_states(self, idx):
+        """What the head multiplies: (B, T, C) for tokens idx (B, T) int64."""
+        return self._trunk(self._embed(idx, None))[0]
 
     def configure_optimizers(self, train_config):
         """AdamW: weight_decay for the weights of linear layers, as in minGPT.
@@ -404,11 +336,7 @@ class GPT(nn.Module):
             raise ValueError("the prompt is empty: give at least one token")
         check_integer("max_new_tokens", max_new_tokens, at_least=0)
         cache = None
-        use_cache = (
-            use_cache
-            and has_forward_of(GPT, self)
-            and all(_takes_options(block) for block in self.transformer.h)
-        )
+        use_cache = use_cache and may_cache(self)
         with torch.inference_mode():
             for _ in range(max_new_tokens):
                 if not use_cache or idx.shape[1] > self.block_size:
@@ -428,42 +356,15 @@ class GPT(nn.Module):
     def from_pretrained(cls, model_type):
         """A GPT with the weights of a Hugging Face GPT-2: a model name or a local directory.
 
-        Needs the transformers package, imported here alone. Raises ValueError for a
-        configuration that computes something else than GPT-2.
+        Needs the transformers package. Raises ValueError for a configuration that computes
+        something else than GPT-2.
         """
-        try:
-            from transformers import GPT2LMHeadModel
-        except ImportError:
-            raise ImportError(
-                "GPT.from_pretrained reads Hugging Face models: pip install transformers"
-            ) from None
-        theirs = GPT2LMHeadModel.from_pretrained(model_type)
-        shape = theirs.config
-        computes = {**GPT2_COMPUTES, "n_inner": (None, 4 * shape.n_embd)}
-        for name, allowed in computes.items():
-            if (value := getattr(shape, name)) not in allowed:
-                raise ValueError(
-                    f"{model_type} has {name} {value!r}; this GPT computes with "
-                    + " or ".join(map(repr, allowed))
-                )
+        settings, theirs = read_pretrained(model_type)
         config = cls.get_default_config()
-        config.merge_from_dict(
-            {
-                "n_layer": shape.n_layer,
-                "n_head": shape.n_head,
-                "n_embd": shape.n_embd,
-                "vocab_size": shape.vocab_size,
-                "block_size": shape.n_positions,
-                "tied_head": shape.tie_word_embeddings,
-            }
-        )
+        config.merge_from_dict(settings)
         model = cls(config)
         state = model.state_dict()
-        for key, value in theirs.state_dict().items():
-            if key in state and not key.endswith(".attn.bias"):
-                # Theirs keeps projection matrices as (in, out); nn.Linear has (out, in).
-                transposed = ".c_" in key and key.endswith(".weight")
-                state[key] = value.T if transposed else value
+        state.update({key: value for key, value in theirs.items() if key in state})
         model.load_state_dict(state)
         return model.eval()
 
@@ -473,83 +374,15 @@ def _residual_std(config):
     return INIT_STD / math.sqrt(2 * config.n_layer)
 
 
-def has_forward_of(cls, module):
-    """Whether calling the module runs cls.forward, neither overridden nor replaced."""
-    return (
-        isinstance(module, cls)
-        and type(module).forward is cls.forward
-        and "forward" not in vars(module)
-    )
-
-
-def has_plain_head(model):
-    """Whether the head is the matrix product it was built as, so that its weight is all of it.
-
-    It is not with a bias, as another module, or with hooks that wait for its call.
-    """
-    head = model.lm_head
-    return type(head) is nn.Linear and head.bias is None and not has_hooks(head)
-
-
-def has_hooks(module):
-    """Whether calling the module runs hooks, which a shortcut around the call would skip."""
-    return any(
-        (module._forward_hooks, module._forward_pre_hooks,
-         module._backward_hooks, module._backward_pre_hooks)
-    )  # fmt: skip
-
-
 def last_logits(model, idx, cache=None):
     """Logits of the last position for idx (B, T) int64, (B, 1, V).
 
     A model with a `forward` of its own, minGPT's (idx, targets=None), takes no cache.
     """
-    if has_forward_of(GPT, model):
+    if has_original_forward(model):
         return model(idx, cache=cache, last_only=True)[0]
     return model(idx)[0][:, -1:]
 
 
-def _takes_options(block):
-    """Whether a block takes `CausalSelfAttention.forward`'s options: it is ours throughout."""
-    return has_forward_of(Block, block) and has_forward_of(CausalSelfAttention, block.attn)
-
-
-def _may_look(tokens):
-    """Whether to check the range of tokens: on the CPU, where it is cheap, and not compiled.
-
-    Elsewhere it would stall the device or split the graph; there the kernels themselves fail.
-    """
-    return tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling()
-
-
 def _cached_positions(cache):
     return cache[0]["k"].shape[2] if cache and "k" in cache[0] else 0
-
-
-def _complete(config):
-    """A checked copy of the config; the sizes of its model_type are filled into both."""
-    given = config
-    config = CfgNode(**{**GPT.get_default_config().to_dict(), **config.to_dict()})
-    sizes = ("n_layer", "n_head", "n_embd")
-    if config.model_type in MODEL_TYPES:
-        given.merge_from_dict(MODEL_TYPES[config.model_type])
-        config.merge_from_dict(MODEL_TYPES[config.model_type])
-    elif config.model_type not in (None, "gpt"):
-        raise ValueError(
-            f"unknown model type {config.model_type!r}; known: {', '.join(MODEL_TYPES)}"
-        )
-    for name in (*sizes, "vocab_size", "block_size"):
-        value = getattr(config, name)
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not (whole and value > 0):
-            raise ValueError(
-                f"{name} should be a positive whole number, not {value!r}"
-                + (" (or set model_type)" if name in sizes else "")
-            )
-        setattr(config, name, int(value))
-    for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
-        check_number(name, getattr(config, name), at_least=0, below=1)
-    check_number("embd_init_std", config.embd_init_std, at_least=0)
-    if config.n_embd % config.n_head:
-        raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
-    return config

@@ -5,10 +5,12 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mingpt.model import GPT, has_forward_of, last_logits
+from mingpt.model import last_logits
+from mingpt.pristine import has_original_forward
 from mingpt.utils import check_integer
 
 WINDOW_BATCH = 16
+HELDOUT_WINDOW, HELDOUT_STRIDE = 64, 32  # tokens
 
 
 @torch.no_grad()
@@ -41,6 +43,19 @@ def sequence_log_prob(model, idx, prompt_length=1):
             f"prompt_length {prompt_length} leaves none of the {idx.shape[1]} tokens to score"
         )
     return token_log_probs(model, idx)[:, prompt_length - 1 :].sum(dim=1)
+
+
+@torch.no_grad()
+def brute_force_log_prob(model, idx, prompt_length):
+    """`sequence_log_prob` of one sequence idx (1, T) the slow way, a float in nats.
+
+    One forward pass per token, on nothing but what comes before it.
+    """
+    log_product = 0.0
+    for end in range(prompt_length, idx.shape[1]):
+        probabilities = model(idx[:, :end])[0][0, -1].double().softmax(dim=-1)
+        log_product += math.log(probabilities[idx[0, end]])
+    return log_product
 
 
 def perplexity(log_probs):
@@ -88,7 +103,7 @@ def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    options = {"loss_only": True} if has_forward_of(GPT, model) else {}
+    options = {"loss_only": True} if has_original_forward(model) else {}
     nats = 0.0
     for start in range(0, len(x), WINDOW_BATCH):
         targets = y[start : start + WINDOW_BATCH].to(device)
@@ -97,3 +112,20 @@ def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
         nats += float(loss) * int((targets != -1).sum())
     model.train(was_training)
     return nats / math.log(2) / num_bytes
+
+
+def heldout_bits_per_byte(model, book, encoder):
+    """Bits per byte of a Book's held-out part, in windows of 64 tokens moved by 32.
+
+    A model with a smaller block takes windows of its size. encoder: that of the book's tokens.
+    """
+    size = min(HELDOUT_WINDOW, model.block_size)
+    return bits_per_byte(
+        model, book.train, book.heldout, heldout_bytes(book, encoder), size,
+        min(HELDOUT_STRIDE, max(1, size // 2)),
+    )
+
+
+def heldout_bytes(book, encoder):
+    """UTF-8 bytes of a Book's held-out text."""
+    return len(encoder.decode_bytes(book.heldout.tolist()))

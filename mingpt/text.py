@@ -1,6 +1,8 @@
-"""Words made of tokens, sentences cut out of samples, sentences painted in a terminal."""
+"""Words made of tokens, sentences sampled from a model, sentences painted in a terminal."""
 
 import re
+
+import torch
 
 _WORD = re.compile(r"\S*\w\S*")  # a run without white space that holds a letter or digit
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*$")  # of a text that ends here
@@ -44,6 +46,50 @@ def sentence_length(encoder, ids, start, least_words=1):
         if _SENTENCE_END.search(text) and len(word_positions(encoder, ids[:end])) >= least_words:
             return end
     return len(ids)
+
+
+def sample_sentence(model, encoder, prompt, generator, word, **sampling):
+    """A sampled continuation of a prompt up to the first sentence end after so many words.
+
+    prompt: list of ids; word: number of a word, counted from 1, that is to be in the sample, and
+    complete; sampling: temperature, top_k, top_p of `GPT.generate`. Returns (idx (1, T) int64 on
+    the model's device, what `word_positions` gives for it). Raises ValueError where twenty samples
+    have fewer words.
+    """
+    device = next(model.parameters()).device
+    start = torch.tensor([prompt], device=device)
+    room = model.block_size - len(prompt)
+    for _ in range(20):
+        sampled = model.generate(start, room, do_sample=True, generator=generator, **sampling)
+        ids = sampled[0].tolist()
+        ids = ids[: sentence_length(encoder, ids, len(prompt), least_words=word)]
+        words = word_positions(encoder, ids)
+        # The last token of a word is certain only when another token follows.
+        if len(words) >= word and words[word - 1][1][-1] < len(ids) - 1:
+            return torch.tensor([ids], device=device), words
+    raise ValueError(
+        f"no sample of {model.block_size} tokens had {word} words: use a shorter prompt or a "
+        "larger block"
+    )
+
+
+def group_by_word(words, tokens):
+    """Texts and positions of the words in `tokens`; a token outside all words is its own group.
+
+    words: what `word_positions` returns. A token that two words share counts to the first.
+    """
+    names, groups, word_of = [], [], {}
+    for number, (_, positions) in enumerate(words):
+        for position in positions:
+            word_of.setdefault(position, number)
+    for position, token in enumerate(tokens):
+        number = word_of.get(position)
+        if number is not None and number == word_of.get(position - 1):
+            groups[-1].append(position)
+        else:
+            names.append(token if number is None else words[number][0])
+            groups.append([position])
+    return names, groups
 
 
 def paint_terminal(tokens, weights, colour):

@@ -4,28 +4,21 @@ import copy
 import math
 import time
 from collections import defaultdict
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
+from mingpt import resume
+from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
 from mingpt.loss import linear_cross_entropy
-from mingpt.model import GPT, has_forward_of, has_hooks, has_plain_head
-from mingpt.utils import CfgNode, check_integer, check_number, resolve_device
-
-# Settings that say how a run is computed and not what: resuming may change them, at the price of
-# rounding and of the dropout drawn.
-COMPUTING_SETTINGS = ("device", "num_workers", "accumulation_steps", "compile")
-STATE_KEYS = {
-    "iter_num", "losses", "evaluations", "best", "best_state", "model", "averaged", "optimizer",
-    "batch_generator", "dropout_generator", "cuda_dropout_generator", "settings",
-}  # fmt: skip
-
-
-class ResumeError(ValueError):
-    """An interrupted training is damaged, or was of other settings, data or another model."""
+from mingpt.model_arguments import check_targets
+from mingpt.pristine import may_skip_logits
+from mingpt.processes import process_count, process_rank
+from mingpt.trainer_settings import check_settings
+from mingpt.utils import CfgNode
 
 
 class TrainingDivergedError(ValueError):
@@ -88,7 +81,7 @@ class Trainer:
         """
         config.merge_from_dict({**self.get_default_config().to_dict(), **config.to_dict()})
         self.config = config
-        _check_settings(config)
+        check_settings(config)
         self.device = resolve_device(config.device)
         self.device_type = torch.device(self.device).type
         self.autocast_dtype = resolve_precision(config.precision, self.device)
@@ -99,7 +92,7 @@ class Trainer:
             raise ValueError(
                 f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
-        if discount is not None and not _skips_logits(model):
+        if discount is not None and not may_skip_logits(model):
             raise ValueError(
                 "a discount needs this package's GPT with its own forward and head, without hooks"
             )
@@ -122,8 +115,8 @@ class Trainer:
         self.losses = []
         self.evaluations = []
         self.best = math.inf
-        self._best_state = None
-        self._batch_generator = None
+        self.best_state = None
+        self.batch_generator = None
         self._resumed = None
 
     def add_callback(self, onevent, callback):
@@ -142,17 +135,18 @@ class Trainer:
         Raises TrainingDivergedError at the first loss or held-out value that is not finite.
         """
         config, model = self.config, self.model
-        _check_settings(config)
+        check_settings(config)
         self.optimizer = model.configure_optimizers(config)
         model.train()
         if config.seed is not None:
-            self._batch_generator = torch.Generator().manual_seed(config.seed)
+            self.batch_generator = torch.Generator().manual_seed(config.seed)
         batches = self._batches()
         self.iter_num = 0
         self.iter_time = time.time()
         with self._seeded():
             if self._resumed is not None:
-                self._restore(self._resumed)
+                resume.restore(self, self._resumed)
+                self._resumed = None
             while not self._finished():
                 self._set_learning_rate()
                 self._step(*next(batches))
@@ -164,8 +158,8 @@ class Trainer:
                 if self._evaluation_due():
                     self._evaluate()
                 self.trigger_callbacks("on_iteration_end")
-        if self._best_state is not None:
-            self.averaged.load_state_dict(self._best_state)
+        if self.best_state is not None:
+            self.averaged.load_state_dict(self.best_state)
         if self.averaged is not model:
             model.load_state_dict(self.averaged.state_dict())
 
@@ -209,7 +203,7 @@ class Trainer:
     def _batches(self):
         """Endless (x, y) batches of blocks drawn with replacement."""
         dataset, batch_size = self.train_dataset, self.config.batch_size
-        generator = self._batch_generator
+        generator = self.batch_generator
         if hasattr(dataset, "batch"):
             while True:
                 yield dataset.batch(torch.randint(len(dataset), (batch_size,), generator=generator))
@@ -225,7 +219,7 @@ class Trainer:
         """Dropout draws from the seed inside; the global generator is restored after."""
         if self.config.seed is None:
             return nullcontext()
-        return _forked_generator(self.config.seed + self.rank, self.device)
+        return forked_generator(self.config.seed + self.rank, self.device)
 
     def _learning_rate(self):
         config, done = self.config, self.iter_num
@@ -270,7 +264,7 @@ class Trainer:
         self.evaluations.append((self.iter_num, value))
         if value < self.best:
             self.best = value
-            self._best_state = {
+            self.best_state = {
                 key: tensor.detach().clone() for key, tensor in self.averaged.state_dict().items()
             }
         self.trigger_callbacks("on_evaluation")
@@ -286,88 +280,17 @@ class Trainer:
 
     def state_dict(self):
         """All that `run` needs to go on from here, for torch.save; call it in a callback."""
-        return {
-            "iter_num": self.iter_num,
-            "losses": list(self.losses),
-            "evaluations": list(self.evaluations),
-            "best": self.best,
-            "best_state": self._best_state,
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "batch_generator": None
-            if self._batch_generator is None
-            else self._batch_generator.get_state(),
-            "dropout_generator": torch.get_rng_state(),
-            "cuda_dropout_generator": torch.cuda.get_rng_state(self.device)
-            if self.device_type == "cuda"
-            else None,
-            "settings": self._settings(),
-        }
-
-    def _settings(self):
-        """All that decides the run, besides the weights and what the data hold."""
-        names = [n for n in self.get_default_config().to_dict() if n not in COMPUTING_SETTINGS]
-        model = getattr(self.model, "config", None)
-        sizes = model.to_dict() if isinstance(model, CfgNode) else {}
-        return {
-            **{name: getattr(self.config, name) for name in names},
-            "precision": "float32" if self.autocast_dtype is None else "bfloat16",
-            "betas": tuple(self.config.betas),
-            **{f"model.{name}": value for name, value in sizes.items()},
-            "discount": None if self.discount is None else self.discount.discount,
-            "training blocks": len(self.train_dataset),
-        }
+        return resume.state_of(self)
 
     def load_state_dict(self, state):
         """Let the next `run` continue the training that `state_dict` recorded.
 
         With the same settings the continuation equals an uninterrupted run (with several
-        processes, up to the dropout they draw). Raises ResumeError for an incomplete state, for
-        other settings than COMPUTING_SETTINGS, another model or another length of the data;
-        `run` raises it for a state that is damaged otherwise.
+        processes, up to the dropout they draw). Raises ResumeError for a state that does not
+        go with this trainer (see resume.py); `run` raises it for one that is damaged otherwise.
         """
-        if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
-            raise ResumeError("the interrupted training's state lacks its settings")
-        if missing := sorted(STATE_KEYS - state.keys()):
-            raise ResumeError(f"the interrupted training's state lacks {', '.join(missing)}")
-        had, settings = state["settings"], self._settings()
-        for name in [*settings, *had]:
-            then, now = had.get(name, "unknown"), settings.get(name, "unknown")
-            if then != now:
-                raise ResumeError(
-                    f"the interrupted training had {name} {then}, this one has {now}"
-                )
-        try:
-            if state["best_state"] is not None:
-                self.averaged.load_state_dict(state["best_state"])
-            self.model.load_state_dict(state["model"])
-            self.averaged.load_state_dict(state["averaged"])
-        except (AttributeError, KeyError, RuntimeError, TypeError):
-            raise ResumeError("the interrupted training was of another model") from None
+        resume.load_models(self, state)
         self._resumed = state
-
-    def _restore(self, state):
-        try:
-            self._take_over(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ResumeError(f"the interrupted training's state is damaged: {reason}") from None
-        self._resumed = None
-
-    def _take_over(self, state):
-        self.optimizer.load_state_dict(state["optimizer"])
-        check_integer("iter_num", state["iter_num"], at_least=0)
-        self.iter_num = state["iter_num"]
-        self.losses = [float(loss) for loss in state["losses"]]
-        self.evaluations = [(int(done), float(value)) for done, value in state["evaluations"]]
-        self.best, self._best_state = float(state["best"]), state["best_state"]
-        if self._batch_generator is not None:
-            self._batch_generator.set_state(state["batch_generator"])
-        if self.rank == 0:
-            torch.set_rng_state(state["dropout_generator"])
-            if self.device_type == "cuda" and state["cuda_dropout_generator"] is not None:
-                torch.cuda.set_rng_state(state["cuda_dropout_generator"], self.device)
 
     def _finished(self):
         if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
@@ -377,11 +300,6 @@ class Trainer:
             return False
         values = [value for _, value in self.evaluations]
         return len(values) - 1 - values.index(min(values)) >= patience  # since the last new best
-
-
-def _skips_logits(model):
-    """Whether the loss may be computed from hidden states and the head's weight alone."""
-    return has_forward_of(GPT, model) and has_plain_head(model) and not has_hooks(model)
 
 
 class _Objective(nn.Module):
@@ -402,105 +320,13 @@ class _Objective(nn.Module):
             self.hidden_states = self.hidden_states and torch.compile(self.hidden_states)
 
     def forward(self, x, y):
-        if self.discount is None and not _skips_logits(self.model):
+        if self.discount is None and not may_skip_logits(self.model):
             _, loss = self.call(x, y)
             return loss.detach(), loss
-        self.model.check_targets(y, x.shape)
+        check_targets(y, x.shape, self.model.config.vocab_size)
         hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:
             return loss.detach(), loss
         return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
-
-
-@contextmanager
-def _forked_generator(seed, device):
-    """Global generators of the CPU and of a CUDA device seeded inside, restored after."""
-    device = torch.device(device)
-    gpus = []
-    if device.type == "cuda":
-        gpus = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu].manual_seed(seed)
-        yield
-
-
-def _check_settings(config):
-    """Raise ValueError for a setting out of range or a batch the processes cannot share."""
-    for name in ("batch_size", "accumulation_steps"):
-        check_integer(name, getattr(config, name), at_least=1)
-    for name in ("max_iters", "eval_interval", "patience"):
-        if getattr(config, name) is not None:
-            check_integer(name, getattr(config, name), at_least=1)
-    for name in ("warmup_iters", "num_workers"):
-        check_integer(name, getattr(config, name), at_least=0)
-    if config.seed is not None:
-        check_integer("seed", config.seed, at_least=0)
-    for name in ("learning_rate", "weight_decay", "embedding_weight_decay", "min_lr_ratio"):
-        check_number(name, getattr(config, name), at_least=0)
-    if config.grad_norm_clip is not None:
-        check_number("grad_norm_clip", config.grad_norm_clip, at_least=0)
-    if config.ema_decay is not None:
-        check_number("ema_decay", config.ema_decay, at_least=0, below=1)
-    if not (isinstance(config.betas, tuple | list) and len(config.betas) == 2):
-        raise ValueError(f"betas should be two numbers, not {config.betas!r}")
-    for beta in config.betas:
-        check_number("each of betas", beta, at_least=0, below=1)
-    if not isinstance(config.compile, bool):
-        raise ValueError(f"compile should be True or False, not {config.compile!r}")
-    if config.lr_decay not in ("none", "cosine"):
-        raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
-    if config.lr_decay == "cosine" and config.max_iters is None:
-        raise ValueError("a cosine decay needs max_iters")
-    if config.batch_size % (process_count() * config.accumulation_steps):
-        raise ValueError(
-            f"a batch of {config.batch_size} blocks cannot be divided among "
-            f"{process_count()} processes x {config.accumulation_steps} accumulation steps"
-        )
-    if process_count() > 1 and config.seed is None:
-        raise ValueError("several processes need a seed, to draw the same batches")
-
-
-def process_rank():
-    """This process's number among those of torch.distributed, 0 without it."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
-def process_count():
-    """How many processes train together, 1 without torch.distributed."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def check_compiler(device):
-    """Raise ValueError where torch.compile cannot make even x + 1, for want of a compiler say."""
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
-    except Exception as error:  # each missing tool has its own kind of error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"torch.compile does not work here, train without it: {reason}") from None
-
-
-def bfloat16_supported(device):
-    """Whether the device multiplies bfloat16 matrices in hardware."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def resolve_precision(precision, device):
-    """The autocast dtype of "float32" (None), "bfloat16", or "auto" (bfloat16 where fast).
-
-    Raises ValueError for an unknown name or bfloat16 on a processor without it.
-    """
-    if precision == "float32":
-        return None
-    if precision == "auto":
-        return torch.bfloat16 if bfloat16_supported(device) else None
-    if precision == "bfloat16":
-        if bfloat16_supported(device):
-            return torch.bfloat16
-        raise ValueError("bfloat16 was asked for, but this processor does not support it")
-    raise ValueError(f"unknown precision {precision!r}; allowed: auto, float32, bfloat16")

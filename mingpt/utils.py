@@ -27,9 +27,9 @@ def setup_logging(config):
     work_dir = Path(config.system.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     with atomic_path(work_dir / "args.txt") as path:
-        path.write_text(" ".join(sys.argv))
+        path.write_text(" ".join(sys.argv), encoding="utf-8")
     with atomic_path(work_dir / "config.json") as path:
-        path.write_text(json.dumps(config.to_dict(), indent=4))
+        path.write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
 
 
 @contextmanager
@@ -66,30 +66,6 @@ def check_number(name, value, at_least, below=math.inf):
         raise ValueError(
             f"{name} should be a number of at least {at_least} and {bound}, not {value!r}"
         )
-
-
-def resolve_device(device):
-    """The name of a device, str, such as "cpu", "cuda" or "cuda:1", after a check.
-
-    device: "auto" for CUDA where PyTorch finds it and else the CPU, another name, or a
-    torch.device. Raises ValueError for a device PyTorch cannot use here.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        parsed = torch.device(device)
-    except (RuntimeError, TypeError):
-        parsed = None
-    if parsed is None or isinstance(device, int) or parsed.type not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {str(device)!r}; allowed: auto, cpu, cuda, cuda:N")
-    if parsed.type == "cpu":
-        return "cpu"
-    asked = f"device {str(device)!r} was asked for, but PyTorch finds"
-    if not torch.cuda.is_available():
-        raise ValueError(f"{asked} no CUDA GPU here")
-    if parsed.index is not None and parsed.index >= torch.cuda.device_count():
-        raise ValueError(f"{asked} {torch.cuda.device_count()} CUDA GPUs here, numbered from 0")
-    return str(parsed)
 
 
 class CfgNode:

@@ -3,7 +3,7 @@
 import torch
 
 from mingpt.bpe import check_ids, get_encoder
-from mingpt.data import load_merges
+from mingpt.merges import load_merges
 
 BYTES = 256  # the first ids of GPT-2's vocabulary are the single bytes
 

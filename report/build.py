@@ -1,6 +1,6 @@
 """Typeset the report: `python -m report.build` writes report/report.pdf from report.typ.
 
-Every number is read from report/results_*.json and every picture from report/figures/ while it
+Every number is read from report/results/*.json and every picture from report/figures/ while it
 compiles; a missing one, or a question without an answer, stops it. Needs the `typst` package of
 requirements-dev.txt, which carries its own fonts.
 """

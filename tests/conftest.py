@@ -24,10 +24,8 @@ def _trained(labelled: bool):
     points = training_points(1000)
     labels = class_of(points) if labelled else None
     model = build(points, labels, num_classes=NUM_CLASSES if labelled else 0)
-    training = Training(
-        model, points, labels, epochs=300, noise_samples=1, learning_rate=1e-2, ema_decay=0.98, seed=1
-    )
-    return training.run()
+    options = {"epochs": 300, "noise_samples": 1, "learning_rate": 1e-2, "ema_decay": 0.98}
+    return Training(model, points, labels, seed=1, **options).run()
 
 
 @pytest.fixture(scope="session")

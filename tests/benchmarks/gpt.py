@@ -2,12 +2,12 @@
 
 Both sides do the same work on the same data in one process, alternating; medians count. Peak
 memory is measured in a process of its own. Prints a table and writes
-report/results_gpt_benchmark.json, where the rows of the parts that were run replace their
+report/results/benchmark_gpt.json, where the rows of the parts that were run replace their
 predecessors and the others stay. A row may carry a physical limit, in the row's own unit: what
 the value would be if ours took no longer than its operations at the measured matrix rate, its
 bytes at the measured bandwidth, or no more memory than it must hold.
 
-Needs requirements-dev.txt. Runs every part; `--skip-slow` leaves out those of many minutes,
+Needs requirements-dev.txt. Runs every part; `--skip-slow` leaves out the slow ones,
 `default-run` (the whole default `python example_gpt.py`) and `equal-time`, `--only PART ...` all
 but those named. `--quick` takes fewer repeats.
 """
@@ -29,18 +29,19 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import example_gpt
 import mingpt
-from mingpt import inversion
+from mingpt import cli, exercise, inversion
 from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
+from mingpt.devices import bfloat16_supported
 from mingpt.model import GPT, MODEL_TYPES
-from mingpt.scoring import bits_per_byte
-from mingpt.trainer import Trainer, bfloat16_supported
+from mingpt.scoring import bits_per_byte, heldout_bits_per_byte
+from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "weights" / "gpt.pt"
-RESULTS = ROOT / "report" / "results_gpt_benchmark.json"
+RESULTS = ROOT / "report" / "results" / "benchmark_gpt.json"
 BATCH, BLOCK = 32, 64
 EQUAL_SECONDS = 60
 ROWS = {}  # by name, of this run
@@ -73,14 +74,14 @@ def write():
     """Merge the rows of this run into the results file."""
     rows = {}
     if RESULTS.exists():
-        rows = {old["name"]: old for old in json.loads(RESULTS.read_text())["rows"]}
+        rows = {old["name"]: old for old in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
     content = {"machine_of_last_run": machine(), "rows": list((rows | ROWS).values())}
     with atomic_path(RESULTS) as path:
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def machine():
-    cpus = Path("/proc/cpuinfo").read_text()
+    cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = cpus.split("model name")[1].splitlines()[0].strip(" \t:")
     return (
         f"{model}, {cpus.count('processor')} processors, {torch.get_num_threads()} threads, "
@@ -205,7 +206,8 @@ def bandwidth():
 def step_memory(side):
     """Run in its own process: prints the peak resident bytes that two steps add."""
     stepper = our_stepper("gpt-mini") if side == "ours" else their_stepper("gpt-mini")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of imports and set-up is forgotten
+    # The peak of imports and set-up is forgotten.
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = resident_bytes("VmRSS")
     stepper()
     stepper()
@@ -214,7 +216,7 @@ def step_memory(side):
 
 def resident_bytes(field):
     """VmRSS (now) or VmHWM (peak) of this process; Linux."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
@@ -302,7 +304,7 @@ def shipped_weights(repeats):
     bpb = bits_per_byte(model, book.train, book.heldout, num_bytes, size=64, stride=32)
     row("weights/gpt.pt, held-out bits per byte", bpb, 1.97, at_least=False)
     row("weights/gpt.pt, against 7-Zip PPMd", bpb, 1.937, at_least=False)
-    target = torch.tensor(get_encoder().encode(example_gpt.SENTENCE))
+    target = torch.tensor(get_encoder().encode(exercise.SENTENCE))
     reached, seconds = 0, []
     for seed in range(20):
         began = time.perf_counter()
@@ -340,14 +342,14 @@ def equal_time(repeats):
 def timed_training(vocab, iterations):
     """Seconds of example_gpt.py's training, held-out bits per byte of the model, precision."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-        args, given = example_gpt.parse_arguments(
-            ["--vocab", vocab, "--max-iters", str(iterations), "--save", folder, "--device", "cpu"]
-        )
-        example_gpt.validate(args, given)
+        options = ["--vocab", vocab, "--max-iters", str(iterations), "--save", folder]
+        study, args = cli.parse("", example_gpt.EXERCISE, (), [*options, "--device", "cpu"])
+        cli.check_options(study, args)
+        run = cli.Run(study, args, {})
         began = time.perf_counter()
-        model, *_ = example_gpt.train(args, args.book)
+        gpt = exercise.train(run, "gpt")
         seconds = time.perf_counter() - began
-    return seconds, example_gpt.heldout_bits_per_byte(args, model, args.book), args.precision
+    return seconds, heldout_bits_per_byte(gpt.model, gpt.book, gpt.encoder), args.precision
 
 
 def run_script(*arguments):
@@ -359,7 +361,7 @@ def run_script(*arguments):
     )
     seconds = time.perf_counter() - began
     out = Path(arguments[arguments.index("--out") + 1])
-    return seconds, json.loads((out / "results_gpt.json").read_text())
+    return seconds, json.loads((out / "results" / "gpt.json").read_text(encoding="utf-8"))
 
 
 SLOW_PARTS = ("default-run", "equal-time")

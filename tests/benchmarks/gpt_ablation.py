@@ -4,7 +4,7 @@ Every variant changes one thing in the default recipe of `example_gpt.py`. The h
 book is not touched: models train on the first nine tenths of the training part and are scored on
 its last tenth, the validation text, in bits per byte at the best evaluation. One seed screens all
 variants; the reference and the best other are then finalists and get two more seeds. Writes
-report/results_gpt_ablation.json after every run and goes on from it when started again. A run takes
+report/results/ablation_gpt.json after every run and goes on from it when started again. A run takes
 two to four minutes.
 """
 
@@ -19,41 +19,41 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import example_gpt
-from mingpt.bpe import get_encoder, spelling_groups
-from mingpt.data import BlockDataset, load_book, load_merges
-from mingpt.discounting import AbsoluteDiscount
+from mingpt.bpe import get_encoder
+from mingpt.data import BlockDataset, load_book
+from mingpt.merges import load_merges
 from mingpt.model import GPT
+from mingpt.recipe import recipe_for
 from mingpt.scoring import bits_per_byte
 from mingpt.trainer import Trainer
 from mingpt.utils import atomic_path
 
-PATH = Path(__file__).parents[2] / "report" / "results_gpt_ablation.json"
+PATH = Path(__file__).parents[2] / "report" / "results" / "ablation_gpt.json"
 SEEDS = (11, 12, 13)
 FINALISTS = 1  # beside the reference
 REFERENCE = "the default recipe"
 VALIDATION_SHARE = 0.1
 
-# Name -> changes of command-line options, of the CPU preset, of the model's shape, or of the data.
+# Name -> changes of the recipe, of the model's sizes, or of the data.
 VARIANTS = {
     REFERENCE: {},
-    "no discount of seen tokens": {"discount": False},
-    "embeddings start at std 0.02": {"preset": {"embd_init_std": 0.02}},
-    "embeddings do not decay": {"preset": {"embedding_weight_decay": 0.0}},
-    "weight decay 0.1": {"preset": {"weight_decay": 0.1}},
-    "dropout 0.1": {"options": {"dropout": 0.1}},
-    "no average of weights": {"ema_decay": None},
+    "no discount of seen tokens": {"recipe": {"objective": "cross-entropy"}},
+    "embeddings start at std 0.02": {"recipe": {"embd_init_std": 0.02}},
+    "embeddings do not decay": {"recipe": {"embedding_weight_decay": 0.0}},
+    "weight decay 0.1": {"recipe": {"weight_decay": 0.1}},
+    "dropout 0.1": {"recipe": {"dropout": 0.1}},
+    "no average of weights": {"recipe": {"ema_decay": None}},
     "4 layers x 192": {"model": {"model_type": None, "n_layer": 4, "n_head": 6, "n_embd": 192}},
     "6 layers x 256": {"model": {"model_type": None, "n_layer": 6, "n_head": 8, "n_embd": 256}},
     "tokens split at random, 10 %": {"split": 0.1},
     "minGPT's recipe": {
-        "discount": False,
-        "ema_decay": None,
-        "options": {"dropout": 0.1, "learning_rate": 5e-4},
-        "preset": {"embd_init_std": 0.02, "embedding_weight_decay": 0.0, "weight_decay": 0.1},
-        "model": {"tied_head": False},
+        "recipe": {
+            "objective": "cross-entropy", "ema_decay": None, "dropout": 0.1, "tied_head": False,
+            "learning_rate": 5e-4, "embd_init_std": 0.02, "embedding_weight_decay": 0.0,
+            "weight_decay": 0.1,
+        },
     },
-}
+}  # fmt: skip
 
 
 class SplitBlockDataset(BlockDataset):
@@ -89,47 +89,28 @@ class SplitBlockDataset(BlockDataset):
 
 def train(changes, seed, train_part, validation_part, num_bytes):
     """Evaluations [(iterations, validation bits per byte)] of one run."""
-    args, given = example_gpt.parse_arguments(["--seed", str(seed), "--device", "cpu"])
-    example_gpt.validate(args, given)
-    vars(args).update(changes.get("options", {}))
-    args.preset = args.preset | changes.get("preset", {})
-    config = GPT.get_default_config()
-    config.merge_from_dict(
-        {
-            "model_type": args.model,
-            "vocab_size": args.encoder.vocab_size,
-            "block_size": args.block_size,
-            "tied_head": True,
-            "embd_init_std": args.preset["embd_init_std"],
-            "embd_pdrop": args.dropout,
-            "resid_pdrop": args.dropout,
-            "attn_pdrop": args.dropout,
-        }
-        | changes.get("model", {})
-    )
-    settings = example_gpt.training_settings(args)
-    settings.eval_interval = 25
-    if "ema_decay" in changes:
-        settings.ema_decay = changes["ema_decay"]
+    settings = {"model_type": "gpt-mini", "objective": "discounted", "seed": seed}
+    recipe = recipe_for("cpu", **settings | changes.get("recipe", {}))
+    config = recipe.model_config(get_encoder().vocab_size)
+    config.merge_from_dict(changes.get("model", {}))
+    training = recipe.trainer_settings(device="cpu", precision="auto")
+    training.eval_interval = 25
     if "split" in changes:
         dataset = SplitBlockDataset(
-            train_part, args.block_size, config.vocab_size, changes["split"], seed
+            train_part, recipe.block_size, config.vocab_size, changes["split"], seed
         )
     else:
-        dataset = BlockDataset(train_part, args.block_size, config.vocab_size)
-    discount = None
-    if changes.get("discount", True):
-        discount = AbsoluteDiscount(train_part, spelling_groups(args.encoder))
+        dataset = BlockDataset(train_part, recipe.block_size, config.vocab_size)
     trainer = Trainer(
-        settings,
+        training,
         GPT(config, generator=torch.Generator().manual_seed(seed)),
         dataset,
         lambda model: bits_per_byte(
             model, train_part, validation_part, num_bytes, size=64, stride=32
         ),
-        discount,
+        recipe.discount(train_part, get_encoder()),
     )
-    with tqdm(total=settings.max_iters, unit="it", leave=False, disable=None) as bar:
+    with tqdm(total=training.max_iters, unit="it", leave=False, disable=None) as bar:
         trainer.set_callback("on_batch_end", lambda _: bar.update())
         trainer.run()
     return trainer.evaluations
@@ -141,7 +122,7 @@ def best(evaluations):
 
 def write(content):
     with atomic_path(PATH) as path:
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def show(runs):
@@ -162,7 +143,7 @@ def main():
     num_bytes = len(get_encoder().decode_bytes(validation_part.tolist()))
     runs = {}
     if PATH.exists() and not args.fresh:
-        runs = json.loads(PATH.read_text())["validation_bits_per_byte_by_iteration"]
+        runs = json.loads(PATH.read_text(encoding="utf-8"))["validation_bits_per_byte_by_iteration"]
     content = {
         "seeds": SEEDS,
         "training_tokens": len(train_part),

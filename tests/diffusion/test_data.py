@@ -124,3 +124,11 @@ def test_all_rotations_hold_every_point_four_times(generator):
 
 def test_square_is_the_one_of_the_exercise():
     assert SQUARE.tolist() == [[-1, -1], [1, 1]]
+
+
+def test_each_point_may_have_its_own_rectangle(generator):
+    points = uniform(500, generator=generator)
+    labels = class_of(points)
+    assert inside(points, RECTANGLES[labels].transpose(0, 1)).all()
+    others = RECTANGLES[(labels + 1) % 5].transpose(0, 1)
+    assert not inside(points, others).any()

@@ -13,7 +13,7 @@ import torch
 
 import diffusion
 from diffusion import Denoiser, WeightsError
-from diffusion.files import save_weights
+from diffusion.files import FORMAT, save_weights
 from diffusion.schedule import Power
 
 NUM_CLASSES = 3
@@ -226,8 +226,8 @@ class Hostile:
 
 def altered(**changes) -> dict:
     model = network(width=16)
-    whole = {"kind": "diffusion.Denoiser", "config": {}, "state": model.state_dict(), "sha256": ""}
-    return whole | changes
+    whole = {"kind": "diffusion.Denoiser", "format": FORMAT, "config": {}, "sha256": ""}
+    return whole | {"state": model.state_dict()} | changes
 
 
 @pytest.mark.parametrize(
@@ -248,6 +248,16 @@ def altered(**changes) -> dict:
 def test_other_content_is_refused(stored, message, tmp_path):
     torch.save(stored, tmp_path / "model.pt")
     refused(tmp_path / "model.pt", message)
+
+
+@pytest.mark.parametrize("written", [{}, {"format": FORMAT - 1}])
+def test_file_of_an_earlier_version_is_refused(written, tmp_path):
+    path = tmp_path / "model.pt"
+    diffusion.save(network(width=16), path)
+    content = torch.load(path, weights_only=True)
+    del content["format"]
+    torch.save(content | written, path)
+    refused(path, "of an earlier version, whose parameters had other names; train it again")
 
 
 def test_other_files_are_refused(tmp_path):
@@ -321,7 +331,7 @@ for attempt in range(20):
 def test_process_killed_while_saving_leaves_a_whole_file(tmp_path):
     process = subprocess.run(
         [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path / "model.pt")],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

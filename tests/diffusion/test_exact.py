@@ -173,3 +173,12 @@ def test_exact_denoiser_with_classes(points):
     for bad in (None, 5, -1, torch.zeros(3, dtype=torch.int64)):
         with pytest.raises(ValueError, match="labels"):
             model(points, 0.5, bad)
+
+
+def test_bayes_loss_of_classes_weighs_them_by_area():
+    schedule = Exponential()
+    losses = [exact.bayes_loss(schedule, rectangle) for rectangle in RECTANGLES]
+    expected = (losses[0] * 1.0 + sum(losses[1:]) * 0.75) / 4
+    assert exact.bayes_loss_of_classes(schedule) == pytest.approx(expected, abs=1e-12)
+    # Knowing more can only help.
+    assert exact.bayes_loss_of_classes(schedule) < exact.bayes_loss(schedule)

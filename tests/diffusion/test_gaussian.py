@@ -214,7 +214,14 @@ def test_ddpm_training_nears_the_bayes_loss_and_the_model_serves_both_processes(
     schedule = Exponential(SIGMA_MIN, 3.0)
     model = diffusion.build(points, schedule=schedule)
     training = gaussian.ChainTraining(
-        model, chain, points, epochs=300, noise_samples=1, learning_rate=1e-2, ema_decay=0.98, seed=1
+        model,
+        chain,
+        points,
+        epochs=300,
+        noise_samples=1,
+        learning_rate=1e-2,
+        ema_decay=0.98,
+        seed=1,
     )
     trained = training.run()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Eq. 9, the complete bound, the exact density, and the integrator behind it."""
+"""Eq. 9, the complete bound, and the exact density."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diffusion import ToleranceError, complete_bound, elbo, exact, log_likelihood
+from diffusion import ToleranceError, complete_bound, elbo, exact, likelihood, log_likelihood
 from diffusion.data import RECTANGLES, SQUARE, uniform
 from diffusion.exact import ExactDenoiser
-from diffusion.ode import integrate
 from diffusion.sampling import matched_prior
 from diffusion.schedule import SIGMA_MIN, Exponential, Power
 
@@ -121,7 +120,7 @@ def test_standard_error_is_honest(denoiser, quadrature, low_variance):
     assert abs(np.mean(deviations)) < 4 * 1.18 / math.sqrt(60)
 
 
-def test_every_point_meets_the_same_draws(denoiser):
+def test_every_point_meets_the_same_noises(denoiser):
     options = {"steps": 100, "num_samples": 320}
     together = elbo(denoiser, POINTS[[0, 1, 0]], seed=1, **options)
     assert together[0] == together[2]
@@ -160,6 +159,38 @@ def test_complete_bound_adds_three_known_terms(conditional):
     # E log N(x; z_0, s^2 I) for z_0 = x + s eps.
     expected = -math.log(2 * math.pi * SIGMA_MIN**2) - 1
     assert bound.reconstruction.tolist() == pytest.approx([expected] * 3)
+
+
+def test_estimates_are_those_of_their_functions(conditional):
+    x, labels = CENTRES.float(), torch.arange(5)
+    found = likelihood.estimates(conditional, x, labels, RECTANGLES.transpose(0, 1), seed=3)
+    bound = complete_bound(conditional, x, labels, seed=3)
+    density = log_likelihood(conditional, x, labels)
+    for k, row in enumerate(found):
+        assert row["eq9_nats"] == bound.diffusion[k].item()
+        assert row["eq9_standard_error_nats"] == bound.error[k].item()
+        terms = row["eq9_nats"] + row["bound_prior_term_nats"]
+        total = terms + row["bound_reconstruction_term_nats"]
+        assert row["bound_nats"] == pytest.approx(total)
+        assert row["log_density_nats"] == density[k].item()
+        area = (RECTANGLES[k][1] - RECTANGLES[k][0]).prod().item()
+        assert row["true_log_density_nats"] == pytest.approx(-math.log(area), abs=1e-9)
+
+
+@pytest.mark.parametrize("label", [None, 1])
+def test_density_map_of_the_exact_score_is_the_rectangle_and_integrates_to_one(label):
+    model = ExactDenoiser(rectangles=None if label is None else RECTANGLES)
+    density, integral = likelihood.density_map(model, label, cells=40)
+    assert density.shape == (40, 40)
+    assert integral == pytest.approx(1, abs=0.02)
+    axis = (torch.arange(40) + 0.5) * 0.1 - 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")  # rows along y
+    (left, low), (right, high) = SQUARE if label is None else RECTANGLES[label]
+    inner = (x > left + 0.05) & (x < right - 0.05) & (y > low + 0.05) & (y < high - 0.05)
+    area = (right - left) * (high - low)
+    assert (density[inner] * area - 1).abs().max() < 0.1
+    outer = (x < left - 0.1) | (x > right + 0.1) | (y < low - 0.1) | (y > high + 0.1)
+    assert density[outer].max() < 1e-6
 
 
 # --- The exact density --------------------------------------------------------------------------
@@ -320,99 +351,6 @@ class Broken(ExactDenoiser):
 def test_unreachable_tolerance_is_a_clear_error():
     with pytest.raises(ToleranceError, match="leaves the range of numbers"):
         log_likelihood(Broken(), POINTS)
-    with pytest.raises(ToleranceError, match="allow a larger tolerance"):
-        integrate(rotation, START, 0.0, 9.0, rtol=1e-300, atol=1e-300)
-
-
-# --- The integrator -----------------------------------------------------------------------------
-
-START = torch.tensor([[1.0, 0.0], [0.3, -2.0]], dtype=torch.float64)
-
-
-def decay(u, y):
-    return -y
-
-
-def rotation(u, y):
-    return torch.stack([-y[:, 1], y[:, 0]], dim=1)
-
-
-def forced(u, y):
-    return y * math.cos(u)
-
-
-def turned(y, angle):
-    cos, sin = math.cos(angle), math.sin(angle)
-    return y @ torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
-
-
-@pytest.mark.parametrize("tolerance", [1e-4, 1e-8, 1e-12])
-@pytest.mark.parametrize(("start", "end"), [(0.0, 3.0), (3.0, 0.0), (-1.0, -1.5)])
-@pytest.mark.parametrize(
-    ("f", "solution"),
-    [
-        (decay, lambda y, start, end: y * math.exp(start - end)),
-        (rotation, lambda y, start, end: turned(y, end - start)),
-        (forced, lambda y, start, end: y * math.exp(math.sin(end) - math.sin(start))),
-    ],
-)
-def test_integrator_agrees_with_closed_forms(f, solution, start, end, tolerance):
-    result = integrate(f, START, start, end, rtol=tolerance, atol=tolerance)
-    # The tolerance is local: it may grow with the number of steps and with the flow.
-    limit = 100 * tolerance + 1e-13
-    torch.testing.assert_close(result, solution(START, start, end), rtol=limit, atol=limit)
-
-
-def test_integrator_is_of_order_five():
-    evaluations = []
-    for tolerance in (1e-5, 1e-10):
-        count = 0
-
-        def f(u, y):
-            nonlocal count
-            count += 1
-            return rotation(u, y)
-
-        integrate(f, START, 0.0, 20.0, rtol=tolerance, atol=tolerance)
-        evaluations.append(count)
-    # The local error of a step h is of order h^5 (that of the embedded solution of order 4).
-    assert math.log10(evaluations[1] / evaluations[0]) == pytest.approx(1, abs=0.1)
-
-
-def test_the_worst_row_sets_the_step():
-    rates = torch.tensor([[1e-3], [50.0]], dtype=torch.float64)
-    y = torch.ones(2, 1, dtype=torch.float64)
-    result = integrate(lambda u, y: -rates * y, y, 0.0, 1.0, rtol=1e-8, atol=1e-12)
-    torch.testing.assert_close(result, torch.exp(-rates), rtol=1e-6, atol=1e-10)
-
-
-def test_nothing_to_integrate():
-    options = {"rtol": 1e-6, "atol": 1e-6}
-    assert integrate(decay, START[:0], 0.0, 1.0, **options).shape == (0, 2)
-    assert torch.equal(integrate(decay, START, 1.0, 1.0, **options), START)
-
-
-@pytest.mark.parametrize(
-    ("f", "options"),
-    [
-        (rotation, {"max_steps": 3}),
-        (lambda u, y: y * math.nan, {}),
-        (lambda u, y: torch.full_like(y, math.inf), {}),
-        (lambda u, y: y**2, {}),  # from 1 it reaches infinity at u = 1
-        (rotation, {"rtol": 1e-300, "atol": 1e-300}),
-    ],
-    ids=["few steps", "NaN", "infinity", "explosion", "no room"],
-)
-def test_integrator_says_when_it_fails(f, options):
-    with pytest.raises(ToleranceError, match="on the way from 0 to 9"):
-        integrate(f, START, 0.0, 9.0, **({"rtol": 1e-6, "atol": 1e-6} | options))
-
-
-@pytest.mark.parametrize("bad", [0.0, -1e-3, math.nan])
-@pytest.mark.parametrize("name", ["rtol", "atol"])
-def test_integrator_refuses_bad_tolerances(name, bad):
-    with pytest.raises(ValueError, match="tolerances must be positive"):
-        integrate(decay, START, 0.0, 1.0, **({"rtol": 1e-3, "atol": 1e-3} | {name: bad}))
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(-1, 1))

@@ -112,7 +112,7 @@ class ZeroPredictor(ExactDenoiser):
         return torch.zeros_like(x)
 
 
-def test_excess_of_the_ideal_and_of_the_zero_prediction():
+def test_excess_risk_of_the_ideal_and_of_the_zero_prediction():
     model = ExactDenoiser()
     assert metrics.excess_risk(model, num_samples=N) < 1e-12
     # Zero is wrong by eps* itself, and E[eps*^2] = 1 - (Bayes loss) <= 1; eps*^2 varies by less
@@ -124,8 +124,33 @@ def test_excess_of_the_ideal_and_of_the_zero_prediction():
     assert excess != metrics.excess_risk(ZeroPredictor(), num_samples=N, seed=1)
 
 
-def test_excess_within_a_class():
+def test_excess_risk_within_a_class():
     model = ExactDenoiser(rectangles=RECTANGLES)
     right = {"rectangle": RECTANGLES[2], "num_samples": N}
     assert metrics.excess_risk(model, label=2, **right) < 1e-12
     assert metrics.excess_risk(model, label=4, **right) > 0.1
+
+
+def test_floor_of_tv10_is_that_of_repeated_uniform_points():
+    n = 1000
+    # E|n_cell/n - 1/100| = sqrt(2 p (1 - p) / (pi n)) for a binomial count that is nearly normal.
+    expected = 0.5 * 100 * math.sqrt(2 * 0.01 * 0.99 / (math.pi * n))
+    assert metrics.uniform_tv10(n, repeats=50) == pytest.approx(expected, rel=0.03)
+    assert metrics.uniform_tv10(n, repeats=3) == metrics.uniform_tv10(n, repeats=3)
+
+
+@pytest.mark.parametrize("label", range(5))
+def test_border_profile_of_uniform_points_is_one_and_of_an_inner_part_zero_at_the_border(
+    label, generator
+):
+    rectangle, n = RECTANGLES[label], 200_000
+    bins = torch.tensor([0.0, 0.05, 0.1, 0.2], dtype=torch.float64)
+    points = uniform(n, rectangle, generator=generator)
+    profile = metrics.border_profile(points, rectangle, bins)
+    width, height = rectangle[1] - rectangle[0]
+    nearer = 1 - (width - 2 * bins) * (height - 2 * bins) / (width * height)
+    share = torch.diff(nearer)
+    assert ((profile - 1).abs() < 4 * ((1 - share) / (n * share)).sqrt()).all()
+    centre = rectangle.mean(dim=0)
+    inner = centre + (points - centre) * (1 - 0.1 / torch.stack([width, height]))  # 0.05 inside
+    assert metrics.border_profile(inner, rectangle, bins)[0] < 1e-3

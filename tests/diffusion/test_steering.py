@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diffusion import sample
 from diffusion.data import RECTANGLES
 from diffusion.exact import ExactDenoiser
-from diffusion.steering import SteeringError, guide, invert, optimise
+from diffusion.steering import SteeringError, guide, invert, optimise, steer
 
 TARGETS = [(0.3, -0.2), (1.5, 1.2), (4.0, 5.5)]
 STEPS = 20
@@ -235,3 +235,19 @@ def test_a_target_out_of_the_range_of_numbers_is_refused(way, network):
 def test_a_target_whose_energy_overflows_is_refused(way, target):
     with pytest.raises(SteeringError):
         way(ExactDenoiser(), target, steps=5)
+
+
+def test_every_way_is_tried_and_the_failed_ones_say_why():
+    def fail(*_, **__):
+        raise SteeringError("no way there")
+
+    model = ExactDenoiser(rectangles=RECTANGLES)
+    found, failed = steer({"a": invert, "b": fail, "c": guide}, model, (1.5, 1.2), 2, steps=STEPS)
+    assert list(found) == ["a", "c"]
+    assert failed == {"b": "no way there"}
+    numbers = found["a"].numbers()
+    assert numbers["reached"]
+    assert numbers["output"] == pytest.approx([1.5, 1.2], abs=1e-6)
+    assert numbers["distance"] == pytest.approx(0, abs=1e-6)
+    assert numbers["energy_of_random_noise_nats"] == 1
+    assert torch.equal(found["a"].path, invert(model, (1.5, 1.2), 2, steps=STEPS).path)

@@ -24,7 +24,9 @@ POINTS = training_points(1000)[:200]
 def training(seed: int = 0, *, points=POINTS, labels=None, schedule=None, width=16, **options):
     num_classes = 0 if labels is None else NUM_CLASSES
     model = build(points, labels, num_classes=num_classes, width=width, schedule=schedule)
-    return Training(model, points, labels, seed=seed, **({"epochs": 12, "noise_samples": 1} | options))
+    return Training(
+        model, points, labels, seed=seed, **({"epochs": 12, "noise_samples": 1} | options)
+    )
 
 
 def state(run: Training) -> dict[str, torch.Tensor]:
@@ -60,7 +62,9 @@ def test_loss_falls_towards_the_bayes_loss(denoiser):
 def test_conditional_training_learns_each_class(conditional):
     for label in range(NUM_CLASSES):
         rectangle = exact.RECTANGLES[label]
-        excess = metrics.excess_risk(conditional, rectangle=rectangle, label=label, num_samples=20_000)
+        excess = metrics.excess_risk(
+            conditional, rectangle=rectangle, label=label, num_samples=20_000
+        )
         assert excess < 0.03
 
 
@@ -217,7 +221,7 @@ def test_run_writes_its_checkpoint(tmp_path):
 EPOCHS = 1000
 TRAINED_UNTIL_KILLED = f"""
 import sys
-from tests.test_diffusion_training import training
+from tests.diffusion.test_training import training
 training(epochs={EPOCHS}).run(checkpoint=sys.argv[1], every=7)
 """
 
@@ -225,7 +229,7 @@ training(epochs={EPOCHS}).run(checkpoint=sys.argv[1], every=7)
 def test_killed_run_resumes_to_the_same_bits(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     with subprocess.Popen(
-        [sys.executable, "-c", TRAINED_UNTIL_KILLED, str(checkpoint)], cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", TRAINED_UNTIL_KILLED, str(checkpoint)], cwd=Path(__file__).parents[2]
     ) as process:
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.001)
@@ -288,6 +292,16 @@ def test_bad_data_are_refused():
     for bad in (None, labels[1:], labels + 1):
         with pytest.raises(ValueError, match="labels"):
             Training(model, POINTS, bad)
+
+
+def test_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+    run = training()
+    run.save(tmp_path / "checkpoint.pt")
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del content["settings"]["format"]
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(WeightsError, match="of an earlier version"):
+        run.resume(tmp_path / "checkpoint.pt")
 
 
 def test_missing_and_damaged_checkpoints_are_refused(tmp_path):

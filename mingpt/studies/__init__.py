@@ -1,0 +1,3 @@
+"""The studies that example_gpt.py offers beside the exercise: one module each, one line here."""
+
+STUDIES = ()

@@ -1,0 +1,298 @@
+"""The exercise's options, and the GPT that its five questions are put to: trained, or loaded."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from mingpt import checkpoint, recipe, resume
+from mingpt.bpe import get_encoder
+from mingpt.cli import FOLDERS, check_file, option
+from mingpt.data import BlockDataset, Book, load_book
+from mingpt.devices import resolve_precision
+from mingpt.model import GPT, MODEL_TYPES
+from mingpt.processes import process_count, process_rank
+from mingpt.sampling import check_sampling
+from mingpt.scoring import heldout_bits_per_byte
+from mingpt.text import word_positions
+from mingpt.trainer import TrainingDivergedError
+from mingpt.utils import atomic_path
+from mingpt.vocabulary import BookVocabulary
+
+SENTENCE = "I am a little squirrel holding a walnut"
+PROMPT = "Alice thought to herself, and"
+WORD = 11  # the word whose prediction questions 3 and 4 explain
+LARGEST_SEED = 2**32 - 1
+WEIGHTS_FILE = "gpt.pt"
+TRAINING_FILE, TRAINING_FILE_INTERVAL = "training.pt", 100  # the interval in iterations
+MANY = math.inf
+
+OPTIONS = (
+    option("--weights", "load this model instead of training one", metavar="PATH"),
+    option("--model", f"auto (gpt2 with CUDA, else gpt-mini) or one of {', '.join(MODEL_TYPES)}",
+           default="auto"),
+    option("--vocab", "GPT-2's 50,257 tokens, or only those the training part uses and all bytes",
+           choices=("gpt2", "book"), default="gpt2"),
+    option("--max-iters", "training iterations (default: 300 on CPU, 2000 on CUDA)",
+           within=(1, MANY), type=int),
+    option("--batch-size", "blocks per iteration (default: 32 on CPU, 64 on CUDA)",
+           within=(1, MANY), type=int),
+    option("--accumulation-steps", "parts each batch is computed in, to save memory",
+           within=(1, MANY), type=int, default=1),
+    option("--compile", "compile the training step with torch.compile", action="store_true"),
+    option("--learning-rate", "peak rate (default: 2e-3 on CPU, 5e-4 on CUDA)", type=float),
+    option("--objective", "GPT-2's cross-entropy, or that of targets with an absolute discount "
+           "(default: discounted on CPU with --vocab gpt2, else cross-entropy)",
+           choices=("discounted", "cross-entropy")),
+    option("--dropout", "dropout rate (default: 0.3 on CPU, 0.1 on CUDA)", type=float),
+    option("--block-size", "tokens per block", within=(1, MANY), type=int, default=64),
+    option("--seed", "seed of everything random", within=(0, LARGEST_SEED), type=int, default=0),
+    option("--precision", "float32, bfloat16, or auto: bfloat16 products in training where the "
+           "device has them", default="auto"),
+    option("--prompt", "start of the sentence of questions 3 and 4", default=PROMPT),
+    option("--temperature", "sampling temperature", type=float, default=0.8),
+    option("--top-k", "sample from the k likeliest tokens; 0 for all", within=(0, MANY), type=int,
+           default=40),
+    option("--top-p", "sample from the smallest set of this probability", type=float, default=1.0),
+    option("--sentence", "sentence to invert in question 2", default=SENTENCE),
+    option("--starts", "random starts of the inversion", within=(1, MANY), type=int, default=20),
+    option("--resume", f"go on from {TRAINING_FILE} in the --save folder, written every "
+           f"{TRAINING_FILE_INTERVAL} iterations", action="store_true"),
+)  # fmt: skip
+OF_TRAINING = (  # options that decide nothing where a model is loaded
+    "model", "vocab", "max_iters", "batch_size", "accumulation_steps", "learning_rate",
+    "objective", "dropout", "block_size", "compile", "resume", "save", "precision",
+)  # fmt: skip
+
+
+class TrainedGPT(NamedTuple):
+    """What the questions are put to."""
+
+    model: GPT  # in eval mode
+    encoder: Any  # the tokeniser it was trained with
+    book: Book  # in that tokeniser's tokens
+    history: dict  # losses and held-out values by iteration; empty where they are unknown
+    recipe: dict | None  # what `Recipe.record` gave
+
+
+# --- Options ------------------------------------------------------------------------------------
+
+
+def check(args):
+    """Refuse what the options' bounds cannot express; fill in what depends on others.
+
+    Where a model is loaded, the options about training are dropped. Raises ValueError.
+    """
+    reduced = resolve_precision(args.precision, args.device) is not None
+    args.precision = "bfloat16" if reduced else "float32"
+    if not args.top_k:
+        args.top_k = None
+    check_sampling(args.temperature, args.top_k, args.top_p)
+    for flag, text in (("--prompt", args.prompt), ("--sentence", args.sentence)):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{flag} is not valid UTF-8: {text!r}")
+    if args.weights:
+        _drop_training_options(args)
+    else:
+        _check_training_options(args)
+
+
+def _drop_training_options(args):
+    defaults = {entry.name: entry for entry in (*OPTIONS, *FOLDERS)}
+    for name in OF_TRAINING:
+        entry = defaults[name]
+        if name != "precision" and getattr(args, name) != entry.default:
+            raise ValueError(
+                f"--weights loads a trained model: it does not go with {entry.flag}"
+            )
+    for name in OF_TRAINING:
+        if name != "save":
+            delattr(args, name)
+
+
+def _check_training_options(args):
+    kind = torch.device(args.device).type
+    if args.model == "auto":
+        args.model = "gpt2" if kind == "cuda" else "gpt-mini"
+    if args.model not in MODEL_TYPES:
+        raise ValueError(
+            f"--model: unknown model {args.model!r}; allowed: auto, {', '.join(MODEL_TYPES)}"
+        )
+    for name in ("max_iters", "batch_size", "learning_rate", "dropout"):
+        if getattr(args, name) is None:
+            setattr(args, name, recipe.PRESETS[kind][name])
+    if args.objective is None:
+        discounted = kind == "cpu" and args.vocab == "gpt2"
+        args.objective = "discounted" if discounted else "cross-entropy"
+    if args.objective == "discounted" and args.vocab == "book":
+        raise ValueError(
+            "--objective discounted makes room for tokens that training never shows: "
+            "it does not go with --vocab book"
+        )
+    if not (args.learning_rate > 0 and math.isfinite(args.learning_rate)):
+        raise ValueError(f"--learning-rate should be above 0, not {args.learning_rate}")
+    if not 0 <= args.dropout < 1:
+        raise ValueError(f"--dropout should be at least 0 and below 1, not {args.dropout}")
+    if args.batch_size % (process_count() * args.accumulation_steps):
+        raise ValueError(
+            f"--batch-size {args.batch_size} cannot be divided among {process_count()} processes "
+            f"x {args.accumulation_steps} accumulation steps"
+        )
+    for file in (WEIGHTS_FILE, TRAINING_FILE):
+        check_file(args.save / file)
+
+
+def check_texts(args, encoder, block_size):
+    """Refuse a prompt or sentence that the block cannot hold, and a prompt with too many words.
+
+    Raises ValueError.
+    """
+    if block_size < 2 * WORD:
+        raise ValueError(
+            f"--block-size {block_size} is too small for a sentence of {WORD} words: "
+            f"give at least {2 * WORD}"
+        )
+    prompt = encoder.encode(args.prompt)
+    for flag, ids in (("--prompt", prompt), ("--sentence", encoder.encode(args.sentence))):
+        if not ids:
+            raise ValueError(f"{flag} is empty")
+        if len(ids) > block_size:
+            raise ValueError(f"{flag} has {len(ids)} tokens; the model's block holds {block_size}")
+    words = len(word_positions(encoder, prompt))
+    if words >= WORD:
+        raise ValueError(
+            f"--prompt has {words} words; the model is to write word {WORD}: "
+            f"give at most {WORD - 1}"
+        )
+    continued = word_positions(encoder, prompt + encoder.encode("a"))
+    if len(continued) >= WORD and continued[WORD - 1][1][0] < len(prompt):
+        raise ValueError(
+            f"--prompt ends in {args.prompt.split()[-1]!r}, which word {WORD} would begin with; "
+            "the model is to write that word: leave it out"
+        )
+    needed = WORD - words + 1  # a token per missing word, and one to end the last
+    if len(prompt) + needed > block_size:
+        raise ValueError(
+            f"--prompt has {len(prompt)} tokens and {words} words; word {WORD} "
+            f"takes at least {needed} more tokens, and the model's block holds {block_size}"
+        )
+
+
+# --- The model ----------------------------------------------------------------------------------
+
+
+def load(args):
+    """{"gpt": the TrainedGPT of --weights, or None where one has to be trained}.
+
+    Raises ValueError for a file that holds no GPT, and for texts that do not fit the model.
+    """
+    if not args.weights:
+        blocks = len(BlockDataset(load_book().train, args.block_size))
+        if args.batch_size > blocks:
+            raise ValueError(
+                f"--batch-size {args.batch_size} is larger than the book: it has {blocks} blocks"
+            )
+        check_texts(args, encoder_of(args.vocab), args.block_size)
+        return {"gpt": None}
+    content = checkpoint.read(args.weights)
+    model, encoder = checkpoint.build(content, args.device), checkpoint.encoder(content)
+    check_texts(args, encoder, model.block_size)
+    history, record = content.get("history", {}), content.get("recipe")
+    return {"gpt": TrainedGPT(model, encoder, book_in(encoder), history, record)}
+
+
+def encoder_of(vocab):
+    """The tokeniser by its name, "gpt2" or "book"."""
+    return get_encoder() if vocab == "gpt2" else BookVocabulary.of(load_book().train)
+
+
+def book_in(encoder):
+    """The Book in the tokens of an encoder."""
+    book = load_book()
+    if encoder is get_encoder():
+        return book
+    return Book(*(torch.tensor(encoder.from_gpt2(part.tolist())) for part in book))
+
+
+def train(run, name):
+    """Train a TrainedGPT by the options, and save it in the --save folder."""
+    args = run.args
+    encoder = encoder_of(args.vocab)
+    book = book_in(encoder)
+    plan = recipe_of(args)
+    trainer = plan.trainer(
+        book.train, encoder, lambda model: heldout_bits_per_byte(model, book, encoder),
+        device=args.device, precision=args.precision, compile=args.compile,
+        accumulation_steps=args.accumulation_steps,
+    )  # fmt: skip
+    record = plan.record(trainer)
+    if process_rank() == 0:
+        print(
+            f"Q1  training {args.model} on {args.device} in {args.precision}: "
+            f"{describe(trainer.model)}\n    with {recipe.describe(record)}",
+            flush=True,
+        )
+    if args.resume:
+        trainer.load_state_dict(resume.read(args.save / TRAINING_FILE))
+    run_trainer(trainer, args.save / TRAINING_FILE)
+    history = {
+        "training_loss_nats_per_token": trainer.losses,
+        "heldout_bits_per_byte_by_iteration": trainer.evaluations,
+    }
+    model = trainer.model
+    if process_rank() == 0:
+        path = args.save / WEIGHTS_FILE
+        checkpoint.save(
+            model, path, dtype=torch.float16, history=history, recipe=record,
+            vocabulary=encoder.ids if args.vocab == "book" else None,
+        )
+        (args.save / TRAINING_FILE).unlink(missing_ok=True)
+        print(f"    saved {path}")
+        model = checkpoint.load(path, args.device)  # as anyone will load it, rounded to float16
+    return TrainedGPT(model, encoder, book, history, record)
+
+
+def recipe_of(args):
+    """The Recipe that checked options ask for."""
+    return recipe.recipe_for(
+        torch.device(args.device).type,
+        model_type=args.model,
+        objective=args.objective,
+        max_iters=args.max_iters,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        dropout=args.dropout,
+        block_size=args.block_size,
+        seed=args.seed,
+    )
+
+
+def run_trainer(trainer, state_file):
+    """Run a trainer under a progress bar; its state goes into `state_file` now and then."""
+    total = trainer.config.max_iters
+    quiet = True if process_rank() else None
+    with tqdm(total=total, desc="training", unit="it", disable=quiet) as bar:
+
+        def report(trainer):
+            bar.set_postfix(loss=f"{trainer.losses[-1]:.3f}", heldout_bpb=f"{trainer.best:.3f}")
+            bar.update(trainer.iter_num - bar.n)
+            due = trainer.iter_num % TRAINING_FILE_INTERVAL == 0
+            if due and trainer.iter_num < total and process_rank() == 0:
+                with atomic_path(state_file) as path:
+                    torch.save(trainer.state_dict(), path)
+
+        trainer.set_callback("on_iteration_end", report)
+        try:
+            trainer.run()
+        except TrainingDivergedError as error:
+            raise ValueError(f"{error}: lower --learning-rate") from None
+
+
+def describe(model):
+    """A GPT's sizes in one line."""
+    c = model.config
+    return (
+        f"{c.n_layer} layers x {c.n_embd}, {c.n_head} heads, vocabulary {c.vocab_size}, "
+        f"{model.num_parameters / 1e6:.1f}M parameters"
+    )

@@ -1,0 +1,198 @@
+"""The runner of studies, shown with one of ten lines beside the others."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from matplotlib.figure import Figure
+
+from diffusion import cli
+from diffusion.cli import Answer, Study, option
+
+# --- A study of ten lines -----------------------------------------------------------------------
+
+
+def squares(run):
+    numbers = [k**2 for k in range(run.args.count)]
+    return Answer({"squares": numbers, "model": run.models["net"]}, {"s1_empty": Figure((1, 1))})
+
+
+SQUARES = Study(
+    "squares",
+    "the first square numbers",
+    options=[option("--count", "how many", within=(1, 9), type=int, default=3)],
+    load=lambda args: {"net": None},
+    train=lambda run, name: f"a trained {name}",
+    questions={"first": squares},
+)
+
+# --- Beside others ------------------------------------------------------------------------------
+
+
+def nothing(run):
+    return Answer(text="nothing to see")
+
+
+def study(name: str, **changes) -> Study:
+    fields = {
+        "description": f"all about {name}",
+        "options": [option("--depth", "of it", type=int, default=5)],
+        "load": lambda args: {},
+        "train": lambda run, name: None,
+        "questions": {"nothing": nothing},
+    }
+    return Study(name, **(fields | changes))
+
+
+EXERCISE = study("exercise")
+STUDIES = (study("other"), SQUARES)
+
+
+def main(*argv, studies=STUDIES, folder=None) -> int:
+    folders = [] if folder is None else ["--out", str(folder), "--save", str(folder / "weights")]
+    try:
+        return cli.main("script.py", EXERCISE, studies, [*argv, *folders])
+    except SystemExit as stop:
+        return stop.code
+
+
+def refused(capsys, complaint: str, *argv, **options) -> None:
+    assert main(*argv, **options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("script.py: error: ")
+    assert complaint in line
+
+
+def test_it_writes_results_and_a_figure(tmp_path, capsys):
+    assert main("--study", "squares", "--count", "4", folder=tmp_path) == 0
+    results = json.loads((tmp_path / "results/squares.json").read_text(encoding="utf-8"))
+    assert results["study"] == "squares"
+    assert results["options"]["count"] == 4
+    assert results["first"] == {"squares": [0, 1, 4, 9], "model": "a trained net"}
+    assert set(results["timings_seconds"]) == {"train_net", "first"}
+    assert (tmp_path / "figures/squares_s1_empty.png").read_bytes()[1:4] == b"PNG"
+    said = capsys.readouterr().out
+    for place in ("figures/squares_*", "results/squares.json", "weights"):
+        assert str(tmp_path / place) in said
+
+
+def test_help_lists_each_study_in_a_line(capsys):
+    assert main("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  other    all about other" in lines
+    assert "  squares  the first square numbers" in lines
+    assert any("--depth" in line for line in lines)
+    assert not any("--count" in line for line in lines)
+
+
+def test_help_of_a_study_shows_its_own_options_and_defaults(capsys):
+    assert main("--study", "squares", "--help") == 0
+    said = capsys.readouterr().out
+    assert "usage: script.py --study squares" in said
+    assert "how many (default 3)" in said
+    assert "--save" in said
+    assert "--depth" not in said
+    assert "all about" not in said
+
+
+def test_a_second_run_replaces_the_first(tmp_path):
+    for count in ("2", "3"):
+        assert main("--study", "squares", "--count", count, folder=tmp_path) == 0
+    results = json.loads((tmp_path / "results/squares.json").read_text(encoding="utf-8"))
+    assert results["first"]["squares"] == [0, 1, 4]
+
+
+def test_text_is_printed_and_no_numbers_mean_no_entry(tmp_path, capsys):
+    assert main(folder=tmp_path) == 0
+    assert "nothing to see" in capsys.readouterr().out
+    assert "nothing" not in json.loads((tmp_path / "results/exercise.json").read_text("utf-8"))
+
+
+# --- Bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--study", "cubes"], "invalid choice: 'cubes' (choose from 'other', 'squares')"),
+        (["--count", "3"], "--count belongs to --study squares, not to the exercise"),
+        (["--study", "other", "--count=3"], "--count belongs to --study squares, not to --study"),
+        (["--study", "squares", "--depth", "1"], "belongs to the exercise and --study other"),
+        (["--study", "squares", "--cou", "3"], "--study squares has no option --cou"),
+        (["--study", "squares", "--count", "10"], "--count must be in 1..9, not 10"),
+        (["--study", "squares", "--count", "many"], "invalid int value: 'many'"),
+        (["stray"], "the exercise has no option stray"),
+    ],
+)
+def test_options_out_of_place_are_refused(argv, complaint, tmp_path, capsys):
+    refused(capsys, complaint, *argv, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["", "results", "figures", "weights"])
+def test_an_output_folder_that_is_a_file_is_refused(where, tmp_path, capsys):
+    folder = tmp_path / "out"
+    if where:
+        folder.mkdir()
+    (folder / where if where else folder).write_text("mine", encoding="utf-8")
+    refused(capsys, "cannot write into", "--study", "squares", folder=folder)
+    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1, 2]", '"text"', '{"scores": 1}', '{"study": "other"}', "\xff\xfe"]
+)
+def test_a_results_file_of_another_program_is_left_alone(content, tmp_path, capsys):
+    path = tmp_path / "results/squares.json"
+    path.parent.mkdir()
+    path.write_bytes(content.encode("latin-1"))
+    refused(capsys, "is not a results file of squares", "--study", "squares", folder=tmp_path)
+    assert path.read_bytes() == content.encode("latin-1")
+    assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == [path]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys):
+    def work(run):
+        raise AssertionError("work was done")
+
+    options = [option("--copy", "a file", output=True, type=cli.Path)]
+    writer = study("writer", options=options, questions={"work": work})
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for path, complaint in ((tmp_path, "is a folder"), (tmp_path / "file/a", "cannot write into")):
+        given = ["--study", "writer", "--copy", str(path)]
+        refused(capsys, complaint, *given, studies=[writer], folder=tmp_path / "out")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), ValueError("not\ngood")])
+def test_an_error_in_a_later_question_loses_no_earlier_answer(error, tmp_path, capsys):
+    def fail(run):
+        raise error
+
+    broken = study("broken", questions={"a": lambda run: Answer({"value": 1}), "b": fail})
+    arguments = {"studies": [broken], "folder": tmp_path}
+    if isinstance(error, ValueError):  # the user's to know, in one line
+        refused(capsys, "not good", "--study", "broken", **arguments)
+    else:
+        with pytest.raises(RuntimeError, match="broken"):
+            main("--study", "broken", **arguments)
+    results = json.loads((tmp_path / "results/broken.json").read_text(encoding="utf-8"))
+    assert results["a"] == {"value": 1}
+    assert "b" not in results
+
+
+def test_what_is_computed_once_is_kept_for_later_questions(tmp_path):
+    calls = []
+
+    def compute(run):
+        calls.append(1)
+        return len(calls)
+
+    def ask(run):
+        return Answer({"value": run.once(compute)})
+
+    twice = study("twice", questions={"a": ask, "b": ask})
+    assert main("--study", "twice", studies=[twice], folder=tmp_path) == 0
+    results = json.loads((tmp_path / "results/twice.json").read_text(encoding="utf-8"))
+    assert results["a"] == results["b"] == {"value": 1}

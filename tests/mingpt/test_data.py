@@ -1,0 +1,152 @@
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import torch
+
+from mingpt import data
+from mingpt.bpe import get_encoder
+from mingpt.data import BlockDataset, load_book
+from mingpt.merges import DataError, load_merges
+
+
+def test_the_book_is_cut_where_the_design_says():
+    book, encoder = load_book(), get_encoder()
+    train = encoder.decode(book.train.tolist())
+    heldout = encoder.decode(book.heldout.tolist())
+    assert len(heldout.encode()) == 14_833
+    assert data.split_text(train + heldout) == (train, heldout)
+    assert heldout.startswith("\n")
+    assert hashlib.sha256((train + heldout).encode()).hexdigest() == data.TEXT_SHA256
+    assert book.train.dtype == torch.int64
+
+
+def test_merges_join_earlier_ids():
+    merges = load_merges()
+    assert merges.shape == (50_000, 2)
+    assert (merges.max(axis=1) < 256 + np.arange(50_000)).all()
+
+
+def published_merges():
+    """vocab.bpe as published, rebuilt from the shipped array."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    lines = ["#version: 0.2"]
+    for left, right in load_merges().tolist():
+        lines.append(f"{letters[left]} {letters[right]}")
+        letters.append(letters[left] + letters[right])
+    return ("\n".join(lines) + "\n").encode()
+
+
+def book_text():
+    book = load_book()
+    return get_encoder().decode(torch.cat(list(book)).tolist()).encode()
+
+
+@pytest.fixture
+def server():
+    """A local HTTP server of {path: content}; returns (address, files)."""
+    files = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = files.get(self.path)
+            self.send_response(200 if content is not None else 404)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}", files
+        http.shutdown()
+        thread.join()
+
+
+def test_download_builds_the_shipped_arrays(server, tmp_path, capsys):
+    address, files = server
+    files.update({"/alice.txt": book_text(), "/vocab.bpe": published_merges()})
+    urls = ["--text-url", f"{address}/alice.txt", "--merges-url", f"{address}/vocab.bpe"]
+    assert data.main([*urls, "--out", str(tmp_path)]) == 0
+    for name in ("alice.npz", "gpt2_merges.npy"):
+        assert (tmp_path / name).read_bytes() == (data.DATA_DIR / name).read_bytes()
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_local_files_build_the_shipped_arrays(tmp_path):
+    (tmp_path / "alice.txt").write_bytes(book_text())
+    (tmp_path / "vocab.bpe").write_bytes(published_merges())
+    arguments = ["--text", str(tmp_path / "alice.txt"), "--merges", str(tmp_path / "vocab.bpe")]
+    assert data.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert torch.equal(load_book(tmp_path / "out").heldout, load_book().heldout)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "404"),
+        ({"/alice.txt": b"Alice was", "/vocab.bpe": b""}, "text has a wrong checksum"),
+        ({"/alice.txt": None, "/vocab.bpe": b"#version: 0.2\n"}, "merge list has a wrong checksum"),
+    ],
+)
+def test_a_wrong_download_writes_nothing(server, tmp_path, capsys, files, message):
+    address, served = server
+    served.update({k: book_text() if v is None else v for k, v in files.items()})
+    urls = ["--text-url", f"{address}/alice.txt", "--merges-url", f"{address}/vocab.bpe"]
+    assert data.main([*urls, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_network_is_a_clear_error(tmp_path, capsys):
+    assert data.main(["--text-url", "http://127.0.0.1:9/alice.txt", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot download http://127.0.0.1:9/alice.txt" in error
+    assert "--text and --merges" in error
+
+
+def test_a_missing_local_file_is_a_clear_error(tmp_path, capsys):
+    assert data.main(["--text", str(tmp_path / "none.txt")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_missing_damaged_or_altered_arrays_are_refused(tmp_path):
+    with pytest.raises(DataError, match="missing"):
+        load_book(tmp_path)
+    whole = (data.DATA_DIR / "alice.npz").read_bytes()
+    (tmp_path / "alice.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be read"):
+        load_book(tmp_path)
+    train, heldout = (part.numpy().astype(np.uint16) for part in load_book())
+    train[100] += 1
+    np.savez(tmp_path / "alice.npz", train=train, heldout=heldout)
+    with pytest.raises(DataError, match="wrong checksum"):
+        load_book(tmp_path)
+
+
+def test_blocks_are_shifted_by_one():
+    dataset = BlockDataset(torch.arange(20), block_size=5)
+    assert len(dataset) == 15
+    x, y = dataset[3]
+    assert (x.tolist(), y.tolist()) == ([3, 4, 5, 6, 7], [4, 5, 6, 7, 8])
+    assert dataset[-1][1][-1] == 19
+    xs, ys = dataset.batch(torch.tensor([0, 14]))
+    assert torch.equal(xs[1], dataset[14][0])
+    assert torch.equal(ys[0], dataset[0][1])
+    with pytest.raises(IndexError):
+        dataset[15]
+
+
+def test_a_block_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="block size 20 is larger than the data allow"):
+        BlockDataset(torch.arange(20), block_size=20)
+    with pytest.raises(ValueError, match="at least 1"):
+        BlockDataset(torch.arange(20), block_size=0)

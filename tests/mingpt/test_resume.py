@@ -1,0 +1,116 @@
+"""An interrupted training goes on as if nothing had happened, or says why it cannot."""
+
+import pytest
+import torch
+
+from mingpt import resume
+from mingpt.data import BlockDataset
+from mingpt.discounting import AbsoluteDiscount
+from mingpt.resume import COMPUTING_SETTINGS, ResumeError
+from mingpt.trainer import Trainer
+from tests.mingpt.helpers import TEXT, small_model, trainer
+
+
+@pytest.mark.parametrize("interrupted_after", [5, 6])
+def test_resuming_equals_an_uninterrupted_run(interrupted_after, tmp_path):
+    def complete():
+        return trainer(
+            lambda model: model.lm_head.weight.sum().item(), lr_decay="cosine", eval_interval=3,
+            ema_decay=0.9,
+        )
+
+    whole = complete()
+    whole.run()
+
+    class Killed(Exception):
+        pass
+
+    def interrupt(t):
+        if t.iter_num == interrupted_after:
+            torch.save(t.state_dict(), tmp_path / "training.pt")
+            raise Killed
+
+    first = complete()
+    first.set_callback("on_iteration_end", interrupt)
+    with pytest.raises(Killed):
+        first.run()
+    second = complete()
+    second.load_state_dict(torch.load(tmp_path / "training.pt", weights_only=True))
+    second.run()
+    assert second.losses == whole.losses
+    assert second.evaluations == whole.evaluations
+    assert torch.equal(second.model.lm_head.weight, whole.model.lm_head.weight)
+
+
+@pytest.fixture(scope="module")
+def finished():
+    run = trainer(lambda model: 1.0, max_iters=2)
+    run.run()
+    return run.state_dict()
+
+
+OTHER_SETTINGS = [
+    ("batch_size", 4), ("max_iters", 3), ("seed", 4), ("learning_rate", 2e-2),
+    ("weight_decay", 0.2), ("embedding_weight_decay", 0.1), ("betas", (0.8, 0.95)),
+    ("grad_norm_clip", None), ("warmup_iters", 1), ("lr_decay", "cosine"), ("min_lr_ratio", 0.2),
+    ("ema_decay", 0.9), ("eval_interval", 1), ("patience", 2),
+]  # fmt: skip
+
+
+def test_every_setting_that_decides_a_run_is_compared_on_resuming():
+    names = {name for name, _ in OTHER_SETTINGS} | set(COMPUTING_SETTINGS) | {"precision"}
+    assert names == set(Trainer.get_default_config().to_dict())
+
+
+@pytest.mark.parametrize(("name", "value"), OTHER_SETTINGS)
+def test_resuming_with_another_setting_is_refused(finished, name, value):
+    other = trainer(**{"max_iters": 2, name: value})
+    with pytest.raises(ResumeError, match=f"training had {name} .*, this one has "):
+        other.load_state_dict(finished)
+
+
+def test_resuming_another_model_or_other_data_is_refused(finished):
+    with pytest.raises(ResumeError, match=r"had model\.block_size 16, this one has 17"):
+        trainer(model=small_model(block_size=17), max_iters=2).load_state_dict(finished)
+    with pytest.raises(ResumeError, match=r"had model\.attn_pdrop 0.1, this one has 0.2"):
+        trainer(model=small_model(attn_pdrop=0.2), max_iters=2).load_state_dict(finished)
+    shorter = trainer(dataset=BlockDataset(TEXT[:100], 16), max_iters=2)
+    with pytest.raises(ResumeError, match="had training blocks 384, this one has 84"):
+        shorter.load_state_dict(finished)
+    plain = trainer(max_iters=2)
+    discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
+    discounted = Trainer(plain.config, small_model(), plain.train_dataset, discount=discount)
+    with pytest.raises(ResumeError, match="had discount None, this one has 0"):
+        discounted.load_state_dict(finished)
+    with pytest.raises(ResumeError, match="of another model"):
+        plain.load_state_dict({**finished, "model": {}})
+
+
+def test_an_incomplete_or_damaged_state_is_refused(finished):
+    for key in finished:
+        incomplete = {name: value for name, value in finished.items() if name != key}
+        with pytest.raises(ResumeError, match=f"lacks .*{key}"):
+            trainer(max_iters=2).load_state_dict(incomplete)
+    with pytest.raises(ResumeError, match="lacks"):
+        trainer(max_iters=2).load_state_dict([1, 2])
+    for damage in ({"iter_num": "2"}, {"losses": 3}, {"optimizer": {}}, {"evaluations": [1]},
+                   {"best": None}, {"batch_generator": 1}):  # fmt: skip
+        run = trainer(max_iters=2)
+        run.load_state_dict({**finished, **damage})
+        with pytest.raises(ResumeError, match="state is damaged"):
+            run.run()
+
+
+def test_how_a_run_is_computed_may_change_on_resuming(finished):
+    run = trainer(max_iters=2, accumulation_steps=2)
+    run.load_state_dict(finished)
+    run.run()
+    assert run.losses == finished["losses"]
+
+
+def test_a_file_without_an_interrupted_training_is_refused(tmp_path):
+    with pytest.raises(ResumeError, match=r"training\.pt is missing"):
+        resume.read(tmp_path / "training.pt")
+    (tmp_path / "training.pt").write_bytes(b"half of it")
+    with pytest.raises(ResumeError, match=r"training\.pt is damaged"):
+        resume.read(tmp_path / "training.pt")

@@ -1,0 +1,51 @@
+"""What the README and the weights' README state is what the committed result files hold."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def results(name: str) -> dict:
+    return json.loads((ROOT / f"report/results/{name}.json").read_text(encoding="utf-8"))
+
+
+def table_rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_measured_quality_is_that_of_the_result_file():
+    measured = {row["measure"]: row for row in results("benchmark_diffusion")["table"]}
+    shown = [row for row in table_rows(README) if row[0] in measured]
+    assert len(shown) >= 10
+    for measure, value, target, floor, *_ in shown:
+        row = measured[measure]
+        assert (value, target, floor) == (f"{row['value']:.4g}", row["target"], str(row["floor"]))
+
+
+def test_measured_speed_is_that_of_the_result_file():
+    measured = {row["name"].strip(): row for row in results("benchmark_gpt")["rows"]}
+    shown = [row for row in table_rows(README) if row[0] in measured]
+    assert len(shown) >= 8
+    for name, value, target, limit in shown:
+        row = measured[name]
+        sign = ">=" if row["at"] == "least" else "<="
+        assert value == f"{row['value']:.4g} {row['unit']}".strip()
+        assert target == f"{sign} {row['target']:g}"
+        assert limit == (f"{row['limit']:.3g}" if "limit" in row else "")
+
+
+def test_readme_is_short_and_its_files_exist():
+    assert len(README.splitlines()) < 120
+    for path in re.findall(r"(?:report|weights|data|tests)/[\w/]+\.(?:png|pt|json|py|md)", README):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("path", ["weights/diffusion_unconditional.pt", "weights/gpt.pt"])
+def test_weights_are_small_enough_to_ship(path):
+    assert (ROOT / path).stat().st_size < 26_000_000
