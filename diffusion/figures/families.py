@@ -108,7 +108,8 @@ def plane_of(images, shape: tuple[int, int], points: Sequence[float], names) -> 
 def quadrature(log_p, elbo, weighted) -> Figure:
     """Bounds on log p(x) of 3 x 3 images against its value by quadrature, all (512,) nats."""
     figure, ((axes,),) = new_figure(1, 1, (4.2, 4.0))
-    low, high = float(np.min(elbo)), float(np.max(log_p))
+    log_p, elbo = np.asarray(log_p), np.asarray(elbo)
+    low, high = elbo.min(), log_p.max()
     axes.plot([low, high], [low, high], "--", color=BLACK, linewidth=1)
     axes.scatter(log_p, elbo, s=8, color=VERMILLION, linewidths=0, label="ELBO")
     axes.scatter(log_p, weighted, s=8, color=BLUE, linewidths=0, label="1000 weighted samples")

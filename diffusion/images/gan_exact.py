@@ -95,9 +95,10 @@ def generator_gradients(model: GAN, n: int = 256, *, seed: int = 0) -> Gradients
     """
     check_count("n", n)
 
+    parameters = list(model.generator.parameters())
+
     def gradient(loss: Callable[[Tensor], Tensor]) -> Tensor:
         fake = model.draw(n, torch.Generator().manual_seed(seed))
-        parameters = list(model.generator.parameters())
         parts = torch.autograd.grad(loss(model.h(fake)), parameters)
         return torch.cat([part.flatten() for part in parts])
 

@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 from diffusion.checks import check_count
 from diffusion.images import mnist
 from diffusion.images.model import ImageModel, check_images, initialise
+from diffusion.images.muon import Muon
 from diffusion.images.training import BatchTraining
 from diffusion.images.vae_conv import ConvDecoder, ConvEncoder
 from diffusion.sampling import generator_of
@@ -224,11 +225,35 @@ def dense(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*layers[1:])
 
 
+def inner_weights(model: VAE) -> list[Tensor]:
+    """The weights between two hidden layers, or the kernels between two with many channels."""
+    if model.network == "convolutional":
+        return [
+            weight
+            for name, weight in model.named_parameters()
+            if weight.ndim == 4 and not name.endswith("put_layer.weight")
+        ]
+    layers = [
+        [layer for layer in network if isinstance(layer, nn.Linear)]
+        for network in (model.encoder, model.decoder)
+    ]
+    return [layer.weight for network in layers for layer in network[1:-1]]
+
+
 class VAETraining(BatchTraining):
     """Training on the negative ELBO with one draw of z per image; pixels drawn afresh every time.
 
-    The arguments are those of `BatchTraining`.
+    Weights between two hidden layers follow Muon, all others Adam. The arguments are those of
+    `BatchTraining`.
     """
+
+    def __init__(self, model: VAE, images: Tensor, **options) -> None:
+        super().__init__(model, images, **options)
+        inner = inner_weights(model)
+        names = {id(weight) for weight in inner}
+        others = [weight for weight in model.parameters() if id(weight) not in names]
+        if inner:
+            self.optimizer = Muon(inner, others, lr=self.learning_rate)
 
     def _loss(self, images: Tensor, labels: None) -> Tensor:
         if images.dtype == torch.uint8:

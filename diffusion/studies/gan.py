@@ -97,7 +97,7 @@ def digits_training(epochs: int, seed: int) -> GANTraining:
 
 def a_gradients(run: Run) -> Answer:
     """H10.3a: on the trained generator, both gradients while its discriminator is perfected."""
-    model, seed = copy.deepcopy(run.models["gan"]), run.args.seed
+    model, seed = copy.deepcopy(run.models["gan"]).requires_grad_(), run.args.seed
     images, _ = mnist.load("train")
     optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(seed)
@@ -216,7 +216,7 @@ def collapsed(model: GAN, seed: int, updates: int = 60) -> GAN:
 
     Nothing makes it leave the images that this discriminator likes best, so it gives up the rest.
     """
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model).requires_grad_()
     optimizer = torch.optim.Adam(model.generator.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(updates):

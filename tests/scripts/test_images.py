@@ -95,7 +95,7 @@ def test_families_compares_all_of_them(small, tmp_path, monkeypatch):
     results = run("families", tmp_path, *options)
     rows = {"bit flips", "VAE (sheet)", "VAE (conv.)", "GAN", "real images, 100"}
     assert set(results["table"]) == rows
-    assert results["table"]["real images, 100"]["neighbour_ratio"] == pytest.approx(0, abs=0.7)
+    assert 0.5 < results["table"]["real images, 100"]["neighbour_ratio"] < 1.1
     assert "nats" not in results["table"]["GAN"]
     assert results["square"]["uniform"]["outside"] == 0
     assert figures("families", tmp_path) == {"a_table", "b_rows", "c_square"}
