@@ -127,19 +127,19 @@ def a_gradients(run: Run) -> Answer:
 def b_theory(run: Run) -> Answer:
     """H10.3b: D* and V(G, D*) = -log 4 + 2 JSD on two known densities."""
     value, jsd = gan_exact.value_of_best(DATA.log_density, MODEL.log_density)
-    best, found = _trained_discriminator(run.args.seed)
+    best, found = trained_discriminator(run.args.seed)
     return Answer(
         {
             "value_nats": value,
             "minus_log_4_plus_2_jsd_nats": -math.log(4) + 2 * jsd,
             "difference": value + math.log(4) - 2 * jsd,
-            "mean_error_of_a_trained_discriminator": (found - best).abs().mean().item(),
+            "mean_error_of_atrained_discriminator": (found - best).abs().mean().item(),
         },
         {"b_discriminator": figures.discriminator(best, found)},
     )
 
 
-def _trained_discriminator(seed: int) -> tuple[Tensor, Tensor]:
+def trained_discriminator(seed: int) -> tuple[Tensor, Tensor]:
     """D* and D of a dense discriminator trained on draws of both, at 4000 fresh points."""
     generator = torch.Generator().manual_seed(seed)
     model = GAN(pixels=2, latent=2, hidden=(64, 64), network="dense", generator=generator)
