@@ -273,17 +273,19 @@ def bound(
     )
 
 
-def draw_stages(process: BitFlip, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_stages(
+    process: BitFlip, n: int, generator: torch.Generator, power: float = 2.0
+) -> tuple[Tensor, Tensor]:
     """Stages (n,) int64 to estimate a bound at, and the probability (n,) float64 of each.
 
-    Small stages carry most of the bound and are drawn more often: t = 1 + floor(T u^2), with
-    stratified u ~ U(0, 1) in random order. An estimate divides by the probability, so that its
-    expectation does not depend on that.
+    t = 1 + floor(T u^power), with stratified u ~ U(0, 1) in random order. Small stages carry most
+    of the bound, and are drawn more often with a power above 1. An estimate divides by the
+    probability, so that its expectation does not depend on that.
     """
     order = torch.randperm(n, generator=generator)
     u = (order + torch.rand(n, generator=generator, dtype=torch.float64)) / n
-    t = 1 + (process.stages * u**2).long().clamp(max=process.stages - 1)
-    share = torch.sqrt(torch.stack([t, t - 1]).double() / process.stages)
+    t = 1 + (process.stages * u**power).long().clamp(max=process.stages - 1)
+    share = (torch.stack([t, t - 1]).double() / process.stages) ** (1 / power)
     return t, share[0] - share[1]
 
 
@@ -291,9 +293,10 @@ def draw_stages(process: BitFlip, n: int, generator: torch.Generator) -> tuple[T
 def class_bounds(
     model,
     images: Tensor,
-    classes: Sequence[int | None] = (None,),
+    classes: Sequence[int | Tensor | None] = (None,),
     *,
     samples: int = 16,
+    power: float = 2.0,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -306,8 +309,9 @@ def class_bounds(
     Args:
         model: a `bitnet.BitNet` or `bitflip_exact.Enumerated`.
         images: (n, m) of -1 and +1.
-        classes: k of them; None for an image of any class.
+        classes: k of them, each an int or (n,) int64; None for images of any class.
         samples: stages for each image, stratified.
+        power: see `draw_stages`.
         seed: of stages and Y_t.
         progress: show a progress bar if standard error is a terminal.
 
@@ -319,18 +323,60 @@ def class_bounds(
     """
     process, images = model.process, check_images(images, model.pixels).to(model.dtype)
     check_count("samples", samples)
-    labels = [model.check_labels(given, samples) for given in classes]
+    labels = [model.check_labels(given, len(images)) for given in classes]
     generator = torch.Generator().manual_seed(seed)
     total = torch.empty(len(images), len(classes), dtype=torch.float64)
     most = max(1, _ROWS // samples)
     hidden = None if progress else True
     for rows in tqdm(torch.arange(len(images)).split(most), "bound", leave=False, disable=hidden):
-        stages = [draw_stages(process, samples, generator) for _ in rows]
+        stages = [draw_stages(process, samples, generator, power) for _ in rows]
         t, probability = (torch.cat(part) for part in zip(*stages, strict=True))
         y_0 = images[rows].repeat_interleave(samples, dim=0)
         y_t = process.forward(y_0, t, generator)
         for column, given in enumerate(labels):
-            logits = model.logits(y_t, t, None if given is None else given.repeat(len(rows)))
+            if given is not None:
+                given = given[rows].repeat_interleave(samples)
+            logits = model.logits(y_t, t, given)
             kl = process.kl(logits, y_0, y_t, t).double() / probability
             total[rows, column] = kl.reshape(-1, samples).mean(dim=1)
     return total + process.prior_kl() * model.pixels
+
+
+def classify(
+    model,
+    images: Tensor,
+    *,
+    rounds: Sequence[tuple[int, int]] = ((10, 16), (3, 48), (2, 128)),
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The likeliest class of images (n, m) by Bayes, all classes being equally likely before.
+
+    Args:
+        model: a `bitnet.BitNet` with classes.
+        rounds: how many of the likeliest classes are looked at, and at how many more stages.
+        seed: of stages and Y_t.
+        progress: show a progress bar if standard error is a terminal.
+
+    Returns:
+        (n,) int64, and the bounds (n, classes) of the first round, nats per image.
+
+    Raises:
+        ValueError: the model has no classes, or images outside what is described here.
+    """
+    if not model.num_classes:
+        raise ValueError("a model without classes cannot tell them apart")
+    options = {"power": 1.5, "progress": progress}  # classes differ at larger stages
+    done, first = 0, None
+    every = torch.arange(model.num_classes).expand(len(images), -1)
+    bounds = torch.zeros(every.shape, dtype=torch.float64)
+    for number, (keep, samples) in enumerate(rounds):
+        best = bounds.topk(keep, largest=False).indices if number else every
+        found = class_bounds(
+            model, images, list(best.T), samples=samples, seed=seed + number, **options
+        )
+        mean = (done * bounds.gather(1, best) + samples * found) / (done + samples)
+        bounds = torch.full_like(bounds, math.inf).scatter(1, best, mean)
+        first = bounds if first is None else first
+        done += samples
+    return bounds.argmin(dim=1), first

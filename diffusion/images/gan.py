@@ -128,16 +128,19 @@ class _Generator(nn.Module):
         super().__init__()
         self.width = width
         self.input_layer = nn.Linear(latent, 2 * width * 49)
-        self.norms = nn.ModuleList(nn.GroupNorm(_GROUPS, c) for c in (2 * width, width, width))
+        channels = (2 * width, 2 * width, width, width)
+        self.norms = nn.ModuleList(nn.GroupNorm(_GROUPS, c) for c in channels)
+        self.coarse = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.middle = nn.Conv2d(width, width, 3, padding=1)
         self.output_layer = nn.Conv2d(width, 4, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.input_layer(z).reshape(-1, 2 * self.width, 7, 7)
-        x = self.up(relu(self.norms[0](x)))  # (n, width, 14, 14)
-        x = x + self.middle(relu(self.norms[1](x)))
-        x = pixel_shuffle(self.output_layer(relu(self.norms[2](x))), 2)  # (n, 1, 28, 28)
+        x = x + self.coarse(relu(self.norms[0](x)))
+        x = self.up(relu(self.norms[1](x)))  # (n, width, 14, 14)
+        x = x + self.middle(relu(self.norms[2](x)))
+        x = pixel_shuffle(self.output_layer(relu(self.norms[3](x))), 2)  # (n, 1, 28, 28)
         return torch.sigmoid(x).reshape(len(z), -1)
 
 

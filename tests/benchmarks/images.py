@@ -126,12 +126,10 @@ def measure_bitflip(table: Table, args) -> None:
     table.add("bitflip", "estimate minus exact sum, 200 images, nats", difference.mean().item(),
               error=error_of(difference), reference="0")  # fmt: skip
     n = args.classified
-    bounds = bitflip.class_bounds(
-        model, x[:n], range(10), samples=args.stages, seed=SEED, progress=True
-    )
-    right = bounds.argmin(dim=1) == labels[:n]
-    table.add("bitflip", f"accuracy by Bayes, {n} images, {args.stages} stages each",
-              right.double().mean().item(), least=0.98, error=error_of(right))  # fmt: skip
+    found, bounds = bitflip.classify(model, x[:n], seed=SEED, progress=True)
+    right = found == labels[:n]
+    table.add("bitflip", f"accuracy by Bayes, {n} images", right.double().mean().item(),
+              least=0.98, error=error_of(right))  # fmt: skip
     given = bounds.gather(1, labels[:n, None])[:, 0]
     table.add("bitflip", f"bound given the label, {n} images, nats", given.mean().item(),
               error=error_of(given))  # fmt: skip
@@ -206,7 +204,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weighted", type=int, default=200, help="images with 5000 samples")
     parser.add_argument("--bitflip-samples", type=int, default=10_000)
     parser.add_argument("--classified", type=int, default=10_000)
-    parser.add_argument("--stages", type=int, default=32, help="stages for each class")
     parser.add_argument("--precision", choices=tuple(bitflip_study.PRECISIONS), default="float32")
     args = parser.parse_args(argv)
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))["parts"] if RESULTS.exists() else {}

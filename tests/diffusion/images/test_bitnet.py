@@ -173,6 +173,18 @@ def test_muon_minimises_and_leaves_the_rest_to_adam():
     assert (kernel - target).square().mean() < 0.05 * target.square().mean()
 
 
+def test_classes_are_found_by_bayes_over_rounds(generator):
+    images = bitflip.coins((3, 9), generator)  # one for each class
+    model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
+    options = {"epochs": 200, "learning_rate": 1e-2, "ema_decay": 0.97}
+    trained = BitTraining(model, images, torch.arange(3), **options).run()
+    found, bounds = bitflip.classify(trained, images, rounds=((3, 20), (2, 20)), seed=1)
+    assert found.tolist() == [0, 1, 2]
+    assert bounds.isfinite().all()
+    with pytest.raises(ValueError, match="without classes"):
+        bitflip.classify(network(), images_of(network(), 2))
+
+
 def test_samples_given_a_label_are_of_that_class(generator):
     images = bitflip.coins((3, 9), generator)  # one for each class
     model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
