@@ -240,25 +240,6 @@ def inner_weights(model: VAE) -> list[Tensor]:
     return [layer.weight for network in layers for layer in network[1:-1]]
 
 
-@torch.no_grad()
-def start_at_mean(model: VAE, images: Tensor) -> VAE:
-    """The model, its dense networks made to start from the mean of the images (n, m) uint8.
-
-    The decoder's last bias becomes the log-odds of the mean, and the encoder's first one takes the
-    mean off its input.
-
-    Raises:
-        ValueError: the model has no dense networks, or pixels that are not 0 and 1.
-    """
-    if model.network != "dense" or model.observation != "bernoulli":
-        raise ValueError("only a dense network of images of 0 and 1 can start at their mean")
-    mean = images.float().mean(dim=0) / 255
-    first = model.encoder[0]
-    model.decoder[-1].bias.copy_(torch.logit(mean, eps=2e-3))
-    first.bias.sub_(first.weight @ mean)
-    return model
-
-
 class VAETraining(BatchTraining):
     """Training on the negative ELBO with one draw of z per image; pixels drawn afresh every time.
 
