@@ -20,7 +20,7 @@ from diffusion.images import mnist, vae, vae_exact
 from diffusion.images.vae import VAE, VAETraining, sample_gaussian
 from diffusion.studies import recipe
 
-CONV = {"network": "convolutional", "latent": 32, "hidden": (32,)}
+CONV = {"network": "convolutional", "latent": 32, "hidden": (16,)}
 SAMPLES = (1, 50, 5000)  # samples of the importance-weighted bounds
 LATTICE_UPDATES, LINEAR_UPDATES = 1500, 2500
 
