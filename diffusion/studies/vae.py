@@ -49,7 +49,7 @@ OPTIONS = (
         "batches of 100 for the convolutional one",
         within=(1, 1_000_000),
         type=int,
-        default=8_000,
+        default=6_000,
     ),
     recipe.SEED,
     option(
