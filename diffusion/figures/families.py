@@ -96,8 +96,8 @@ def plane_of(images, shape: tuple[int, int], points: Sequence[float], names) -> 
     picture(axes, sheets.sheet(2 * np.asarray(images) - 1, shape, count))
     shown = [0, count // 2, count - 1]
     places = [(k + 0.5) * shape[0] for k in shown]
-    axes.set_xticks(places, [f"{points[k]:g}" for k in shown])
-    axes.set_yticks(places, [f"{-points[k]:g}" for k in shown])
+    axes.set_xticks(places, [f"{round(points[k], 2) + 0:g}" for k in shown])
+    axes.set_yticks(places, [f"{round(-points[k], 2) + 0:g}" for k in shown])
     axes.set_xlabel(f"latent dimension {names[0] + 1}")
     axes.set_ylabel(f"latent dimension {names[1] + 1}")
     axes.set_title("Decoded; the other dimensions are 0")

@@ -89,7 +89,9 @@ def digits_training(epochs: int, seed: int) -> GANTraining:
     """The default recipe; epochs counts updates, of 64 images each."""
     images, _ = mnist.load("train")
     model = GAN(generator=torch.Generator().manual_seed(seed))
-    return GANTraining(model, images, epochs=epochs, batch_size=64, learning_rate=1e-3, seed=seed)
+    return GANTraining(
+        model, images, epochs=epochs, batch_size=64, learning_rate=2e-3, penalty=0.3, seed=seed
+    )
 
 
 # --- The sheet's questions ------------------------------------------------------------------------
