@@ -32,6 +32,7 @@ CLASSIFIER = option(
 )
 SEEN = 8  # images whose progress in training is shown
 MARKS = (0, 50, 100, 200, 400)  # updates after which it is
+YOUNG = 60  # updates of the generator whose gradients are measured
 PERFECTED = (0, 5, 10, 20, 40, 80, 150)  # updates of the discriminator alone
 PLANE_UPDATES = 1500  # of the discriminator of known densities
 
@@ -98,10 +99,13 @@ def digits_training(epochs: int, seed: int) -> GANTraining:
 
 
 def a_gradients(run: Run) -> Answer:
-    """H10.3a: on the trained generator, both gradients while its discriminator is perfected."""
-    model, seed = copy.deepcopy(run.models["gan"]).requires_grad_(), run.args.seed
+    """H10.3a: on a young generator, both gradients while its discriminator is perfected."""
+    seed, training = run.args.seed, digits_training(YOUNG, run.args.seed)
+    for _ in range(YOUNG):
+        training.epoch()
+    model = training.model
     images, _ = mnist.load("train")
-    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for update in range(PERFECTED[-1] + 1):
@@ -135,7 +139,7 @@ def b_theory(run: Run) -> Answer:
             "value_nats": value,
             "minus_log_4_plus_2_jsd_nats": -math.log(4) + 2 * jsd,
             "difference": value + math.log(4) - 2 * jsd,
-            "mean_error_of_atrained_discriminator": (found - best).abs().mean().item(),
+            "mean_error_of_a_trained_discriminator": (found - best).abs().mean().item(),
         },
         {"b_discriminator": figures.discriminator(best, found)},
     )
@@ -213,7 +217,7 @@ def e_coverage(run: Run) -> Answer:
     return Answer(numbers, {"e_classes": figures.classes(shares, n)})
 
 
-def collapsed(model: GAN, seed: int, updates: int = 60) -> GAN:
+def collapsed(model: GAN, seed: int, updates: int = 250) -> GAN:
     """The generator after updates against a discriminator that no longer moves.
 
     Nothing makes it leave the images that this discriminator likes best, so it gives up the rest.
