@@ -276,11 +276,16 @@ def check_results(path: Path, name: str) -> None:
         raise ValueError(f"{path} is not a results file of {name}; move it away first")
 
 
+def _as_json(value: Any) -> Any:
+    """An option's value with paths as strings."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_as_json(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def write_results(path: Path, name: str, args, results: Mapping, seconds: Mapping) -> None:
     """The options, the answers so far and the seconds they took, as JSON."""
-    options = {
-        key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
-    }
+    options = {key: _as_json(value) for key, value in vars(args).items()}
     content = {"study": name, "options": options} | dict(results)
     content["timings_seconds"] = dict(seconds)
     write_json(path, content)
