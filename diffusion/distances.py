@@ -82,7 +82,8 @@ def permutation_test(
     weights = torch.cat([a.new_full((len(a),), 1 / len(a)), b.new_full((len(b),), -1 / len(b))])
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(weights), generator=generator) for _ in range(permutations)]
-    w = torch.stack([weights, *(weights[order] for order in orders)], dim=1)  # (n + m, 1 + permutations)
+    # (n + m, 1 + permutations)
+    w = torch.stack([weights, *(weights[order] for order in orders)], dim=1)
     values = -(w * (_lengths(together, together) @ w)).sum(dim=0)
     observed = values[0].item()
     # Splits that are equal but for rounding count as equally far apart.

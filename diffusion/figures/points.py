@@ -5,6 +5,7 @@ Each function returns a Figure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ from diffusion.figures.style import (
 
 
 @styled
-def forward_process(path, t, frame: Frame = SQUARE, where: str = "the square") -> Figure:
+def forward_process(path, t, frame: Frame = SQUARE) -> Figure:
     """U1: one point's way from data to noise, (n, 2) and times (n,)."""
     figure, ((axes,),) = new_figure(1, 1, (4.8, 3.6))
     path = np.asarray(path)
@@ -47,7 +48,8 @@ def forward_process(path, t, frame: Frame = SQUARE, where: str = "the square") -
     if frame is SQUARE:
         axes.text(0, 0, "the data's square", color=GREY, fontsize=8, ha="center", va="center")
     figure.colorbar(coloured, ax=axes, label="time t")
-    axes.set_title(f"Forward process of a point outside {where}")
+    where = "square" if frame is SQUARE else "data"
+    axes.set_title(f"Forward process of a point outside the {where}")
     return figure
 
 
@@ -172,11 +174,12 @@ def reverse_process(
         ax.set_title(name)
         scatters.append(ax.scatter(*np.zeros((2, n)), s=4, c=colour, linewidths=0))
     title = figure.suptitle(" ", fontsize=10, family="monospace")
+    decimals = max(0, 3 - math.floor(math.log10(frame.half)))
 
     def draw(number: int) -> None:
         for scatter, trajectory in zip(scatters, paths, strict=True):
             scatter.set_offsets(np.asarray(trajectory[number]))
-        title.set_text(f"noise level σ = {sigmas[number]:.3f}")
+        title.set_text(f"noise level σ = {sigmas[number]:.{decimals}f}")
 
     draw(0)
     figure.draw_without_rendering()
