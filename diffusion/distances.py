@@ -142,7 +142,7 @@ def assignment(cost: np.ndarray) -> np.ndarray:
 
 def w2_ratio(
     samples: Tensor, held_out: Tensor, training: Tensor, *, pairs: int = 10, most: int = 500
-) -> tuple[float, int]:
+) -> tuple[float | None, int]:
     """W2 of samples to held-out points over that of training points to held-out points.
 
     1 says that samples lie as near to the held-out points as true points do. Both distances are
@@ -154,7 +154,7 @@ def w2_ratio(
         most: largest size of a set; it is that of the smallest of the three if that is less.
 
     Returns:
-        the ratio, and the size of the sets.
+        the ratio (None where true points coincide), and the size of the sets.
     """
     size = min(most, len(samples), len(held_out), len(training))
 
@@ -165,7 +165,8 @@ def w2_ratio(
         ]
         return float(np.mean([w2(*pair) for pair in drawn]))
 
-    return mean(samples) / mean(training), size
+    true = mean(training)
+    return (mean(samples) / true if true else None), size
 
 
 def nearest(points: Tensor, reference: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def u3_nine_seeds(run: Run) -> Answer:
     samples = [sample(run, count(run), seed=seed) for seed in seeds]
     found = [compared(s, run.once(unseen), run.once(seen), run.args.seed) for s in samples]
     titles = [
-        f"seed {seed}: p = {row['p_value_of_the_same_law']:.3f}\nW2 ratio {row['w2_ratio']:.3f}"
+        f"seed {seed}: p = {row['p_value_of_the_same_law']:.3f}\n"
+        f"energy distance {row['energy_distance']:.3g}"
         for seed, row in zip(seeds, found, strict=True)
     ]
     grid = shared_pictures.sample_grid(samples, titles, columns=3, frame=run.once(frame))
@@ -98,12 +99,10 @@ def u3_nine_seeds(run: Run) -> Answer:
 def u4_sampling_steps(run: Run) -> Answer:
     model, n = run.models["unconditional"], count(run)
     samples = [diffusion.sample(model, n, steps=T, seed=run.args.seed) for T in STEP_COUNTS]
-    found = [
-        distances.permutation_test(s, run.once(unseen), seed=run.args.seed) for s in samples
-    ]
+    found = [distances.permutation_test(s, run.once(unseen), seed=run.args.seed) for s in samples]
     titles = [f"T = {T}\np = {p:.3f}" for T, (_, p) in zip(STEP_COUNTS, found, strict=True)]
     values, p_values = zip(*found, strict=True)
-    note = f"{n:,} samples each; p: of having the held-out points' law"
+    note = f"{n:,} samples each; p-value of: the same law as the held-out points"
     numbers = {
         "steps": STEP_COUNTS,
         "energy_distance": values,
