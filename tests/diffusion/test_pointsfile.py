@@ -62,7 +62,7 @@ def test_classes_keep_their_numbers_and_each_gives_a_tenth(tmp_path, dtype):
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 50.0, 1e12])
 def test_any_scale_is_read(tmp_path, scale):
-    array = scale * (RANDOM.standard_normal((100, 2)) + [300, -80])
+    array = scale * (RANDOM.standard_normal((100, 2)) + np.array([300, -80]))
     points = pointsfile.read(written(tmp_path, array))
     together = torch.cat([points.training, points.held_out]).double().mean(dim=0)
     np.testing.assert_allclose(together, array.mean(axis=0), rtol=1e-5)
