@@ -102,7 +102,7 @@ def u4_sampling_steps(run: Run) -> Answer:
     found = [distances.permutation_test(s, run.once(unseen), seed=run.args.seed) for s in samples]
     titles = [f"T = {T}\np = {p:.3f}" for T, (_, p) in zip(STEP_COUNTS, found, strict=True)]
     values, p_values = zip(*found, strict=True)
-    note = f"{n:,} samples each; p-value of: the same law as the held-out points"
+    note = f"{n:,} samples each; p-value of having the held-out points' law"
     numbers = {
         "steps": STEP_COUNTS,
         "energy_distance": values,
