@@ -55,10 +55,10 @@ class Steered:
         """Log-density of the noises under the standard normal they should come from, nats."""
         return -self.energy - 0.5 * self.noises.numel() * math.log(2 * math.pi)
 
-    def numbers(self) -> dict:
-        """What a results file keeps of it."""
+    def numbers(self, reached: float = REACHED) -> dict:
+        """What a results file keeps of it; nearer to the target than `reached` counts as there."""
         return {
-            "reached": self.distance < REACHED,
+            "reached": self.distance < reached,
             "output": self.path[-1].tolist(),
             "distance": self.distance,
             "start": self.path[0].tolist(),

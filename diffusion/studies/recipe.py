@@ -69,6 +69,11 @@ def untrained(
         seed=args.seed,
         **architecture,
     )
+    return on_device(args, model)
+
+
+def on_device(args: argparse.Namespace, model: nn.Module) -> nn.Module:
+    """The model on the device that --device asks for."""
     cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     return model.to("cuda" if cuda else "cpu")
 
