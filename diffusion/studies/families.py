@@ -116,8 +116,8 @@ def a_table(run: Run) -> Answer:
     bars = {
         "nats, upper bound": {k: v["nats"] for k, v in numbers.items() if "nats" in v},
         "Fréchet distance": {k: v["frechet"] for k, v in numbers.items()},
-        "classes, total variation": {k: v["coverage"] for k, v in numbers.items()},
-        "nearest neighbours, ratio": {k: v["neighbour_ratio"] for k, v in numbers.items()},
+        "classes, TV": {k: v["coverage"] for k, v in numbers.items()},
+        "neighbour ratio": {k: v["neighbour_ratio"] for k, v in numbers.items()},
     }
     return Answer(numbers, {"a_table": figures.compared(bars)})
 

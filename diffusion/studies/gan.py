@@ -34,6 +34,7 @@ SEEN = 8  # images whose progress in training is shown
 MARKS = (0, 50, 100, 200, 400)  # updates after which it is
 YOUNG = 60  # updates of the generator whose gradients are measured
 PERFECTED = (0, 5, 10, 20, 40, 80, 150)  # updates of the discriminator alone
+COLLAPSE = 250  # updates of the generator alone
 PLANE_UPDATES = 1500  # of the discriminator of known densities
 
 # Two known densities in the plane, which overlap.
@@ -217,15 +218,15 @@ def e_coverage(run: Run) -> Answer:
     return Answer(numbers, {"e_classes": figures.classes(shares, n)})
 
 
-def collapsed(model: GAN, seed: int, updates: int = 250) -> GAN:
-    """The generator after updates against a discriminator that no longer moves.
+def collapsed(model: GAN, seed: int) -> GAN:
+    """The generator after `COLLAPSE` updates against a discriminator that no longer moves.
 
     Nothing makes it leave the images that this discriminator likes best, so it gives up the rest.
     """
     model = copy.deepcopy(model).requires_grad_()
     optimizer = torch.optim.Adam(model.generator.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(updates):
+    for _ in range(COLLAPSE):
         optimizer.zero_grad()
         gan.non_saturating_loss(model.h(model.draw(64, generator))).backward()
         optimizer.step()

@@ -77,6 +77,7 @@ def test_gan_trains_and_answers_every_question(tmp_path, monkeypatch):
     monkeypatch.setattr(gan_study, "MARKS", (0, 2))
     monkeypatch.setattr(gan_study, "PERFECTED", (0, 2))
     monkeypatch.setattr(gan_study, "YOUNG", 2)
+    monkeypatch.setattr(gan_study, "COLLAPSE", 2)
     monkeypatch.setattr(gan_study, "PLANE_UPDATES", 20)
     results = run("gan", tmp_path, "--epochs", "2", "--samples", "100")
     assert set(gan_study.STUDY.questions) - {"progress"} < set(results)
