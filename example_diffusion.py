@@ -377,8 +377,7 @@ def bonus_steering(run: Run, frame: Frame = SQUARE, label: int = 2) -> Answer:
     labels = {"unconditional": None, "conditional": label}
     for name, model in run.models.items():
         found, failed = steering.steer(WAYS, model, target, labels[name], steps=200)
-        reached = steering.REACHED * frame.half
-        numbers[name] = {way: steered.numbers(reached) for way, steered in found.items()}
+        numbers[name] = {way: steered.numbers() for way, steered in found.items()}
         numbers[name] |= {way: {"reached": False, "failed": why} for way, why in failed.items()}
         if "inverted flow" in found:
             start = found["inverted flow"].path[:1]

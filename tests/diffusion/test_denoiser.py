@@ -333,7 +333,7 @@ def test_process_killed_while_saving_leaves_a_whole_file(tmp_path):
         [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path / "model.pt")],
         cwd=Path(__file__).parents[2],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert process.returncode == 0, process.stderr
