@@ -14,6 +14,7 @@ from mingpt.bpe import get_encoder
 from mingpt.devices import resolve_device
 from mingpt.merges import DataError
 from mingpt.model import GPT
+from mingpt.model_config import complete_config
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
@@ -71,15 +72,11 @@ def read(path):
     {"training_loss_nats_per_token": numbers, "heldout_bits_per_byte_by_iteration": pairs of
     numbers}, none of them empty, or a `recipe` that is not None or a dict with all RECIPE_* keys.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such weights file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError,
-            pickle.UnpicklingError, zipfile.BadZipFile):
-        raise CheckpointError(f"{path}: not a readable weights file, or damaged") from None
+    content = _unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a GPT checkpoint of this package")
+        raise CheckpointError(
+            f"{path}: not a GPT checkpoint of this package (a bare state dict needs its config)"
+        )
     try:
         intact = _digest(content) == content["sha256"]
     except (KeyError, TypeError, RuntimeError):
@@ -94,6 +91,16 @@ def read(path):
     if not _is_recipe(content.get("recipe")):
         raise CheckpointError(f"{path}: the training recipe lacks settings, or holds wrong ones")
     return content
+
+
+def _unpickled(path):
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError,
+            pickle.UnpicklingError, zipfile.BadZipFile):
+        raise CheckpointError(f"{path}: not a readable weights file, or damaged") from None
 
 
 def build(content, device="cpu"):
@@ -135,9 +142,18 @@ def encoder(content):
     return chosen
 
 
-def load(path, device="cpu"):
-    """The GPT in a weights file, float32, in eval mode. Raises as `read` and `build` do."""
-    return build(read(path), device)
+def load(path, device="cpu", config=None):
+    """The GPT in a weights file, float32, in eval mode. Raises as `read` and `build` do.
+
+    config: the settings of the model whose bare state dict is in the file, as minGPT's scripts
+    save it by torch.save(model.state_dict(), path).
+    """
+    if config is None:
+        return build(read(path), device)
+    state = _unpickled(path)
+    if not (isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())):
+        raise CheckpointError(f"{path}: no state dict; a file by mingpt.save loads without config")
+    return build({"config": complete_config(config).to_dict(), "model": state}, device)
 
 
 def _is_history(history):

@@ -101,7 +101,7 @@ def build(text_bytes, merges_bytes, data_dir=DATA_DIR):
     _verify("the book's text", text_bytes, TEXT_SHA256)
     _verify("GPT-2's merge list", merges_bytes, MERGES_SHA256)
     merges = parse_merges(merges_bytes.decode("utf-8"))
-    encoder = Encoder(merges)
+    encoder = Encoder.from_merges(merges)
     parts = split_text(text_bytes.decode("utf-8"))
     train, heldout = (np.array(encoder.encode(part), dtype=np.uint16) for part in parts)
     with atomic_path(Path(data_dir) / "gpt2_merges.npy") as path:

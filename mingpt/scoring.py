@@ -5,8 +5,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mingpt.model import last_logits
-from mingpt.pristine import has_original_forward
+from mingpt.fast import last_logits
+from mingpt.pristine import pristine
 from mingpt.utils import check_integer
 
 WINDOW_BATCH = 16
@@ -103,7 +103,7 @@ def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    options = {"loss_only": True} if has_original_forward(model) else {}
+    options = {"loss_only": True} if pristine(model) else {}
     nats = 0.0
     for start in range(0, len(x), WINDOW_BATCH):
         targets = y[start : start + WINDOW_BATCH].to(device)

@@ -11,14 +11,14 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
-from mingpt import resume
+from mingpt import fast, resume
 from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
 from mingpt.loss import linear_cross_entropy
 from mingpt.model_arguments import check_targets
-from mingpt.pristine import may_skip_logits
+from mingpt.pristine import pristine
 from mingpt.processes import process_count, process_rank
 from mingpt.trainer_settings import check_settings
-from mingpt.utils import CfgNode
+from mingpt.utils import CN, CfgNode  # noqa: F401 - minGPT has CN here too
 
 
 class TrainingDivergedError(ValueError):
@@ -92,7 +92,7 @@ class Trainer:
             raise ValueError(
                 f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
             )
-        if discount is not None and not may_skip_logits(model):
+        if discount is not None and not pristine(model):
             raise ValueError(
                 "a discount needs this package's GPT with its own forward and head, without hooks"
             )
@@ -314,17 +314,20 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
         self.discount = discount
-        self.call, self.hidden_states = model.__call__, getattr(model, "hidden_states", None)
+        self.call = model.__call__
+        self.hidden_states = lambda x: fast.hidden_states(model, model.embed(x))
         if compiled:  # functions, not modules: no new keys
             self.call = torch.compile(self.call)
-            self.hidden_states = self.hidden_states and torch.compile(self.hidden_states)
+            self.hidden_states = torch.compile(self.hidden_states)
 
     def forward(self, x, y):
-        if self.discount is None and not may_skip_logits(self.model):
+        as_built = pristine(self.model)
+        if self.discount is None and not as_built:
             _, loss = self.call(x, y)
             return loss.detach(), loss
-        check_targets(y, x.shape, self.model.config.vocab_size)
-        hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten()
+        check_targets(y, x.shape, len(self.model.lm_head.weight))
+        hidden_states = self.hidden_states if as_built else self.model.hidden_states
+        hidden, targets = hidden_states(x).flatten(0, 1), y.flatten().long()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:
