@@ -321,6 +321,7 @@ def main(
 ) -> int:
     """Run what the command line asks for; returns the exit code."""
     store = None
+    startup.print_anything()
     with startup.interruptible():
         try:
             study, args = parse(prog, exercise, studies, argv)
