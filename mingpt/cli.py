@@ -129,7 +129,7 @@ FOLDERS = (
     option("--out", "folder that receives figures/ and results/", type=Path, metavar="DIR",
            default=Path("report")),
 )  # fmt: skip
-COMMON = (option("--device", "auto, cpu or cuda", default="auto"), *FOLDERS)
+COMMON = (option("--device", "auto, cpu, cuda or another that PyTorch knows", default="auto"), *FOLDERS)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -327,6 +327,8 @@ def main(
             study, args = parse(prog, exercise, studies, argv)
             store = processes.meet()
             args.device = resolve_device(args.device)
+            if args.device == "meta":
+                raise ValueError("device 'meta' holds shapes without numbers: nothing to compute")
             processes.join(store, args.device)
             path = run(study, args)
             if processes.process_rank() == 0:
