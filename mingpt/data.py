@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mingpt import startup
 from mingpt.bpe import Encoder
 from mingpt.merges import DATA_DIR, DataError, load_arrays, parse_merges
 from mingpt.utils import atomic_path
@@ -159,6 +160,7 @@ def main(argv=None):
     parser.add_argument("--merges-url", default=MERGES_URL, help="where to download vocab.bpe")
     parser.add_argument("--out", default=DATA_DIR, help="folder to write (default: data/)")
     args = parser.parse_args(argv)
+    startup.print_anything()
     try:
         build(
             _read(args.text, args.text_url), _read(args.merges, args.merges_url), args.out
