@@ -40,8 +40,8 @@ def integrate(
 ) -> Tensor:
     """Solve dy/du = f(u, y) from u = start, y (n, d), to u = end, in either direction.
 
-    The step suits the worst row: its root-mean-square error, in units of atol unit + rtol |y|, stays
-    below one in every step; unit (d,) is the scale of each column.
+    The step suits the worst row: its root-mean-square error, in units of atol unit + rtol |y|,
+    stays below one in every step; unit (d,) is the scale of each column.
 
     Raises:
         ValueError: a tolerance that is not positive and finite.

@@ -222,6 +222,13 @@ def _solver_options(solver: str, lam: float | None, churn: float | None) -> dict
     return options
 
 
+def _suitable(model, schedule: Schedule | None) -> Schedule:
+    """The schedule, if it suits the model's data, or the model's own for None."""
+    if schedule is None:
+        return model.schedule
+    return check_suits(schedule, units(spread(model.mean, model.covariance)[1]))
+
+
 @own_mode(gradients=False)
 def sample(
     model,
@@ -257,8 +264,7 @@ def sample(
         progress: show a progress bar if standard error is a terminal.
 
     Returns:
-        points (n, 2) of the model's type, or (points, path) with path (steps + 1, n, 2), path[0]
-        the start.
+        points (n, 2) of the model's type, or (points, path), path (steps + 1, n, 2) from x_1 on.
 
     Raises:
         ValueError: any argument outside what is described here.
@@ -266,10 +272,7 @@ def sample(
     n, steps = check_count("n", n), check_count("steps", steps)
     options = _solver_options(solver, lam, churn)
     labels = model.check_labels(labels, n)
-    if schedule is not None:
-        check_suits(schedule, units(spread(model.mean, model.covariance)[1]))
-    schedule = schedule or model.schedule
-
+    schedule = _suitable(model, schedule)
     generator = generator_of(seed)
     x = start(model, n, labels=labels, prior=prior, schedule=schedule, generator=generator)
     if noise is not None:
@@ -282,11 +285,11 @@ def sample(
         return model.noise(x, sigma, labels).to(x)
 
     step = SOLVERS[solver](predict, schedule, draw, **options)
-    points = reverse(step, x, steps)
-    x_t, path = collect(points, x, steps, solver, return_trajectory, progress)
-    if not x_t.isfinite().all():
+    x_t, path = collect(reverse(step, x, steps), x, steps, solver, return_trajectory, progress)
+    points = x_t.to(model.dtype)
+    if not points.isfinite().all():
         raise ValueError(f"{solver} left the range of numbers; take more steps or less fresh noise")
-    return (x_t.to(model.dtype), path.to(model.dtype)) if return_trajectory else x_t.to(model.dtype)
+    return (points, path.to(model.dtype)) if return_trajectory else points
 
 
 def double(model):

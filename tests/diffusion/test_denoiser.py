@@ -120,7 +120,7 @@ def test_untrained_network_is_ideal_for_round_gaussian_data():
         (torch.zeros(3, 2), torch.nan, r"t must be in \[0, 1\]"),
         (torch.zeros(3, 2), 1.001, r"t must be in \[0, 1\]"),
         (torch.zeros(3, 2), torch.tensor([0.0, -1e-6, 1.0]), r"t must be in \[0, 1\]"),
-        ([[0.0, 0.0]], 0.5, "must be a tensor"),
+        ([[0.0, "a"]], 0.5, "must be a tensor"),
     ],
 )
 def test_bad_points_and_times_are_refused(model, x, t, message):

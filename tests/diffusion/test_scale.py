@@ -45,7 +45,7 @@ def energy_distance(a, b):
 
 
 def standardised(shape, n=1500):
-    """Points to train on, and ten fresh draws of as many as are compared, by the points' moments."""
+    """Points to train on, and ten fresh draws of as many as are compared."""
     generator = torch.Generator().manual_seed(0)
     points = shape(n, generator)
     mean, deviation = points.mean(dim=0), points.std(dim=0)
@@ -142,8 +142,9 @@ def test_points_of_another_scale_than_the_models_are_refused_before_training():
 
 
 def test_a_chain_of_stages_refuses_data_far_from_unit_scale():
+    chain = gaussian.linear(10)
     for points in (60 * training_points(), training_points() + 60):
-        model, chain = build(points), gaussian.linear(10)
+        model = build(points)
         for ask in (
             lambda m=model: gaussian.sample(m, chain, 5),
             lambda m=model, p=points: gaussian.ChainTraining(m, chain, p),
