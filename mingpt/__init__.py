@@ -4,9 +4,9 @@ From the bottom up:
     data        merges bpe vocabulary data
     model       model (its settings and checks: model_config model_arguments), loss, sampling,
                 huggingface; pristine, fast: when less work gives the same numbers, and how
-    training    trainer (trainer_settings resume), discounting, devices, processes, recipe
+    training    trainer (trainer_settings batches resume), discounting, devices, processes, recipe
     files       checkpoint: what a weights file holds
-    questions   inversion attention scoring text
+    questions   inversion attention scoring text; modes: computing whatever the caller set
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
@@ -48,9 +48,9 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "attention", "bpe", "checkpoint", "cli", "data", "devices", "discounting",
+    "attention", "batches", "bpe", "checkpoint", "cli", "data", "devices", "discounting",
     "fast", "figures", "huggingface", "inversion", "loss", "merges", "model", "model_arguments",
-    "model_config", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
+    "model_config", "modes", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
     "startup", "text", "trainer", "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
