@@ -1,4 +1,4 @@
-"""Questions to a model give the same answers whatever its caller has set, and leave it as it was."""
+"""Questions to a model have the same answers whatever its caller set, and leave it as it was."""
 
 from contextlib import nullcontext
 
