@@ -26,9 +26,10 @@ def invert(model, target_ids, seed=0, max_steps=500, learning_rate=0.05, record_
            margin=0.0, progress=False):
     """Learn vectors (T, C) with argmax model(vectors)[i] = target_ids[i] for every i.
 
-    The model is frozen; Adam minimises the cross-entropy of all T positions. Vectors
-    and loss are float32, or of the model's dtype where that is finer; the vectors start as Gaussian noise of the token embedding's scale, drawn from `seed`. Stops as soon as every
-    target's logit leads by more than `margin`, or after max_steps.
+    The model is frozen; Adam minimises the cross-entropy of all T positions. Vectors and loss are
+    float32, or of the model's dtype where that is finer. The vectors start as Gaussian noise of
+    the token embedding's scale, drawn from `seed`. Stops as soon as every target's logit leads by
+    more than `margin`, or after max_steps.
     target_ids (T,) int64. Raises ValueError for an empty or too long target, tokens outside the
     vocabulary, or settings out of range.
     """

@@ -248,7 +248,8 @@ def comes_back(model, path):
 
 
 def test_wrapped_models_are_unwrapped(tmp_path):
-    for wrapped in (torch.compile(small_model(), backend="eager"), torch.nn.DataParallel(small_model())):
+    compiled = torch.compile(small_model(), backend="eager")
+    for wrapped in (compiled, torch.nn.DataParallel(small_model())):
         comes_back(wrapped, tmp_path / "gpt.pt")
 
 
