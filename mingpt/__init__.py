@@ -4,10 +4,14 @@ From the bottom up:
     data        merges bpe vocabulary data
     model       model (its settings and checks: model_config model_arguments), loss, sampling,
                 huggingface; pristine, fast: when less work gives the same numbers, and how
-    training    trainer (trainer_settings resume), discounting, devices, processes, recipe
+    training    trainer (trainer_settings batches resume), discounting, devices, processes, recipe
     files       checkpoint: what a weights file holds
+<<<<<<< HEAD
     questions   inversion attention scoring text
     compression ngram predictors mixing; arithmetic coding
+=======
+    questions   inversion attention scoring text; modes: computing whatever the caller set
+>>>>>>> fg2
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
@@ -49,11 +53,11 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "arithmetic", "attention", "bpe", "checkpoint", "cli", "coding", "data", "devices",
+    "arithmetic", "attention", "batches", "bpe", "checkpoint", "cli", "coding", "data", "devices",
     "discounting", "fast", "figures", "huggingface", "inversion", "loss", "merges", "mixing",
-    "model", "model_arguments", "model_config", "ngram", "predictors", "pristine", "processes",
-    "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer", "trainer_settings",
-    "utils", "vocabulary",
+    "model", "model_arguments", "model_config", "modes", "ngram", "predictors", "pristine",
+    "processes", "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer",
+    "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -132,7 +132,7 @@ FOLDERS = (
     option("--out", "folder that receives figures/ and results/", type=Path, metavar="DIR",
            default=Path("report")),
 )  # fmt: skip
-COMMON = (option("--device", "auto, cpu, cuda or another that PyTorch knows", default="auto"), *FOLDERS)
+COMMON = (option("--device", "auto, cpu, cuda or any PyTorch has", default="auto"), *FOLDERS)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,7 +7,6 @@ import torch
 from mingpt.processes import process_count
 from mingpt.utils import check_integer, check_number
 
-
 WHOLE = {  # setting -> its least value
     "batch_size": 1, "accumulation_steps": 1, "max_iters": 0, "eval_interval": 1, "patience": 1,
     "warmup_iters": 0, "num_workers": 0, "seed": 0,
