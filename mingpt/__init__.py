@@ -6,12 +6,8 @@ From the bottom up:
                 huggingface; pristine, fast: when less work gives the same numbers, and how
     training    trainer (trainer_settings batches resume), discounting, devices, processes, recipe
     files       checkpoint: what a weights file holds
-<<<<<<< HEAD
-    questions   inversion attention scoring text
-    compression ngram predictors mixing; arithmetic coding
-=======
     questions   inversion attention scoring text; modes: computing whatever the caller set
->>>>>>> fg2
+    compression ngram predictors mixing; arithmetic coding
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
