@@ -208,6 +208,9 @@ class ChainTraining(Training):
         super().__init__(model, *data, **options)
         self.chain = chain
 
+    def _check_levels(self, model, unit: Tensor) -> None:
+        """A chain of few stages may end early: its levels are given."""
+
     def _loss(self, points: Tensor, labels: Tensor | None) -> Tensor:
         n = len(points)
         place = torch.randperm(n, generator=self.generator)

@@ -162,6 +162,8 @@ class Training:
         model = unwrapped(model)
         if isinstance(model, Denoiser):
             points = _checked(model, points)
+            if len(points) > 2:
+                self._check_levels(model, check_place(points))
         self.model = model.train()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         labels = model.check_labels(labels, len(points))
@@ -173,6 +175,10 @@ class Training:
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
         self.losses: list[float] = []
+
+    def _check_levels(self, model: Denoiser, unit: Tensor) -> None:
+        """Refuse noise levels that do not suit data of these units (2,)."""
+        check_suits(model.schedule, unit)
 
     @own_mode(gradients=True)
     def epoch(self) -> float:
@@ -315,8 +321,6 @@ def _checked(model: Denoiser, points: Tensor) -> Tensor:
     check_savable(model)
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ValueError("a model made under torch.inference_mode cannot be trained; use `build`")
-    if len(points) > 2:
-        check_suits(model.schedule, check_place(points))
     return check_range(points.to(model.mean), "the training points")
 
 
