@@ -12,6 +12,7 @@ Eq. 13), so that t - dt never leaves [0, 1]. All values are in nats.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -118,20 +119,11 @@ def elbo(
     t = torch.arange(steps + 1, dtype=torch.float64) / steps
     snr = model.schedule.snr(t)
     k, eps, factors = _times_and_noises(snr[:-1] / snr[1:] - 1, num_samples, seed, low_variance)
-    sigma = model.schedule.sigma(t[1:])[k]
-    replicates, size = k.shape
-    place = {"dtype": model.dtype, "device": model.device}
-    sigma_flat, eps_flat = sigma.reshape(-1).to(**place), eps.reshape(-1, 2).to(**place)
-
-    means = []  # of the integrand in every replicate, one (replicates,) row per point
-    for i, point in enumerate(x.to(**place)):
-        total = []
-        for s, e in zip(sigma_flat.split(_ROWS), eps_flat.split(_ROWS), strict=True):
-            label = None if labels is None else labels[i].expand(len(s))
-            predicted = model.noise(point + s[:, None] * e, s, label)
-            total.append((predicted - e).double().square().sum(dim=1))
-        integrand = 0.5 * steps * factors * torch.cat(total).cpu().reshape(replicates, size)
-        means.append(integrand.mean(dim=1))
+    sigma, replicates = model.schedule.sigma(t[1:])[k], len(k)
+    means = [  # of the integrand in every replicate, one (replicates,) row per point
+        (0.5 * steps * factors * errors).mean(dim=1)
+        for errors in _squared_errors(model, x, labels, sigma, eps)
+    ]
     means = torch.stack(means) if means else torch.empty(0, replicates, dtype=torch.float64)
     means = means.clamp(max=-_LOWEST / replicates)
     value = -means.mean(dim=1)
@@ -141,6 +133,21 @@ def elbo(
     unit = value.abs().clamp(min=1)
     variance = ((means + value[:, None]) / unit[:, None]).square().sum(dim=1) / (replicates - 1)
     return value, unit * torch.sqrt(variance / replicates)
+
+
+def _squared_errors(
+    model, x: Tensor, labels: Tensor | None, sigma: Tensor, eps: Tensor
+) -> Iterator[Tensor]:
+    """For each of x (n, 2): |eps_theta - eps|^2, (R, S), at noise levels (R, S) and noises."""
+    place = {"dtype": model.dtype, "device": model.device}
+    sigma_flat, eps_flat = sigma.reshape(-1).to(**place), eps.reshape(-1, 2).to(**place)
+    for i, point in enumerate(x.to(**place)):
+        total = []
+        for s, e in zip(sigma_flat.split(_ROWS), eps_flat.split(_ROWS), strict=True):
+            label = None if labels is None else labels[i].expand(len(s))
+            predicted = model.noise(point + s[:, None] * e, s, label)
+            total.append((predicted - e).double().square().sum(dim=1))
+        yield torch.cat(total).cpu().reshape(sigma.shape)
 
 
 def complete_bound(

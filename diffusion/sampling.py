@@ -189,6 +189,24 @@ def collect(
     return x_t, torch.stack(path) if keep else None
 
 
+def _solver_options(solver: str, lam: float | None, churn: float | None) -> dict[str, float]:
+    """Those that are given, if the solver is known and takes them."""
+    if solver not in SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
+    options = {}
+    for name, value, owner in (("lam", lam, "ddpm"), ("churn", churn, "heun")):
+        if value is None:
+            continue
+        if solver != owner:
+            raise ValueError(f"{name} belongs to solver {owner!r}, not to {solver!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, not {value}")
+        if name == "churn" and value > MOST_CHURN:
+            raise ValueError(f"churn must be at most {MOST_CHURN:.4g}, not {value}")
+        options[name] = value
+    return options
+
+
 @torch.no_grad()
 def sample(
     model,
@@ -229,21 +247,9 @@ def sample(
     Raises:
         ValueError: any argument outside what is described here.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
     check_count("n", n)
     check_count("steps", steps)
-    options = {}
-    for name, value, owner in (("lam", lam, "ddpm"), ("churn", churn, "heun")):
-        if value is None:
-            continue
-        if solver != owner:
-            raise ValueError(f"{name} belongs to solver {owner!r}, not to {solver!r}")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, not {value}")
-        if name == "churn" and value > MOST_CHURN:
-            raise ValueError(f"churn must be at most {MOST_CHURN:.4g}, not {value}")
-        options[name] = value
+    options = _solver_options(solver, lam, churn)
     labels = model.check_labels(labels, n)
     schedule = schedule or model.schedule
 

@@ -105,6 +105,13 @@ class _Process:
         x = self.start(noises[:1])
         return torch.cat([x, *reverse(step, x, self.steps)])
 
+    def linearised(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Output (2,) of `run` at noises u (1 + fresh, 2), and its Jacobian (2, numbers of u)."""
+        leaf = u.clone().requires_grad_(True)
+        end = self.run(leaf)[-1]
+        rows = [torch.autograd.grad(end[i], leaf, retain_graph=i == 0)[0] for i in range(2)]
+        return end.detach(), torch.stack(rows).flatten(1)
+
 
 @torch.no_grad()
 def invert(
@@ -189,12 +196,8 @@ def optimise(
         return value if math.isfinite(value) else math.inf
 
     for _ in range(iterations):
-        leaf = u.clone().requires_grad_(True)
-        end = process.run(leaf)[-1]
-        jacobian = torch.stack(
-            [torch.autograd.grad(end[axis], leaf, retain_graph=axis == 0)[0] for axis in range(2)]
-        ).flatten(1)
-        miss = process.target - end.detach()
+        end, jacobian = process.linearised(u)
+        miss = process.target - end
         multiplier = torch.linalg.solve(jacobian @ jacobian.T, jacobian @ u.flatten() + miss)
         # An exact penalty must exceed the multiplier.
         penalty = max(penalty, 2 * multiplier.norm().item())

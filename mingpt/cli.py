@@ -129,7 +129,7 @@ FOLDERS = (
     option("--out", "folder that receives figures/ and results/", type=Path, metavar="DIR",
            default=Path("report")),
 )  # fmt: skip
-COMMON = (option("--device", "auto, cpu or cuda", default="auto"), *FOLDERS)
+COMMON = (option("--device", "auto, cpu, cuda or any PyTorch has", default="auto"), *FOLDERS)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -321,11 +321,14 @@ def main(
 ) -> int:
     """Run what the command line asks for; returns the exit code."""
     store = None
+    startup.print_anything()
     with startup.interruptible():
         try:
             study, args = parse(prog, exercise, studies, argv)
             store = processes.meet()
             args.device = resolve_device(args.device)
+            if args.device == "meta":
+                raise ValueError("device 'meta' holds shapes without numbers: nothing to compute")
             processes.join(store, args.device)
             path = run(study, args)
             if processes.process_rank() == 0:

@@ -78,13 +78,12 @@ def training_loss(losses, evaluations, compressors, vocab_size):
 
     steps, values = np.array(evaluations).T
     right.plot(steps, values, color=VERMILLION, marker="o", ms=3.5, lw=1.8)
-    best = int(values.argmin())
     below = min([*values, *compressors.values()]) - 0.06
     right.set_ylim(below, min(max(values.max(), max(compressors.values())) + 0.1, 3.2))
     span = steps[-1] - (0 if len(steps) == 1 else steps[0])
     right.set_xlim(0, steps[-1] + 0.32 * max(span, 1))
     right.annotate(
-        f"best {values[best]:.3f}", (steps[best], values[best]), xytext=(0, -16),
+        f"at the end {values[-1]:.3f}", (steps[-1], values[-1]), xytext=(0, -16),
         textcoords="offset points", ha="center", va="top", color=VERMILLION,
         arrowprops={"arrowstyle": "-", "color": VERMILLION, "lw": 0.8},
     )

@@ -10,14 +10,17 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def results(name: str) -> dict:
+    return json.loads((ROOT / f"report/results/{name}.json").read_text(encoding="utf-8"))
+
+
 def table_rows(text: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_measured_quality_is_that_of_the_result_file():
-    results = json.loads((ROOT / "report/results/benchmark_diffusion.json").read_text(encoding="utf-8"))
-    measured = {row["measure"]: row for row in results["table"]}
+    measured = {row["measure"]: row for row in results("benchmark_diffusion")["table"]}
     shown = [row for row in table_rows(README) if row[0] in measured]
     assert len(shown) >= 10
     for measure, value, target, floor, *_ in shown:
@@ -26,8 +29,7 @@ def test_measured_quality_is_that_of_the_result_file():
 
 
 def test_measured_speed_is_that_of_the_result_file():
-    results = json.loads((ROOT / "report/results/benchmark_gpt.json").read_text(encoding="utf-8"))
-    measured = {row["name"].strip(): row for row in results["rows"]}
+    measured = {row["name"].strip(): row for row in results("benchmark_gpt")["rows"]}
     shown = [row for row in table_rows(README) if row[0] in measured]
     assert len(shown) >= 8
     for name, value, target, limit in shown:

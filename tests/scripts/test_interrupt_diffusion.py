@@ -39,9 +39,8 @@ def interrupt(folder: Path, options: list[str], moment: Callable[[], bool], time
 def test_interrupt_during_the_imports(module, tmp_path):
     command = [sys.executable, "-X", "importtime", "example_diffusion.py", "--out", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    # Every import adds a line once it is done; that of the handler's module comes first.
+    # Every import adds a line once it is done.
     done = (line.rpartition("|")[2].strip() for line in process.stderr)
-    assert "diffusion.startup" in done
     assert module in done
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -1,0 +1,268 @@
+"""Build the page to explore the models: `python -m report.explore` writes report/explore.html.
+
+One file that needs no network: the denoisers run in the browser, what the language model shows is
+computed here. The sources are the modules, the style and the skeleton in report/page/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm, trange
+
+import diffusion
+import mingpt
+from diffusion.data import CLASS_NAMES, RECTANGLES, SQUARE
+from diffusion.files import write_atomically
+from mingpt.attention import all_blocks, knockout
+from mingpt.bpe import get_encoder
+from mingpt.text import sentence_length, token_texts, word_positions
+
+FOLDER = Path(__file__).parent
+SOURCES = FOLDER / "page"
+WEIGHTS = FOLDER.parent / "weights"
+OUTPUT = FOLDER / "explore.html"
+MOST_BYTES = 1_500_000
+
+GRID, REACH = 61, 1.5  # the density is mapped on GRID x GRID points of [-REACH, REACH]^2
+LOWEST_NATS = -30.0  # of the maps, which are kept in thousandths of a nat
+
+PROMPT = "Alice thought to herself, and"
+WORD = 11  # the word whose prediction questions 3 and 4 explain
+INVERTED = "I am a little squirrel holding a walnut"
+SCORED_PROMPT = "\n\nAlice"
+SHOWN = 32  # tokens of the sentence whose attention is shown
+CANDIDATES = 5  # likeliest tokens shown beside each token of a scored sentence
+
+_IMPORT = re.compile(r'^import \{([^}]+)\} from "\./(\w+)\.js";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export ((?:async )?(?:function\*?|class|const)) (\w+)", re.MULTILINE)
+
+
+def bundle(entry: str, folder: Path = SOURCES) -> str:
+    """The module `entry` and all it imports, as one script that needs no module loader.
+
+    Each module becomes a function that is called once and returns its exports.
+
+    Raises:
+        ValueError: modules import each other in a circle.
+        OSError: a module is missing.
+    """
+    done: dict[str, str] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise ValueError(f"modules import each other: {' -> '.join([*above, name])}")
+        if name in done:
+            return
+        source = (folder / f"{name}.js").read_text(encoding="utf-8")
+        for imported in _IMPORT.finditer(source):
+            add(imported[2], (*above, name))
+        exports = [match[2] for match in _EXPORT.finditer(source)]
+        body = _EXPORT.sub(r"\1 \2", _IMPORT.sub(r"const {\1} = \2_js;\n", source))
+        done[name] = (
+            f"const {name}_js = (() => {{\n{body}return {{ {', '.join(exports)} }};\n}})();\n"
+        )
+
+    add(entry, ())
+    return '"use strict";\n' + "\n".join(done.values())
+
+
+def pack(values: torch.Tensor, kind: str = "<f4") -> str:
+    """A tensor's numbers, row by row, in base64: float32, or the NumPy type `kind`."""
+    numbers = values.detach().cpu().numpy().astype(kind)
+    return base64.b64encode(numbers.tobytes()).decode("ascii")
+
+
+def network_of(model: diffusion.Denoiser) -> dict:
+    """The layers of a denoiser, in the order of its forward pass, for report/page/network.js."""
+
+    def layer(linear: nn.Linear) -> dict:
+        return {"weight": pack(linear.weight), "bias": pack(linear.bias)}
+
+    linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    level, features, scale_shift, input_layer, *hidden, output_layer = map(layer, linear)
+    embeddings = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+    return {
+        "centre": model.centre.tolist(),
+        "variance": model.variance.item(),
+        "noiseEmbedding": [level, features],
+        "scaleShift": scale_shift,
+        "classEmbedding": [pack(row) for table in embeddings for row in table.weight],
+        "inputLayer": input_layer,
+        "hidden": hidden,
+        "outputLayer": output_layer,
+    }
+
+
+@torch.no_grad()
+def density_maps(model: diffusion.Denoiser) -> list[str]:
+    """Log-density of the model, a map for each class or one, in thousandths of a nat, int16."""
+    axis = torch.linspace(-REACH, REACH, GRID, dtype=torch.float64)
+    points = torch.cartesian_prod(axis, axis).flip(1)  # rows of equal y
+    classes = range(model.num_classes) if model.num_classes else [None]
+    maps = [
+        diffusion.log_likelihood(model, points, label)
+        for label in tqdm(classes, desc="density maps", disable=None)
+    ]
+    return [pack(1000 * values.clamp(min=LOWEST_NATS), "<i2") for values in maps]
+
+
+def load_denoisers() -> dict[str, diffusion.Denoiser]:
+    """The shipped models of points by name.
+
+    Raises:
+        WeightsError: a weights file is missing, or its checksum does not match.
+    """
+    names = ("unconditional", "conditional")
+    return {name: diffusion.load(WEIGHTS / f"diffusion_{name}.pt") for name in names}
+
+
+def points_data(models: dict[str, diffusion.Denoiser]) -> dict:
+    """Networks and moments of the models, and the data's rectangles."""
+    return {
+        "models": {
+            name: {
+                "network": network_of(model),
+                "moments": [
+                    {"mean": mean.tolist(), "covariance": covariance.flatten().tolist()}
+                    for mean, covariance in zip(model.mean, model.covariance, strict=True)
+                ],
+                "sigma": [model.schedule.sigma_min, model.schedule.sigma_max],
+            }
+            for name, model in models.items()
+        },
+        "square": SQUARE.tolist(),
+        "classes": [
+            {"name": name, "rectangle": rectangle.tolist()}
+            for name, rectangle in zip(CLASS_NAMES, RECTANGLES, strict=True)
+        ],
+        "map": {"size": GRID, "reach": REACH},
+    }
+
+
+def sampled(model, encoder, prompt: str, least_words: int) -> tuple[torch.Tensor, int]:
+    """A sentence sampled as in the exercise's script: ids (1, T), length of the prompt."""
+    idx = torch.tensor([encoder.encode(prompt)])
+    start = idx.shape[1]
+    idx = model.generate(
+        idx, model.block_size - start, temperature=0.8, do_sample=True, top_k=40,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    length = sentence_length(encoder, idx[0].tolist(), start, least_words=least_words)
+    return idx[:, :length], start
+
+
+def attention_data(model, encoder) -> dict:
+    """Questions 3 and 4: scores and weights of every block and head, the effect of hiding tokens.
+
+    effects[row][key], key < row: change of log p of token row + 1, nats, when row may not look at
+    key in any block.
+    """
+    idx, _ = sampled(model, encoder, PROMPT, WORD)
+    idx = idx[:, :SHOWN]
+    scores, weights = (values[:, 0] for values in all_blocks(model, idx))  # (blocks, heads, T, T)
+    ids = idx[0].tolist()
+    _, positions = word_positions(encoder, ids)[WORD - 1]
+    effects = [
+        [round(knockout(model, idx[:, : row + 2], key, [row]).item(), 4) for key in range(row)]
+        for row in trange(len(ids) - 1, desc="hiding tokens", disable=None)
+    ]
+    lower = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    return {
+        "tokens": token_texts(encoder, ids),
+        "blocks": weights.shape[0],
+        "heads": weights.shape[1],
+        "scores": pack(scores[..., lower], "<f2"),
+        "weights": pack(weights[..., lower], "<f2"),
+        "effects": effects,
+        "word": positions,
+    }
+
+
+def inversion_data(model, encoder) -> dict:
+    """Question 2: loss and decoded tokens at every step of the inversion."""
+    target = torch.tensor(encoder.encode(INVERTED))
+    found = mingpt.inversion.invert(model, target, seed=0, record_every=1)
+    return {
+        "target": token_texts(encoder, target.tolist()),
+        "losses": [round(loss, 4) for loss in found.losses],
+        "decoded": [token_texts(encoder, ids.tolist()) for _, ids in found.history],
+    }
+
+
+def scoring_data(model, encoder) -> dict:
+    """Question 5: log p of every token of a sampled sentence, nats, and the likeliest tokens."""
+    idx, start = sampled(model, encoder, SCORED_PROMPT, 5)
+    log_p = mingpt.scoring.token_log_probs(model, idx)[0, start - 1 :]
+    with torch.no_grad():
+        logits, _ = model(idx[:, :-1])
+    best = logits[0, start - 1 :].double().log_softmax(-1).topk(CANDIDATES)
+    return {
+        "tokens": token_texts(encoder, idx[0, start:].tolist()),
+        "log_p": [round(value, 4) for value in log_p.tolist()],
+        "best": [
+            [
+                [text, round(value, 4)]
+                for text, value in zip(token_texts(encoder, ids), values, strict=True)
+            ]
+            for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ],
+    }
+
+
+def words_data() -> dict:
+    """What the language model shows of questions 2 to 5.
+
+    Raises:
+        CheckpointError: the weights file is missing, or its checksum does not match.
+    """
+    model, encoder = mingpt.load(WEIGHTS / "gpt.pt"), get_encoder()
+    return {
+        "attention": attention_data(model, encoder),
+        "inversion": inversion_data(model, encoder),
+        "scoring": scoring_data(model, encoder),
+    }
+
+
+def render(data: dict) -> str:
+    """The page with its data, {"points": ..., "words": ...}, inlined."""
+    page = (SOURCES / "explore.html").read_text(encoding="utf-8")
+    parts = {
+        "style": (SOURCES / "explore.css").read_text(encoding="utf-8"),
+        "worker": bundle("worker"),
+        "main": bundle("main"),
+        # A "</script" inside a string would end the element.
+        "data": json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m report.explore", description=__doc__)
+    parser.parse_args(argv)
+    try:
+        models = load_denoisers()
+        words = words_data()
+        points = points_data(models)
+        for name, model in models.items():
+            points["models"][name]["density"] = density_maps(model)
+        content = render({"points": points, "words": words}).encode()
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"the page has {len(content)} bytes; allowed are {MOST_BYTES}")
+        write_atomically(OUTPUT, content)
+    except (ValueError, OSError) as error:
+        print(f"report.explore: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {OUTPUT}: {len(content):,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
