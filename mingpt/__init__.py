@@ -7,6 +7,7 @@ From the bottom up:
     training    trainer (trainer_settings batches resume), discounting, devices, processes, recipe
     files       checkpoint: what a weights file holds
     questions   inversion attention scoring text; modes: computing whatever the caller set
+    compression ngram predictors mixing; arithmetic coding
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
@@ -48,10 +49,11 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "attention", "batches", "bpe", "checkpoint", "cli", "data", "devices", "discounting",
-    "fast", "figures", "huggingface", "inversion", "loss", "merges", "model", "model_arguments",
-    "model_config", "modes", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
-    "startup", "text", "trainer", "trainer_settings", "utils", "vocabulary",
+    "arithmetic", "attention", "batches", "bpe", "checkpoint", "cli", "coding", "data", "devices",
+    "discounting", "fast", "figures", "huggingface", "inversion", "loss", "merges", "mixing",
+    "model", "model_arguments", "model_config", "modes", "ngram", "predictors", "pristine",
+    "processes", "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer",
+    "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -80,6 +80,8 @@ class Study:
     questions: by their names in the results file, in order; each takes the `Run`.
     check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
     fill in what depends on other options, or drop what then decides nothing.
+    instead(args): does what an option asks for in place of the questions and returns what to print
+    (None: no option does).
     """
 
     name: str
@@ -89,6 +91,7 @@ class Study:
     train: Callable[[Run, str], Any]
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
+    instead: Callable[[argparse.Namespace], str | None] = lambda args: None
 
 
 @dataclass
@@ -326,6 +329,9 @@ def main(
     with startup.interruptible():
         try:
             study, args = parse(prog, exercise, studies, argv)
+            if (done := study.instead(args)) is not None:
+                print(done)
+                return 0
             store = processes.meet()
             args.device = resolve_device(args.device)
             if args.device == "meta":

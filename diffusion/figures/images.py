@@ -14,7 +14,6 @@ from matplotlib.ticker import NullLocator
 from diffusion.figures.style import (
     BLACK,
     BLUE,
-    GREY,
     GRID,
     VERMILLION,
     loss_curve,
@@ -24,7 +23,7 @@ from diffusion.figures.style import (
 )
 
 
-def _sheet(images, shape: tuple[int, int], columns: int, gap: int = 0) -> np.ndarray:
+def sheet(images, shape: tuple[int, int], columns: int, gap: int = 0) -> np.ndarray:
     """Images (n, m) side by side in rows, with a margin of `gap` pixels around each."""
     images = np.pad(
         np.asarray(images).reshape(-1, *shape), ((0, 0), (gap, gap), (gap, gap)), constant_values=-1
@@ -39,7 +38,7 @@ def grid(images, shape: tuple[int, int], columns: int, names: Sequence = ()) -> 
     """Samples (n, m) in rows of `columns`, with a name for every row if there are names."""
     rows = len(images) // columns
     figure, ((axes,),) = new_figure(1, 1, (0.34 * columns + 0.2, 0.34 * rows + 0.35))
-    picture(axes, _sheet(images, shape, columns))
+    picture(axes, sheet(images, shape, columns))
     if len(names):
         axes.set_yticks((np.arange(rows) + 0.5) * shape[0], [str(name) for name in names])
         axes.tick_params(length=0)
@@ -56,7 +55,7 @@ def rows(images, shape: tuple[int, int], titles: Sequence[str]) -> Figure:
     figure, ((axes,),) = new_figure(1, 1, (0.62 * columns + 0.2, 0.62 * count + 0.4))
     gap = 2
     images = np.asarray(images).reshape(count * columns, -1)
-    picture(axes, _sheet(images, shape, columns, gap))
+    picture(axes, sheet(images, shape, columns, gap))
     axes.set_xticks((np.arange(columns) + 0.5) * (shape[1] + 2 * gap), titles, fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -82,30 +81,19 @@ def loss(losses, window: int) -> Figure:
 
 
 @styled
-def bits(bars: Mapping[str, float], stages: Mapping[str, np.ndarray], images: int) -> Figure:
-    """Bits per pixel of every model, and of every stage (T,) of the bounds."""
-    figure, ((left, right),) = new_figure(1, 2, (8.6, 3.0), width_ratios=(1.25, 1))
-    names, values = list(bars), list(bars.values())
-    colours = [BLUE if name.startswith("bit-flip") else GREY for name in names]
-    left.barh(names, values, color=colours, height=0.65)
-    for row, value in enumerate(values):
-        left.text(value + 0.015, row, f"{value:.4f}", va="center", fontsize=8)
-    left.invert_yaxis()
-    left.set_xlim(0, 1.2 * max(values))
-    left.set_xlabel("bits per pixel (less is better)")
-    left.set_title(f"{images} held-out digits")
-    for (name, value), colour, style in zip(
-        stages.items(), (BLUE, VERMILLION), ("-", "--"), strict=True
-    ):
+def stages(curves: Mapping[str, np.ndarray], images: int) -> Figure:
+    """What every stage (T,) adds to the bound, nats per image."""
+    figure, ((axes,),) = new_figure(1, 1, (4.8, 3.0))
+    for (name, value), colour in zip(curves.items(), (BLUE, VERMILLION), strict=False):
         t = np.arange(1, len(value) + 1)
-        right.plot(t, np.asarray(value), color=colour, linestyle=style, linewidth=1.4, label=name)
-    right.set_xscale("log")
-    right.set_yscale("log")
-    right.grid(**GRID)
-    right.set_xlabel("stage t")
-    right.set_ylabel("bits per pixel")
-    right.set_title("Share of each stage in the bound")
-    right.legend(fontsize=8)
+        axes.plot(t, np.asarray(value), color=colour, linewidth=1.4, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.grid(**GRID)
+    axes.set_xlabel("stage t")
+    axes.set_ylabel("KL, nats per image")
+    axes.set_title(f"Share of each stage in the bound, {images} test images")
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -1,1 +1,1 @@
-"""Digits of 28 x 28 pixels: their data, models and measures."""
+"""Images of 28 x 28 pixels: MNIST, three families of models, and what they are measured by."""

@@ -1,4 +1,4 @@
-"""Bit-flip diffusion of binary images: process, posterior, loss, sampling, bound, exact truth.
+"""Bit-flip diffusion of binary images: process, posterior, loss, sampling, bound.
 
 Images are vectors in {-1, +1}^m. Stage t flips each pixel with probability delta, independently;
 equivalently it replaces the pixel, with probability 2 delta, by a fresh fair coin. With
@@ -15,7 +15,7 @@ with these weights (Austin et al. 2021). `predict(y_t, t)` stands for the networ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -33,7 +33,6 @@ Predict = Callable[[Tensor, int | Tensor], Tensor]
 
 # Network rows evaluated at once.
 _ROWS = 512
-_MOST_PIXELS = 12  # of images whose distribution is enumerated
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class BitFlip:
         Two coins per pixel: is it replaced by now, and if so, by what?
         """
         check_images(y_0, name="y_0")
-        replaced = torch.rand(y_0.shape, generator=generator) < _column(self.replaced(t), y_0)
+        replaced = torch.rand(y_0.shape, generator=generator) < column(self.replaced(t), y_0)
         return torch.where(replaced, coins(y_0.shape, generator, y_0.dtype), y_0)
 
     def posterior(self, y_t: Tensor, y_0: Tensor, t: int | Tensor) -> Tensor:
@@ -99,7 +98,7 @@ class BitFlip:
 
     def _posterior(self, y_t: Tensor, y_0: Tensor, t: int | Tensor) -> Tensor:
         t = check_stage(t, 1, self.stages)
-        c, before, now = (_column(self.correlation(s), y_t) for s in (torch.tensor(1), t - 1, t))
+        c, before, now = (column(self.correlation(s), y_t) for s in (torch.tensor(1), t - 1, t))
         return (1 + c * y_t) * (1 + before * y_0) / (2 * (1 + now * y_t * y_0))
 
     def reverse_probability(self, logits: Tensor, y_t: Tensor, t: int | Tensor) -> Tensor:
@@ -132,7 +131,7 @@ class BitFlip:
         return math.log(2) + p * math.log(p) + (1 - p) * math.log1p(-p)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     if values.ndim == 1 and len(values) != len(like):
         raise ValueError(f"t must be one stage or {len(like)}, not {len(values)}")
     return values.reshape(-1, 1).to(like)
@@ -185,7 +184,7 @@ def sample(
     """Run the reverse process from fair coins through all stages, for n images at once.
 
     Args:
-        model: a `bitnet.BitNet` or an `Enumerated`.
+        model: a `bitnet.BitNet` or `bitflip_exact.Enumerated`.
         n: number of images.
         labels: class of each image, an int or (n,) int64; None for images of any class.
         seed: None seeds from the system.
@@ -239,7 +238,7 @@ def bound(
     """The variational bound with every stage's expectation over Y_t estimated from samples.
 
     Args:
-        model: a `bitnet.BitNet` or an `Enumerated`.
+        model: a `bitnet.BitNet` or `bitflip_exact.Enumerated`.
         images: (n, m) of -1 and +1.
         labels: class of each image, an int or (n,) int64, or None.
         noise_samples: samples of Y_t for every image and stage, at least 2.
@@ -274,81 +273,110 @@ def bound(
     )
 
 
-# --- The truth, where images can be listed ------------------------------------------------------
+def draw_stages(
+    process: BitFlip, n: int, generator: torch.Generator, power: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """Stages (n,) int64 to estimate a bound at, and the probability (n,) float64 of each.
 
-
-class Enumerated:
-    """The ideal network of a distribution over listed images; the interface of `bitnet.BitNet`.
-
-    P(Y_0 = x | Y_t = y) is in proportion to P(x) exp(evidence(t) x.y / 2). In float64.
-
-    Args:
-        process: the forward process.
-        images: (k, m) of -1 and +1.
-        probabilities: (k,), uniform if not given.
+    t = 1 + floor(T u^power), with stratified u ~ U(0, 1) in random order. Small stages carry most
+    of the bound, and are drawn more often with a power above 1. An estimate divides by the
+    probability, so that its expectation does not depend on that.
     """
-
-    def __init__(
-        self, process: BitFlip, images: Tensor, probabilities: Tensor | None = None
-    ) -> None:
-        self.process, self.images = process, check_images(images).double()
-        uniform = torch.full((len(images),), 1 / len(images), dtype=torch.float64)
-        self.probabilities = uniform if probabilities is None else probabilities.double()
-        if self.probabilities.shape != (len(images),):
-            raise ValueError(f"there must be {len(images)} probabilities, one for each image")
-        self.dtype = torch.float64
-
-    @property
-    def pixels(self) -> int:
-        return self.images.shape[1]
-
-    def check_labels(self, labels: int | Tensor | None, n: int) -> None:
-        """There are no classes.
-
-        Raises:
-            ValueError: a label is given.
-        """
-        if labels is not None:
-            raise ValueError("an unconditional model takes no labels")
-
-    def logits(self, y_t: Tensor, t: int | Tensor, labels: None = None) -> Tensor:
-        """log P(Y_0 = +1 | Y_t) / P(Y_0 = -1 | Y_t) for y_t (n, m): (n, m).
-
-        Raises:
-            ValueError: y_t or t outside that.
-        """
-        check_images(y_t, self.pixels, "y_t")
-        agreement = y_t @ self.images.T  # (n, k)
-        log_weight = _column(self.process.evidence(t), agreement) * agreement / 2
-        posterior = torch.softmax(log_weight + self.probabilities.log(), dim=1)
-        on, off = (posterior @ (self.images == value).double() for value in (1, -1))
-        return on.log() - off.log()
-
-
-def all_images(pixels: int) -> Tensor:
-    """All 2^pixels images, (2^pixels, pixels) float64.
-
-    Raises:
-        ValueError: pixels is not in 1..12.
-    """
-    check_count("pixels", pixels)
-    if pixels > _MOST_PIXELS:
-        raise ValueError(f"images of at most {_MOST_PIXELS} pixels can be listed, not {pixels}")
-    values = torch.tensor([-1, 1], dtype=torch.float64)
-    return torch.cartesian_prod(*[values] * pixels).reshape(-1, pixels)
+    order = torch.randperm(n, generator=generator)
+    u = (order + torch.rand(n, generator=generator, dtype=torch.float64)) / n
+    t = 1 + (process.stages * u**power).long().clamp(max=process.stages - 1)
+    share = (torch.stack([t, t - 1]).double() / process.stages) ** (1 / power)
+    return t, share[0] - share[1]
 
 
 @torch.no_grad()
-def distribution(model) -> Tensor:
-    """P(image) of the sampler's output for each of `all_images`: exact, (2^pixels,) float64.
+def class_bounds(
+    model,
+    images: Tensor,
+    classes: Sequence[int | Tensor | None] = (None,),
+    *,
+    samples: int = 16,
+    power: float = 2.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """The variational bound under each class, estimated at a few stages drawn for every image.
 
-    Starts from fair coins and applies the matrix of every reverse stage.
+    Unbiased for `bound`'s total, at `samples` network evaluations an image and class in place of T.
+    All classes see the same stages and the same Y_t, so that their differences are more certain
+    than their values.
+
+    Args:
+        model: a `bitnet.BitNet` or `bitflip_exact.Enumerated`.
+        images: (n, m) of -1 and +1.
+        classes: k of them, each an int or (n,) int64; None for images of any class.
+        samples: stages for each image, stratified.
+        power: see `draw_stages`.
+        seed: of stages and Y_t.
+        progress: show a progress bar if standard error is a terminal.
+
+    Returns:
+        (n, k) float64, nats per image.
+
+    Raises:
+        ValueError: any argument outside what is described here.
     """
-    images, process = all_images(model.pixels), model.process
-    on = (images > 0).double()
-    p = torch.full((len(images),), 1 / len(images), dtype=torch.float64)
-    for t in range(process.stages, 0, -1):
-        logits = model.logits(images.to(model.dtype), t).double()
-        q = process.reverse_probability(logits, images, t)
-        p = p @ torch.exp(q.log() @ on.T + (1 - q).log() @ (1 - on).T)
-    return p
+    process, images = model.process, check_images(images, model.pixels).to(model.dtype)
+    check_count("samples", samples)
+    labels = [model.check_labels(given, len(images)) for given in classes]
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.empty(len(images), len(classes), dtype=torch.float64)
+    most = max(1, _ROWS // samples)
+    hidden = None if progress else True
+    for rows in tqdm(torch.arange(len(images)).split(most), "bound", leave=False, disable=hidden):
+        stages = [draw_stages(process, samples, generator, power) for _ in rows]
+        t, probability = (torch.cat(part) for part in zip(*stages, strict=True))
+        y_0 = images[rows].repeat_interleave(samples, dim=0)
+        y_t = process.forward(y_0, t, generator)
+        for column, given in enumerate(labels):
+            if given is not None:
+                given = given[rows].repeat_interleave(samples)
+            logits = model.logits(y_t, t, given)
+            kl = process.kl(logits, y_0, y_t, t).double() / probability
+            total[rows, column] = kl.reshape(-1, samples).mean(dim=1)
+    return total + process.prior_kl() * model.pixels
+
+
+def classify(
+    model,
+    images: Tensor,
+    *,
+    rounds: Sequence[tuple[int, int]] = ((10, 16), (3, 48), (2, 128)),
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The likeliest class of images (n, m) by Bayes, all classes being equally likely before.
+
+    Args:
+        model: a `bitnet.BitNet` with classes.
+        rounds: how many of the likeliest classes are looked at, and at how many more stages.
+        seed: of stages and Y_t.
+        progress: show a progress bar if standard error is a terminal.
+
+    Returns:
+        (n,) int64, and the bounds (n, classes) of the first round, nats per image.
+
+    Raises:
+        ValueError: the model has no classes, or images outside what is described here.
+    """
+    if not model.num_classes:
+        raise ValueError("a model without classes cannot tell them apart")
+    options = {"power": 1.5, "progress": progress}  # classes differ at larger stages
+    done, first = 0, None
+    every = torch.arange(model.num_classes).expand(len(images), -1)
+    bounds = torch.zeros(every.shape, dtype=torch.float64)
+    for number, (keep, samples) in enumerate(rounds):
+        best = bounds.topk(keep, largest=False).indices if number else every
+        found = class_bounds(
+            model, images, list(best.T), samples=samples, seed=seed + number, **options
+        )
+        mean = (done * bounds.gather(1, best) + samples * found) / (done + samples)
+        bounds = torch.full_like(bounds, math.inf).scatter(1, best, mean)
+        first = bounds if first is None else first
+        done += samples
+    return bounds.argmin(dim=1), first

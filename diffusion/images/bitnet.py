@@ -11,8 +11,10 @@ from torch.nn.functional import silu
 
 from diffusion.checks import check_count, check_labels, check_stage
 from diffusion.files import WeightsError, load_weights, save_weights
-from diffusion.images.bitflip import BitFlip, check_images
-from diffusion.training import Training
+from diffusion.images import mnist
+from diffusion.images.bitflip import BitFlip, check_images, draw_stages
+from diffusion.images.muon import Muon
+from diffusion.images.training import BatchTraining
 
 _KIND = "diffusion.BitNet"
 _WAVES = 32  # features of the stage
@@ -40,6 +42,8 @@ class BitNet(nn.Module):
 
     Attributes:
         losses: (epochs,) float32, the loss of every update; empty before training.
+        precision: what the network computes in: float32, or bfloat16, which is faster where the
+            processor knows it and has three digits. Not saved.
 
     Raises:
         ValueError: a shape or width that is not as described.
@@ -60,6 +64,7 @@ class BitNet(nn.Module):
             check_count(name, value)
         self.process, self.shape = process, tuple(shape)
         self.num_classes, self.width = num_classes, width
+        self.precision = torch.float32
         self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
         self.stage_embedding = nn.Sequential(
             nn.Linear(_WAVES, _EMBEDDING), nn.SiLU(), nn.Linear(_EMBEDDING, _EMBEDDING)
@@ -150,7 +155,10 @@ class BitNet(nn.Module):
         if labels is not None:
             embedding = embedding + self.class_embedding(labels)
         evidence = self.process.evidence(t).reshape(-1, 1).to(y_t)
-        return evidence * y_t + self.trunk(y_t, silu(embedding))
+        lowered = self.precision != torch.float32
+        with torch.autocast(y_t.device.type, self.precision, enabled=lowered):
+            others = self.trunk(y_t, silu(embedding))
+        return evidence * y_t + others.to(y_t)
 
 
 class _Dense(nn.Module):
@@ -211,26 +219,24 @@ class _Convolutional(nn.Module):
         return nn.functional.pixel_shuffle(self.output_layer(silu(x)), 2).reshape(len(y), -1)
 
 
-class BitTraining(Training):
-    """Training on the variational bound, in random batches; see `Training` for the rest.
+class BitTraining(BatchTraining):
+    """Training on the variational bound, with Muon; see `BatchTraining` for the rest.
 
     The loss estimates the bound without its constant prior term, in bits per pixel: for every
-    image of a batch one stage t with KL(P(Y_{t-1} | Y_t, Y_0) || Q_t(Y_t)) over the probability of
-    t. Small stages carry most of the bound and are drawn more often, t = 1 + floor(T u^2) with
-    stratified u ~ U(0, 1); the expectation does not depend on that.
+    image of a batch one stage t with KL(P(Y_{t-1} | Y_t, Y_0) || Q_t(Y_t)) over the probability
+    of t; see `bitflip.draw_stages`.
 
     Args:
         model: trained in place.
-        images: (n, m) of -1 and +1.
+        images: (n, m) of -1 and +1, or uint8 grey values, whose pixels are drawn afresh for every
+            batch.
         labels: (n,) int64, for a model with classes.
-        epochs: number of updates, one batch each.
-        batch_size: images in a batch, drawn with replacement.
         unlabelled: share of labels that is withheld, for images of any class (Ho and Salimans
             2022).
-        options: learning_rate, ema_decay, augment, seed of `Training`.
+        options: batch_size, epochs, learning_rate, ema_decay, seed of `BatchTraining`.
 
     Raises:
-        ValueError: images of another size, values other than -1 and +1, options out of range.
+        ValueError: images of another size, other values, options out of range.
     """
 
     def __init__(
@@ -243,34 +249,37 @@ class BitTraining(Training):
         unlabelled: float = 0.5,
         **options,
     ) -> None:
-        check_images(images, model.pixels)
-        check_count("batch_size", batch_size)
+        if not torch.is_tensor(images) or images.dtype != torch.uint8:
+            check_images(images, model.pixels)
         if not 0 <= unlabelled <= 1:
             raise ValueError(f"unlabelled must be in [0, 1], not {unlabelled}")
-        super().__init__(model, images, labels, noise_samples=1, **options)
-        self.batch_size, self.unlabelled = batch_size, unlabelled
+        super().__init__(model, images, labels, batch_size=batch_size, **options)
+        self.unlabelled = unlabelled
+        # Kernels between two layers of many channels; the two ends are left to Adam.
+        kernels = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.ndim == 4 and not name.endswith("put_layer.weight")
+        }
+        others = [p for name, p in model.named_parameters() if name not in kernels]
+        self.optimizer = Muon(kernels.values(), others, lr=self.learning_rate)
 
-    def _batch(self) -> tuple[Tensor, Tensor | None]:
-        pick = torch.randint(len(self.points), (self.batch_size,), generator=self.generator)
-        if self.labels is None:
-            return self.points[pick], None
-        withheld = torch.rand(self.batch_size, generator=self.generator) < self.unlabelled
-        return self.points[pick], self.labels[pick].masked_fill(withheld, self.model.num_classes)
-
-    def _loss(self, points: Tensor, labels: Tensor | None) -> Tensor:
-        n, process = len(points), self.model.process
-        order = torch.randperm(n, generator=self.generator)
-        u = (order + torch.rand(n, generator=self.generator, dtype=torch.float64)) / n
-        t = 1 + (process.stages * u**2).long().clamp(max=process.stages - 1)
-        chance = (torch.sqrt(t / process.stages) - torch.sqrt((t - 1) / process.stages)).to(points)
-        y_t = process.forward(points, t, self.generator)
-        kl = process.kl(self.model.logits(y_t, t, labels), points, y_t, t)
-        return (kl / chance).mean() / (self.model.pixels * math.log(2))
+    def _loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        process, generator = self.model.process, self.generator
+        if images.dtype == torch.uint8:
+            images = 2 * mnist.binarise(images, generator=generator) - 1
+        if labels is not None:
+            withheld = torch.rand(len(labels), generator=generator) < self.unlabelled
+            labels = labels.masked_fill(withheld, self.model.num_classes)
+        t, probability = draw_stages(process, len(images), generator)
+        y_t = process.forward(images, t, generator)
+        kl = process.kl(self.model.logits(y_t, t, labels), images, y_t, t)
+        return (kl / probability.to(kl)).mean() / (self.model.pixels * math.log(2))
 
     def _settings(self) -> dict:
         return super()._settings() | {
-            "batch_size": self.batch_size,
             "unlabelled": self.unlabelled,
+            "precision": str(self.model.precision),
         }
 
 

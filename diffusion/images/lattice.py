@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffusion.images import bitflip
+from diffusion.images import bitflip_exact
 from diffusion.images.bitflip import BitFlip
 from diffusion.images.bitnet import BitNet, BitTraining
 
@@ -15,7 +15,7 @@ PROCESS = BitFlip(delta=0.004, stages=500)
 def probabilities() -> Tensor:
     """A 3 x 3 Ising model with random couplings and fields: probabilities of `all_images(9)`."""
     generator = torch.Generator().manual_seed(0)
-    x = bitflip.all_images(9).reshape(-1, 3, 3)
+    x = bitflip_exact.all_images(9).reshape(-1, 3, 3)
     down, right, field = (
         torch.randn(shape, generator=generator, dtype=torch.float64)
         for shape in ((2, 3), (3, 2), (3, 3))
@@ -29,7 +29,7 @@ def learn(truth: Tensor, samples: int = 400_000, seed: int = 0) -> BitNet:
     """A fully connected network trained on samples of `all_images(9)` with probabilities truth."""
     generator = torch.Generator().manual_seed(seed)
     pick = torch.multinomial(truth, samples, replacement=True, generator=generator)
-    images = bitflip.all_images(9).float()[pick]
+    images = bitflip_exact.all_images(9).float()[pick]
     model = BitNet(PROCESS, (3, 3), width=64, generator=generator)
     return BitTraining(
         model,
@@ -44,6 +44,6 @@ def learn(truth: Tensor, samples: int = 400_000, seed: int = 0) -> BitNet:
 
 def independent_probabilities(truth: Tensor) -> Tensor:
     """The distribution of 3 x 3 images with the same pixels, made independent."""
-    images = bitflip.all_images(9)
+    images = bitflip_exact.all_images(9)
     p = truth @ (images > 0).double()
     return torch.where(images > 0, p, 1 - p).prod(dim=1)

@@ -1,53 +1,110 @@
-"""Code lengths that an image model is compared with: coins for every pixel, and compressors."""
+"""How good samples of digits are: distance of their features, classes, sureness, memorisation.
+
+All of them hold samples against real images of the same kind: grey against grey, pixels drawn as
+Bernoulli against pixels drawn as Bernoulli.
+"""
 
 from __future__ import annotations
 
-import io
-import zlib
+import math
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from diffusion.images.digits import SHAPE
+from diffusion.checks import check_count
+from diffusion.images.classifier import Classifier, evaluate
+
+SURE = 0.9  # probability of the likeliest class above which the classifier counts as sure
+_ROWS = 500  # samples compared with all real images at once
 
 
-def independent_pixels(data: Tensor, images: Tensor) -> float:
-    """Bits per pixel of images (n, m) when each pixel is a coin, fitted on data (k, m)."""
-    p = ((data > 0).double().sum(dim=0) + 0.5) / (len(data) + 1)
-    return -torch.where(images > 0, p, 1 - p).log2().mean().item()
+def frechet_distance(features: Tensor, others: Tensor) -> float:
+    """Squared Frechet distance of the Gaussians fitted to two sets of features (n, d), (k, d).
 
+    |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), Dowson and Landau (1982); with the features
+    of a classifier, the form of Heusel et al. (2017). In float64.
 
-def compressors(data: Tensor, images: Tensor) -> dict[str, float]:
-    """Bits per pixel of images (n, 784) after general compression, all of them in one file.
-
-    zlib gets one bit or one byte per pixel, whatever suits it; with a dictionary it has seen as
-    many of the training images, data (k, 784), as its 32 KiB window holds. The PNG sheet has 1-bit
-    pixels and the images below each other; "each alone" is the mean of separate files.
+    Raises:
+        ValueError: the sets are not of the same d, or have fewer than two rows.
     """
-    on = (images > 0).numpy()
-    packed, unpacked = (np.packbits(on, axis=1), on.astype(np.uint8))
-    known = np.packbits((data[: 2**15 // 98] > 0).numpy(), axis=1).tobytes()
-    sizes = {
-        "zlib, 1 bit per pixel": len(zlib.compress(packed.tobytes(), 9)),
-        "zlib, 1 byte per pixel": len(zlib.compress(unpacked.tobytes(), 9)),
-        "zlib, 1 bit per pixel, with a dictionary": _zlib(packed.tobytes(), known),
-        "zlib, 1 bit per pixel, each alone": sum(
-            len(zlib.compress(row.tobytes(), 9)) for row in packed
-        ),
-        "PNG sheet": _png(on.reshape(-1, SHAPE[1])),
-        "PNG, each alone": sum(_png(row.reshape(SHAPE)) for row in on),
-    }
-    return {name: 8 * size / images.numel() for name, size in sizes.items()}
+    if features.ndim != 2 or others.ndim != 2 or features.shape[1] != others.shape[1]:
+        raise ValueError(
+            f"features must have shapes (n, d) and (k, d), "
+            f"not {tuple(features.shape)} and {tuple(others.shape)}"
+        )
+    check_count("features", min(len(features), len(others)), least=2)
+    features, others = features.double(), others.double()
+    apart = (features.mean(dim=0) - others.mean(dim=0)).square().sum()
+    first, second = (torch.atleast_2d(values.T.cov()) for values in (features, others))
+    # tr (S_1 S_2)^(1/2) from the symmetric R S_2 R with R = S_1^(1/2), which has the same spectrum.
+    spectrum, axes = torch.linalg.eigh(first)
+    root = axes * spectrum.clamp(min=0).sqrt() @ axes.T
+    shared = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    return (apart + first.trace() + second.trace() - 2 * shared).item()
 
 
-def _zlib(content: bytes, known: bytes) -> int:
-    compressor = zlib.compressobj(9, zdict=known)
-    return len(compressor.compress(content) + compressor.flush())
+def coverage(classes: Tensor, num_classes: int) -> tuple[float, float]:
+    """Total variation of class shares from uniform, and what as many fair draws give on average.
+
+    Args:
+        classes: (n,) int64 in 0..num_classes-1.
+
+    The second number is num_classes / 2 times the mean absolute deviation of a share, normal
+    approximation.
+    """
+    share = torch.bincount(classes, minlength=num_classes) / len(classes)
+    p = 1 / num_classes
+    deviation = math.sqrt(2 / math.pi * p * (1 - p) / len(classes))
+    return (share - p).abs().sum().item() / 2, num_classes / 2 * deviation
 
 
-def _png(on: np.ndarray) -> int:
-    buffer = io.BytesIO()
-    Image.fromarray(on).save(buffer, format="PNG", optimize=True)
-    return len(buffer.getvalue())
+def nearest_distance(samples: Tensor, images: Tensor) -> Tensor:
+    """Euclidean distance of each sample (n, m) to the nearest of the images (k, m): (n,)."""
+    size = images.square().sum(dim=1)
+    nearest = [
+        (size - 2 * rows @ images.T).min(dim=1).values + rows.square().sum(dim=1)
+        for rows in samples.split(_ROWS)
+    ]
+    return torch.cat(nearest).clamp(min=0).sqrt()
+
+
+def neighbour_ratio(samples: Tensor, training: Tensor, fresh: Tensor) -> float:
+    """Mean distance to the nearest training image over that to the nearest fresh image.
+
+    Near 1 for a model that has learnt the distribution, near 0 for one that recites; the two sets
+    of images must be of one size, or the larger one would be nearer by its size alone.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if len(training) != len(fresh):
+        raise ValueError(f"{len(training)} training images cannot be held to {len(fresh)} fresh")
+    near, far = (nearest_distance(samples, images).mean() for images in (training, fresh))
+    return (near / far).item()
+
+
+class Quality(NamedTuple):
+    """What `judge` found; see the functions of the same names."""
+
+    frechet: float
+    coverage: float
+    coverage_of_fair_draws: float
+    sure: float
+
+
+def judge(classifier: Classifier, samples: Tensor, reference: Tensor) -> Quality:
+    """Hold samples (n, 784) to reference images (k, 784), both with values in [0, 1].
+
+    `frechet` is the distance of the classifier's features, `coverage` the total variation of the
+    classes of the samples from uniform, `sure` the share of samples whose likeliest class has a
+    probability above `SURE`.
+    """
+    logits, features = evaluate(classifier, samples)
+    _, others = evaluate(classifier, reference)
+    likeliest = logits.softmax(dim=1).max(dim=1)
+    return Quality(
+        frechet_distance(features, others),
+        *coverage(likeliest.indices, classifier.num_classes),
+        (likeliest.values > SURE).double().mean().item(),
+    )

@@ -1,6 +1,7 @@
-"""--study bitflip: binomial diffusion of binary digits, and of 3 x 3 images whose truth is known.
+"""--study bitflip: binomial diffusion of MNIST's digits, and of images whose truth is known.
 
-The model is a `bitnet.BitNet`, loaded from weights/bitflip.pt or trained on 40,000 digits.
+The model is a `bitnet.BitNet`, loaded from weights/bitflip.pt or trained. The first five questions
+are the homework sheet's H12.1 a to e.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from torch import Tensor
 
 from diffusion.cli import Answer, Run, Study, option
 from diffusion.figures import images as figures
-from diffusion.images import bitflip, bitnet, lattice, measures
-from diffusion.images.bitflip import BitFlip, Enumerated
+from diffusion.images import bitflip, bitflip_exact, bitnet, lattice, mnist
+from diffusion.images.bitflip import BitFlip
+from diffusion.images.bitflip_exact import Enumerated
 from diffusion.images.bitnet import BitNet, BitTraining
-from diffusion.images.digits import NUM_CLASSES, SHAPE, digits
+from diffusion.images.mnist import NUM_CLASSES, PIXELS, SHAPE
 from diffusion.studies import recipe
 
-TRAINING_IMAGES = 40_000
-HELD_OUT_SEED = 2**32  # of the held-out digits: no --seed reaches it
 LEAST_STAGES = 5
 _TOTAL = 2.5  # delta times the number of stages
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BIT = math.log(2)  # nats
 
 OPTIONS = (
     option(
@@ -35,14 +37,20 @@ OPTIONS = (
     ),
     option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=2500),
     option("--steps", "stages T", within=(LEAST_STAGES, 10_000), type=int, default=200),
+    option(
+        "--precision",
+        "of the network's arithmetic; bfloat16 is faster where the processor knows it",
+        choices=tuple(PRECISIONS),
+        default="float32",
+    ),
     recipe.SEED,
     option(
         "--samples",
-        "held-out images",
-        within=(2, 1_000_000),
+        "test images for the likelihood; some of them for exact sum and classes",
+        within=(20, 10_000),
         type=int,
         metavar="N",
-        default=200,
+        default=500,
     ),
 )
 
@@ -57,11 +65,14 @@ def process(stages: int) -> BitFlip:
 
 
 def load(args: argparse.Namespace) -> dict[str, BitNet | None]:
-    return {"bitflip": args.weights and load_digits(args.weights, args.steps)}
+    model = args.weights and load_digits(args.weights, args.steps)
+    if model:
+        model.precision = PRECISIONS[args.precision]
+    return {"bitflip": model}
 
 
 def load_digits(path: Path, stages: int) -> BitNet:
-    """A trained model of digits with so many stages from a file.
+    """A trained model of MNIST with so many stages from a file.
 
     Raises:
         ValueError: the file holds something else.
@@ -79,55 +90,183 @@ def load_digits(path: Path, stages: int) -> BitNet:
 
 
 def train(run: Run, name: str) -> BitNet:
-    """The default recipe on digits; --epochs counts updates, of 64 images each."""
     args = run.args
-    images, labels = digits(TRAINING_IMAGES, seed=args.seed)
-    generator = torch.Generator().manual_seed(args.seed)
-    model = BitNet(process(args.steps), SHAPE, num_classes=NUM_CLASSES, generator=generator)
-    training = BitTraining(
-        model,
-        images,
-        labels,
-        epochs=args.epochs,
-        learning_rate=3e-3,
-        ema_decay=0.995,
-        seed=args.seed,
-    )
+    training = digits_training(args.epochs, args.steps, args.seed, args.precision)
     return recipe.run_and_save(training, bitnet.save, args.save / f"{name}.pt")
 
 
-# --- Questions ----------------------------------------------------------------------------------
+def digits_training(epochs: int, stages: int, seed: int, precision: str) -> BitTraining:
+    """The default recipe; epochs counts updates, of 64 images each."""
+    images, labels = mnist.load("train")
+    generator = torch.Generator().manual_seed(seed)
+    model = BitNet(process(stages), SHAPE, num_classes=NUM_CLASSES, generator=generator)
+    model.precision = PRECISIONS[precision]
+    return BitTraining(model, images, labels, epochs=epochs, learning_rate=3e-3, seed=seed)
 
 
-def b1_samples(run: Run) -> Answer:
-    """200 samples of any class."""
-    images = bitflip.sample(run.models["bitflip"], 200, seed=run.args.seed, progress=True)
-    held_out, _ = digits(run.args.samples, seed=HELD_OUT_SEED)
-    return Answer(
-        {"ink_share": _share(images > 0), "ink_share_of_data": _share(held_out > 0)},
-        {"b1_samples": figures.grid(images, SHAPE, columns=20)},
-    )
+def test_images(run: Run) -> tuple[Tensor, Tensor]:
+    """--samples test images of -1 and +1, the fixed draw that nats are measured on, and labels."""
+    images, labels = mnist.load("test")
+    images = 2 * mnist.binarise(images, seed=0) - 1
+    return images[: run.args.samples], labels[: run.args.samples]
 
 
-def b2_classes(run: Run) -> Answer:
-    """Twelve samples of each class, and whether the nearest training image has it too."""
-    labels = torch.arange(NUM_CLASSES).repeat_interleave(12)
-    images = bitflip.sample(run.models["bitflip"], len(labels), labels=labels, seed=run.args.seed)
-    data, truth = digits(4000, seed=run.args.seed)
-    agreement, nearest = (images @ data.T).max(dim=1)  # pixels alike minus pixels unlike
+# --- The sheet's questions ------------------------------------------------------------------------
+
+
+def a_replacement(run: Run) -> Answer:
+    """H12.1a: the probability that a coin has replaced a pixel by stage t tends to 1.
+
+    A replaced pixel is a coin, so that of replaced pixels half differ from Y_0: twice the share of
+    flipped pixels, measured stage by stage, is that probability.
+    """
+    process = run.models["bitflip"].process
+    images, _ = run.once(test_images)
+    generator = torch.Generator().manual_seed(run.args.seed)
+    y, errors = images, []
+    for t in range(1, process.stages + 1):
+        y = process.stage(y, generator)
+        flipped, p = (y != images).double().mean().item(), process.flipped(t).item()
+        errors.append(abs(flipped - p) / math.sqrt(p * (1 - p) / y.numel()))
     return Answer(
         {
-            "samples": len(labels),
-            "share_whose_nearest_of_4000_training_images_has_the_class": _share(
-                truth[nearest] == labels
-            ),
-            "share_equal_to_one_of_them": _share(agreement == images.shape[1]),
-        },
-        {"b2_classes": figures.grid(images, SHAPE, columns=12, names=range(NUM_CLASSES))},
+            "pixels": images.numel(),
+            "replaced_by_T": process.replaced(process.stages).item(),
+            "measured_by_T": 2 * flipped,
+            "largest_deviation_over_stages_in_standard_errors": max(errors),
+        }
     )
 
 
-def b3_trajectory(run: Run) -> Answer:
+def b_at_once(run: Run) -> Answer:
+    """H12.1b: Y_t drawn at once, with at most two coins a pixel, against stage after stage.
+
+    Marginals by pixel; independence by the covariance of the flips of neighbouring pixels. Each is
+    a number that is N(0, 1) if the draw is right, so of m of them the largest grows like
+    sqrt(2 log m).
+    """
+    process, n = run.models["bitflip"].process, 2000
+    t = max(1, process.stages // 10)
+    y_0 = run.once(test_images)[0][:1].expand(n, -1)
+    generator = torch.Generator().manual_seed(run.args.seed)
+    staged = y_0
+    for _ in range(t):
+        staged = process.stage(staged, generator)
+    draws = {"at once": process.forward(y_0, t, generator), "staged": staged}
+    p = process.flipped(t).item()
+    numbers = {"t": t, "draws": n, "probability_of_a_flip": p}
+    for name, y in draws.items():
+        flips = (y != y_0).double() - p
+        marginal = flips.mean(dim=0) / math.sqrt(p * (1 - p) / n)
+        pairs = (flips[:, 1:] * flips[:, :-1]).mean(dim=0) / (p * (1 - p) / math.sqrt(n))
+        numbers[name] = {
+            "largest_marginal_deviation": marginal.abs().max().item(),
+            "mean_square_of_marginal_deviations": marginal.square().mean().item(),
+            "largest_covariance_of_neighbours": pairs.abs().max().item(),
+            "mean_square_of_covariances": pairs.square().mean().item(),
+        }
+    return Answer(numbers | {"sqrt_2_log_pixels": math.sqrt(2 * math.log(PIXELS))})
+
+
+def c_output(run: Run) -> Answer:
+    """H12.1c: of sigmoid, ReLU and tanh only the sigmoid turns the network's output into Q."""
+    model, (images, _) = run.models["bitflip"], run.once(test_images)
+    t = max(1, model.process.stages // 5)
+    generator = torch.Generator().manual_seed(run.args.seed)
+    y_t = model.process.forward(images[:20], t, generator)
+    with torch.no_grad():
+        out = model.logits(y_t, t, model.check_labels(None, len(y_t)))
+
+    def valid(values: Tensor) -> float:
+        return _share((values >= 0) & (values <= 1))
+
+    return Answer(
+        {
+            "share_of_outputs_that_are_probabilities": {
+                "sigmoid": valid(torch.sigmoid(out)),
+                "relu": valid(torch.relu(out)),
+                "tanh": valid(torch.tanh(out)),
+            },
+        }
+    )
+
+
+def d_posterior(run: Run) -> Answer:
+    """H12.1d: P(Y_{t-1} = +1 | Y_t, Y_0) against Bayes over the chain's own transition matrix."""
+    process = run.models["bitflip"].process
+    stage = torch.tensor(
+        [[1 - process.delta, process.delta], [process.delta, 1 - process.delta]],
+        dtype=torch.float64,
+    )
+    values, before, largest = torch.tensor([[1.0, -1.0]]).double(), torch.eye(2).double(), 0.0
+    for t in range(1, process.stages + 1):
+        # joint[y_0, y, y_t] = P(Y_{t-1} = y, Y_t = y_t | Y_0 = y_0)
+        joint = before[:, :, None] * stage[None]
+        truth = joint[:, 0] / joint.sum(dim=1).clamp(min=1e-300)  # (y_0, y_t)
+        found = torch.stack([process.posterior(values, y_0.expand(1, 2), t)[0] for y_0 in values.T])
+        largest = max(largest, (found - truth).abs().max().item())
+        before = before @ stage
+    return Answer({"stages": process.stages, "largest_difference": largest})
+
+
+def e_stages(run: Run) -> Answer:
+    """H12.1e: the KL at every stage in nats, t = 1 apart, and what it punishes most.
+
+    At t = 1 the posterior is certain, and the KL is -log Q_1(Y_0). A wrong output is punished
+    without limit there; later the posterior itself hardly depends on Y_0, and forgives.
+    """
+    model, (images, _) = run.models["bitflip"], run.once(test_images)
+    few = images[: max(10, run.args.samples // 10)]
+    exact = run.once(exact_bound)
+    nats = exact.stages.mean(dim=0) * BIT * PIXELS
+    stages = [t for t in (1, 2, 10, 50, 200) if t <= model.process.stages]
+    one = torch.ones(1, 1, dtype=torch.float64)
+    punished = {
+        str(t): {
+            name: model.process.kl(odds * one, one, one, t).item()
+            for name, odds in (("right", 5.0), ("undecided", 0.0), ("wrong", -5.0))
+        }
+        for t in stages
+    }
+    return Answer(
+        {
+            "images": len(few),
+            "first_stage_nats": nats[0].item(),
+            "other_stages_nats": nats[1:].sum().item(),
+            "prior_nats": exact.prior * BIT * PIXELS,
+            "kl_of_one_pixel_nats_by_stage_and_log_odds_of_5": punished,
+        },
+        {"e_stages": figures.stages({"without label": nats}, len(few))},
+    )
+
+
+def exact_bound(run: Run) -> bitflip.BitBound:
+    """The exact sum over all stages, on a tenth of the test images."""
+    images, _ = run.once(test_images)
+    few = images[: max(10, run.args.samples // 10)]
+    return bitflip.bound(run.models["bitflip"], few, seed=run.args.seed, progress=True)
+
+
+# --- The model ------------------------------------------------------------------------------------
+
+
+def f_samples(run: Run) -> Answer:
+    """100 samples of any class, and six of each."""
+    model, seed = run.models["bitflip"], run.args.seed
+    images = bitflip.sample(model, 100, seed=seed, progress=True)
+    labels = torch.arange(NUM_CLASSES).repeat_interleave(6)
+    given = bitflip.sample(model, len(labels), labels=labels, seed=seed, progress=True)
+    held_out, _ = run.once(test_images)
+    return Answer(
+        {"ink_share": _share(images > 0), "ink_share_of_test_images": _share(held_out > 0)},
+        {
+            "f_samples": figures.grid(images, SHAPE, columns=20),
+            "f_classes": figures.grid(given, SHAPE, columns=6, names=range(NUM_CLASSES)),
+        },
+    )
+
+
+def g_trajectory(run: Run) -> Answer:
     """The reverse process of one image of every second class."""
     model, labels = run.models["bitflip"], torch.arange(0, NUM_CLASSES, 2)
     _, path = bitflip.sample(
@@ -137,60 +276,66 @@ def b3_trajectory(run: Run) -> Answer:
     shown = sorted({round(stages * share**2) for share in np.linspace(0, 1, 11)}, reverse=True)
     rows = path[[stages - t for t in shown]].transpose(0, 1)
     titles = [f"t = {t}" for t in shown]
-    return Answer(figures={"b3_trajectory": figures.rows(rows, SHAPE, titles)})
+    return Answer(figures={"g_trajectory": figures.rows(rows, SHAPE, titles)})
 
 
-def b4_loss(run: Run) -> Answer:
+def h_loss(run: Run) -> Answer:
     """The training loss, an estimate of the bound in bits per pixel."""
     losses, window = run.models["bitflip"].losses, 100
     return Answer(
         {
             "updates": len(losses),
-            f"mean_of_last_{window}_bits_per_pixel": losses[-window:].mean().item(),
+            f"mean_of_last_{window}_nats": losses[-window:].mean().item() * BIT * PIXELS,
         },
-        {"b4_loss": figures.loss(losses, window)},
+        {"h_loss": figures.loss(losses, window)},
     )
 
 
-def b5_bits(run: Run) -> Answer:
-    """Bits per pixel of held-out images: the bound, pixels on their own, and compressors."""
-    images, labels = digits(run.args.samples, seed=HELD_OUT_SEED)
-    data, _ = digits(TRAINING_IMAGES, seed=run.args.seed)
-    model, n = run.models["bitflip"], len(images)
-    bounds = {
-        name: bitflip.bound(model, images, given, seed=run.args.seed, progress=True)
-        for name, given in (("without label", None), ("given the label", labels))
-    }
-    alone, sizes = measures.independent_pixels(data, images), measures.compressors(data, images)
-    best = min(sizes, key=sizes.get)
-    numbers = {
-        "held_out_images": n,
-        "prior_term": bounds["without label"].prior,
-        "bound": {
-            name: {
-                "bits_per_pixel": bound.total.mean().item(),
-                "standard_error_over_images": bound.total.std().item() / math.sqrt(n),
-                "standard_error_of_the_estimate": bound.error.norm().item() / n,
-            }
-            for name, bound in bounds.items()
-        },
-        "label_bits_per_pixel": math.log2(NUM_CLASSES) / images.shape[1],
-        "independent_pixels": alone,
-        "compressors": sizes,
-        "best_compressor": best,
-    }
-    bars = {"fair coins": 1.0, "independent pixels": alone}
-    bars |= {name: sizes[name] for name in ("PNG sheet", best)}
-    bars |= {f"bit-flip, {name}": bound.total.mean().item() for name, bound in bounds.items()}
-    stages = {name: bound.stages.mean(dim=0) for name, bound in bounds.items()}
-    return Answer(numbers, {"b5_bits": figures.bits(bars, stages, n)})
+def i_likelihood(run: Run) -> Answer:
+    """Nats per image: the bound at stages drawn for every image, and the exact sum on some."""
+    model, (images, _) = run.models["bitflip"], run.once(test_images)
+    exact, seed = run.once(exact_bound), run.args.seed
+    estimate = bitflip.class_bounds(model, images, samples=8, seed=seed, progress=True)[:, 0]
+    few = estimate[: len(exact.total)]
+    total = exact.total * BIT * PIXELS
+    return Answer(
+        {
+            "images": len(images),
+            "bound_nats": estimate.mean().item(),
+            "standard_error": _error(estimate),
+            "exact_sum": {
+                "images": len(few),
+                "nats": total.mean().item(),
+                "estimate_minus_exact": (few - total).mean().item(),
+                "standard_error_of_the_difference": _error(few - total),
+            },
+        }
+    )
 
 
-def b6_truth(run: Run) -> Answer:
+def j_classes(run: Run) -> Answer:
+    """The same model as a classifier, by Bayes over the ten classes; and nats given the label."""
+    model, (images, labels) = run.models["bitflip"], run.once(test_images)
+    few = run.args.samples // 10
+    found, bounds = bitflip.classify(model, images[:few], seed=run.args.seed, progress=True)
+    given = bounds.gather(1, labels[:few, None])[:, 0]
+    return Answer(
+        {
+            "images": few,
+            "accuracy": _share(found == labels[:few]),
+            "nats_given_the_label": given.mean().item(),
+            "standard_error": _error(given),
+        }
+    )
+
+
+def k_truth(run: Run) -> Answer:
     """3 x 3 images of a known distribution: all 512 probabilities, learnt and true."""
     truth = lattice.probabilities()
-    ideal = bitflip.distribution(Enumerated(lattice.PROCESS, bitflip.all_images(9), truth))
-    learnt = bitflip.distribution(lattice.learn(truth))
+    ideal = bitflip_exact.distribution(
+        Enumerated(lattice.PROCESS, bitflip_exact.all_images(9), truth)
+    )
+    learnt = bitflip_exact.distribution(lattice.learn(truth))
     alone = lattice.independent_probabilities(truth)
     distances = {
         name: 0.5 * (p - truth).abs().sum().item()
@@ -198,8 +343,13 @@ def b6_truth(run: Run) -> Answer:
     }
     return Answer(
         {"total_variation": distances, "entropy_bits": -(truth * truth.log2()).sum().item()},
-        {"b6_truth": figures.probabilities(truth, learnt, distances)},
+        {"k_truth": figures.probabilities(truth, learnt, distances)},
     )
+
+
+def _error(values: Tensor) -> float:
+    """Standard error of the mean of (n,) values."""
+    return (values.std() / math.sqrt(len(values))).item()
 
 
 def _share(yes: Tensor) -> float:
@@ -208,16 +358,21 @@ def _share(yes: Tensor) -> float:
 
 STUDY = Study(
     name="bitflip",
-    description="bit-flip diffusion of binary digits, and of images whose truth is known",
+    description="bit-flip diffusion of MNIST's digits, and of images whose truth is known",
     options=OPTIONS,
     load=load,
     train=train,
     questions={
-        "samples": b1_samples,
-        "classes": b2_classes,
-        "trajectory": b3_trajectory,
-        "loss": b4_loss,
-        "bits_per_pixel": b5_bits,
-        "truth_3x3": b6_truth,
+        "replacement": a_replacement,
+        "at_once": b_at_once,
+        "output": c_output,
+        "posterior": d_posterior,
+        "stages": e_stages,
+        "samples": f_samples,
+        "trajectory": g_trajectory,
+        "loss": h_loss,
+        "likelihood": i_likelihood,
+        "classifier": j_classes,
+        "truth_3x3": k_truth,
     },
 )

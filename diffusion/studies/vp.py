@@ -17,9 +17,9 @@ from diffusion.cli import Answer, Run, Study, option
 from diffusion.exact import ExactDenoiser
 from diffusion.figures import chains as figures
 from diffusion.gaussian import Chain
-from diffusion.images import bitflip
-from diffusion.images.bitflip import BitFlip, Enumerated
-from diffusion.images.digits import SHAPE, digits
+from diffusion.images import bitflip, mnist
+from diffusion.images.bitflip import BitFlip
+from diffusion.images.bitflip_exact import Enumerated
 from diffusion.sampling import double, start
 from diffusion.schedule import Exponential, Power
 from diffusion.studies import recipe
@@ -153,9 +153,10 @@ def v3_training(run: Run) -> Answer:
 
 def train_for_chain(run: Run, chain: Chain) -> diffusion.Denoiser:
     """A denoiser trained as the network of the chain, by the recipe."""
-    schedule = Exponential(chain.sigma[1].item(), chain.sigma[-1].item())
     points = recipe.training_points(run.args)
-    model = recipe.untrained(run.args, points, schedule=schedule)
+    model = recipe.untrained(run.args, points)
+    # The chain's levels, which with few stages end too early: that is what is to be seen.
+    model.schedule = Exponential(chain.sigma[1].item(), chain.sigma[-1].item())
     training = gaussian.ChainTraining(model, chain, points, **recipe.settings(run.args))
     return training.run(progress=True).cpu()
 
@@ -174,7 +175,8 @@ def loss(model, chain: Chain, num_samples: int = 100_000) -> float:
 def v4_one_loop(run: Run) -> Answer:
     """Three processes through one loop: VE and VP with one model, bit-flip beside them.
 
-    The bit-flip row has no network at all: it is driven by the ideal one of 500 digits, so that its
+    The bit-flip row has no network at all: it is driven by the ideal one of 500 digits of MNIST, so
+    that its
     output is one of them.
     """
     model, n, steps, seed = run.models["unconditional"], 1000, run.args.steps, run.args.seed
@@ -191,7 +193,8 @@ def v4_one_loop(run: Run) -> Answer:
         return_trajectory=True,
     )
     process = BitFlip()
-    ideal = Enumerated(process, digits(500, seed=seed)[0])
+    digits = 2 * mnist.binarise(mnist.load("train")[0][:500], seed=seed) - 1
+    ideal = Enumerated(process, digits)
     _, bits = bitflip.sample(ideal, 1, seed=seed, return_trajectory=True)
 
     def shown(path: Tensor) -> list[Tensor]:
@@ -199,7 +202,7 @@ def v4_one_loop(run: Run) -> Answer:
 
     figure = figures.one_loop(
         {"VE, DDIM": shown(ve), "VP, DDPM": shown(vp)},
-        ("bit-flip", [image.reshape(SHAPE) for image in shown(bits)]),
+        ("bit-flip", [image.reshape(mnist.SHAPE) for image in shown(bits)]),
         list(SHOWN),
     )
     root = chain.abar[1].sqrt().item()

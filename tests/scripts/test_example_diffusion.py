@@ -91,9 +91,8 @@ def bitflip_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bitflip")
     small_network = bitnet.BitNet(lattice.PROCESS, (3, 3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bitflip, "TRAINING_IMAGES", 1000)
         patch.setattr(lattice, "learn", lambda truth: small_network)
-        options = ["--study", "bitflip", "--epochs", "3", "--steps", "8", "--samples", "4"]
+        options = ["--study", "bitflip", "--epochs", "3", "--steps", "8", "--samples", "20"]
         folders = ["--out", str(folder / "report"), "--save", str(folder / "weights")]
         assert example_diffusion.main([*options, *folders]) == 0
     return folder
@@ -101,10 +100,11 @@ def bitflip_run(tmp_path_factory):
 
 def test_bitflip_leaves_weights_figures_and_numbers(bitflip_run):
     results = read(bitflip_run / "report", "bitflip")
-    assert set(results["bits_per_pixel"]["bound"]) == {"without label", "given the label"}
+    assert set(bitflip.STUDY.questions) - {"trajectory"} < set(results)
     assert results["loss"]["updates"] == 3
+    assert results["posterior"]["largest_difference"] < 1e-12
     stems = {stem.split("_")[0] for stem in drawn(bitflip_run / "report", "bitflip")}
-    assert stems == {"b1", "b2", "b3", "b4", "b5", "b6"}
+    assert stems == {"e", "f", "g", "h", "k"}
     model = bitflip.load_digits(bitflip_run / "weights/bitflip.pt", 8)
     assert len(model.losses) == 3
 
@@ -159,7 +159,7 @@ def files(folder: Path) -> dict[Path, bytes]:
         (["--conditional-weights", "{weights}/diffusion_unconditional.pt"], "has 0 classes"),
         (["--weights", "weights/bitflip.pt"], "holds diffusion.BitNet"),
         (["--out", "README.md"], "cannot write into"),
-        (["--study", "bits"], "invalid choice: 'bits' (choose from 'vp', 'bitflip')"),
+        (["--study", "bits"], "invalid choice: 'bits' (choose from 'vp', 'bitflip',"),
         (["--study"], "expected one argument"),
         (["--study", "bitflip"], "--points belongs to the exercise and --study vp, not to"),
         (["--study", "vp", "--solver", "ddim"], "belongs to the exercise, not to --study vp"),
@@ -187,7 +187,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(
         (["--weights", "{folder}/untrained.pt"], "was never trained"),
         (["--weights", "{folder}/untrained.pt", "--steps", "100"], "has 200 stages, not 100"),
         (["--steps", "4"], "--steps must be in 5..10000"),
-        (["--samples", "1"], "--samples must be in 2.."),
+        (["--samples", "1"], "--samples must be in 20.."),
         (["--seed", "-1"], "--seed must be in"),
         (["--lam", "0.5"], "--lam belongs to the exercise, not to --study bitflip"),
         (["--out", "README.md"], "cannot write into"),
@@ -212,6 +212,32 @@ def test_asking_for_an_absent_cuda_device_says_so(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for study in ([], ["--study", "vp"]):
         refused([*study, "--device", "cuda", "--out", str(tmp_path)], "no CUDA device", capsys)
+
+
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [("mps", "cannot compute on it here"), ("meta", "cannot compute on it here"),
+     ("xpu:3", "cannot compute on it here"), ("gpu", "must be auto or a device of PyTorch")],
+)  # fmt: skip
+def test_a_device_that_is_not_here_is_refused(device, complaint, tmp_path, capsys):
+    for study in ([], ["--study", "vp"]):
+        refused([*study, "--device", device, "--out", str(tmp_path)], complaint, capsys)
+    assert not files(tmp_path)
+
+
+def test_a_device_is_passed_on_as_given(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: given.append(device) or self)
+    monkeypatch.setattr(recipe, "check_device", lambda args: None)
+    _, args = parse("script", example_diffusion.EXERCISE, STUDIES, ["--device", "mps:0"])
+    recipe.untrained(args, data.training_points())
+    assert given[-1] == "mps:0"
+
+
+def test_a_target_may_be_written_with_an_exponent():
+    given = ["--target", "-1e3", "2"]
+    _, args = parse("script", example_diffusion.EXERCISE, STUDIES, given)
+    assert args.target == [-1000, 2]
 
 
 def test_diverging_training_keeps_the_last_good_weights(tmp_path, capsys, monkeypatch):

@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from diffusion.images import bitflip
-from diffusion.images.bitflip import BitFlip, Enumerated
+from diffusion.images import bitflip, bitflip_exact
+from diffusion.images.bitflip import BitFlip
+from diffusion.images.bitflip_exact import Enumerated
 
 N = 200_000
 
@@ -164,7 +165,11 @@ def test_prior_kl_is_that_of_a_coin_from_a_fair_one_in_nats(delta, stages):
 
 
 def test_ideal_network_is_bayes_over_all_images(generator):
-    process, images, p = BitFlip(0.1, 8), bitflip.all_images(4), torch.rand(16, generator=generator)
+    process, images, p = (
+        BitFlip(0.1, 8),
+        bitflip_exact.all_images(4),
+        torch.rand(16, generator=generator),
+    )
     p = p.double() / p.sum()
     ideal = Enumerated(process, images, p)
     flip = process.flipped(5).item()
@@ -177,13 +182,13 @@ def test_ideal_network_is_bayes_over_all_images(generator):
 
 def test_distribution_of_one_pixel_is_exact():
     p = torch.tensor([0.2, 0.8], dtype=torch.float64)
-    ideal = Enumerated(BitFlip(0.05, 100), bitflip.all_images(1), p)
-    torch.testing.assert_close(bitflip.distribution(ideal), p, rtol=0, atol=1e-5)
+    ideal = Enumerated(BitFlip(0.05, 100), bitflip_exact.all_images(1), p)
+    torch.testing.assert_close(bitflip_exact.distribution(ideal), p, rtol=0, atol=1e-5)
 
 
 def test_distribution_is_that_of_the_samples():
-    ideal = Enumerated(BitFlip(0.1, 12), bitflip.all_images(3), torch.arange(1, 9) / 36)
-    exact = bitflip.distribution(ideal)
+    ideal = Enumerated(BitFlip(0.1, 12), bitflip_exact.all_images(3), torch.arange(1, 9) / 36)
+    exact = bitflip_exact.distribution(ideal)
     samples = bitflip.sample(ideal, 40_000, seed=0)
     number = ((samples > 0).long() * torch.tensor([4, 2, 1])).sum(dim=1)
     share = torch.bincount(number, minlength=8) / len(samples)
@@ -196,7 +201,7 @@ def test_distribution_is_that_of_the_samples():
 def test_bound_against_all_paths_of_one_pixel():
     """E over paths of log2 q(Y_1..Y_T | Y_0) / p(Y_0..Y_T), summed over all 2^T paths."""
     process, x = BitFlip(0.2, 5), torch.ones(1, 1, dtype=torch.float64)
-    ideal = Enumerated(process, bitflip.all_images(1), torch.tensor([0.3, 0.7]))
+    ideal = Enumerated(process, bitflip_exact.all_images(1), torch.tensor([0.3, 0.7]))
     expected = 0.0
     for path, p in paths(process, 1, 5):
         model = 0.5
@@ -212,7 +217,7 @@ def test_bound_against_all_paths_of_one_pixel():
 
 
 def test_stated_error_is_the_spread_of_repetitions():
-    ideal = Enumerated(BitFlip(0.05, 20), bitflip.all_images(4), torch.arange(1, 17) / 136)
+    ideal = Enumerated(BitFlip(0.05, 20), bitflip_exact.all_images(4), torch.arange(1, 17) / 136)
     bound = bitflip.bound(ideal, ideal.images[:1].repeat(1000, 1), noise_samples=10)
     stated = bound.error.square().mean().sqrt().item()
     # A deviation of 1000 values is known to 1 / sqrt(2000) of itself, for normal ones.

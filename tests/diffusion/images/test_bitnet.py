@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from diffusion.files import WeightsError
-from diffusion.images import bitflip, bitnet
-from diffusion.images.bitflip import BitFlip, Enumerated
+from diffusion.images import bitflip, bitflip_exact, bitnet, lattice, mnist, muon
+from diffusion.images.bitflip import BitFlip
+from diffusion.images.bitflip_exact import Enumerated
 from diffusion.images.bitnet import BitNet, BitTraining
-from diffusion.images.digits import NUM_CLASSES, SHAPE, digits
-from diffusion.studies.bitflip import HELD_OUT_SEED
+from diffusion.images.mnist import NUM_CLASSES, SHAPE
 
 WEIGHTS = Path(__file__).parents[3] / "weights" / "bitflip.pt"
 
@@ -107,6 +107,84 @@ def test_bound_of_images_in_several_batches_is_that_of_each_alone(monkeypatch):
         assert not torch.allclose(other.stages[0], together.stages[i], rtol=1e-3, atol=1e-5)
 
 
+def test_bound_at_drawn_stages_estimates_the_sum_over_all_of_them(generator):
+    truth = lattice.probabilities()
+    ideal = Enumerated(BitFlip(0.02, 60), bitflip_exact.all_images(9), truth)
+    images = ideal.images[torch.multinomial(truth, 2000, replacement=True, generator=generator)]
+    exact = bitflip.bound(ideal, images).total * 9 * math.log(2)
+    found = bitflip.class_bounds(ideal, images, samples=4, seed=1)[:, 0]
+    difference = found - exact
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(len(images))
+
+
+def test_drawn_stages_have_the_probabilities_that_they_come_with(generator):
+    process = BitFlip(0.1, 7)
+    t, probability = bitflip.draw_stages(process, 200_000, generator)
+    for stage in range(1, 8):
+        p = math.sqrt(stage / 7) - math.sqrt((stage - 1) / 7)
+        # stratified: closer than independent draws would be
+        assert (t == stage).double().mean().item() == pytest.approx(p, abs=1e-5)
+        assert (probability[t == stage] - p).abs().max() < 1e-12
+
+
+def test_classes_are_told_apart_by_the_same_draws():
+    model = network(num_classes=3)
+    images = images_of(model, 4)
+    together = bitflip.class_bounds(model, images, (0, 2, None), samples=3, seed=5)
+    for column, given in enumerate((0, 2, None)):
+        alone = bitflip.class_bounds(model, images, (given,), samples=3, seed=5)
+        assert torch.equal(alone[:, 0], together[:, column])
+
+
+def test_grey_images_are_drawn_afresh_for_every_batch(generator):
+    greys = torch.full((4, 96), 128, dtype=torch.uint8)
+    model = network()
+    training = BitTraining(model, greys, epochs=2, batch_size=4)
+    assert training.epoch() > 0
+    assert set(map(type, training.losses)) == {float}
+    with pytest.raises(ValueError, match="must have shape"):
+        BitTraining(model, greys[:, :95], epochs=2)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (5, 5)])
+def test_muon_steps_along_matrices_of_equal_singular_values(shape, generator):
+    matrix = torch.randn(shape, generator=generator) @ torch.diag(torch.logspace(0, -2, shape[1]))
+    found = muon.orthogonalised(matrix)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.diagonal(u.T @ found @ v.T)
+    assert values.min() > 0.1
+    assert values.max() < 1.3
+
+
+def test_muon_minimises_and_leaves_the_rest_to_adam():
+    target = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    kernel = torch.zeros(8, 4, 3, 3, requires_grad=True)
+    bias, twin = torch.zeros(8, requires_grad=True), torch.zeros(8, requires_grad=True)
+    optimizer = muon.Muon([kernel], [bias], lr=0.01)
+    adam = torch.optim.Adam([twin], lr=0.01, betas=(0.9, 0.99), fused=True)
+    for _ in range(200):
+        optimizer.zero_grad()
+        adam.zero_grad()
+        ((kernel - target).square().sum() + (bias - 1).square().sum()).backward()
+        (twin - 1).square().sum().backward()
+        optimizer.step()
+        adam.step()
+    assert torch.equal(bias, twin)
+    assert (kernel - target).square().mean() < 0.05 * target.square().mean()
+
+
+def test_classes_are_found_by_bayes_over_rounds(generator):
+    images = bitflip.coins((3, 9), generator)  # one for each class
+    model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
+    options = {"epochs": 200, "learning_rate": 1e-2, "ema_decay": 0.97}
+    trained = BitTraining(model, images, torch.arange(3), **options).run()
+    found, bounds = bitflip.classify(trained, images, rounds=((3, 20), (2, 20)), seed=1)
+    assert found.tolist() == [0, 1, 2]
+    assert bounds.isfinite().all()
+    with pytest.raises(ValueError, match="without classes"):
+        bitflip.classify(network(), images_of(network(), 2))
+
+
 def test_samples_given_a_label_are_of_that_class(generator):
     images = bitflip.coins((3, 9), generator)  # one for each class
     model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
@@ -125,9 +203,12 @@ def test_committed_network_knows_digits_that_it_was_not_trained_on():
     model = bitnet.load(WEIGHTS)
     assert model.shape == SHAPE
     assert model.num_classes == NUM_CLASSES
-    images, labels = digits(10, seed=HELD_OUT_SEED)
-    given, without = (bitflip.bound(model, images, known) for known in (labels, None))
-    assert given.total.mean() < without.total.mean() < 0.39
+    images, labels = (part[:60] for part in mnist.load("validation"))
+    images = 2 * mnist.binarise(images, seed=0) - 1
+    without = bitflip.class_bounds(model, images, samples=8)[:, 0]
+    bounds = bitflip.class_bounds(model, images, range(NUM_CLASSES), samples=8)
+    assert bounds.gather(1, labels[:, None]).mean() < without.mean() < 90
+    assert (bounds.argmin(dim=1) == labels).double().mean() > 0.7  # chance is 0.1
 
 
 def test_saved_network_comes_back(tmp_path):
@@ -267,7 +348,7 @@ def test_bad_options_are_refused():
         (lambda: BitTraining(model, images_of(model, 2), batch_size=0), "batch_size must be"),
         (lambda: Enumerated(BitFlip(), images_of(model, 2), torch.ones(3)), "2 probabilities"),
         (lambda: Enumerated(BitFlip(), images_of(model, 2)).check_labels(1, 2), "no labels"),
-        (lambda: bitflip.all_images(13), "at most 12 pixels"),
+        (lambda: bitflip_exact.all_images(13), "at most 12 pixels"),
     ):
         with pytest.raises(ValueError, match=message):
             use()

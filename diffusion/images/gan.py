@@ -1,0 +1,224 @@
+"""Generative adversarial networks (Goodfellow et al. 2014): two players, their losses, training.
+
+With D(x) = sigmoid(h(x)) the discriminator maximises
+
+    V(G, D) = E log D(x) + E log(1 - D(G(z))),   x ~ data, z ~ N(0, I),
+
+and the generator minimises E log(1 - D(G(z))) (minimax) or -E log D(G(z)) (non-saturating).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import leaky_relu, pixel_shuffle, pixel_unshuffle, relu, softplus
+
+from diffusion.checks import check_count
+from diffusion.images import mnist
+from diffusion.images.model import ImageModel, initialise
+from diffusion.images.training import BatchTraining
+from diffusion.images.vae import NETWORKS, dense
+from diffusion.sampling import generator_of
+
+_ROWS = 1000  # images generated at once
+_GROUPS = 8  # of channels, for the generator's normalisation
+
+
+class GAN(ImageModel):
+    """Both players, dense or convolutional.
+
+    Args:
+        pixels: m, numbers in an image; 784 for the convolutional networks.
+        latent: dimension of z.
+        hidden: units of the hidden layers of both dense networks; of the convolutional ones:
+            channels at scale 1/2, a multiple of 8.
+        network: "dense", whose output is unbounded, or "convolutional", with output in [0, 1].
+        losses: (updates, 2), of discriminator and generator; see `ImageModel`.
+        generator: of the initial weights.
+
+    Raises:
+        ValueError: any of them outside that.
+    """
+
+    KIND = "diffusion.images.GAN"
+
+    def __init__(
+        self,
+        *,
+        pixels: int = mnist.PIXELS,
+        latent: int = 64,
+        hidden: Sequence[int] = (32,),
+        network: str = "convolutional",
+        losses: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(losses)
+        for name, value in (("pixels", pixels), ("latent", latent)):
+            check_count(name, value)
+        for value in hidden:
+            check_count("hidden", value)
+        if network not in NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
+        self.pixels, self.latent, self.hidden = pixels, latent, tuple(hidden)
+        self.network = network
+        if network == "dense":
+            self.generator = dense(latent, *self.hidden, pixels)
+            self.discriminator = dense(pixels, *self.hidden, 1)
+        else:
+            if pixels != mnist.PIXELS or len(self.hidden) != 1 or self.hidden[0] % _GROUPS:
+                raise ValueError(
+                    f"the convolutional network is for {mnist.PIXELS} pixels and one multiple of "
+                    f"{_GROUPS} channels, not {pixels} and {self.hidden}"
+                )
+            self.generator = _Generator(latent, *self.hidden)
+            self.discriminator = _Discriminator(*self.hidden)
+        initialise(self, generator)
+
+    def config(self) -> dict:
+        return {
+            "pixels": self.pixels,
+            "latent": self.latent,
+            "hidden": list(self.hidden),
+            "network": self.network,
+        }
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """G(z) for n draws of z: (n, m), with gradients."""
+        return self.generator(torch.randn(n, self.latent, generator=generator))
+
+    def h(self, x: Tensor) -> Tensor:
+        """Log-odds of D(x) = sigmoid(h(x)) that x (n, m) is real: (n,)."""
+        return self.discriminator(x)[:, 0]
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        """n images G(z), (n, m), in [0, 1] where the network is convolutional.
+
+        Raises:
+            ValueError: n below 1.
+        """
+        check_count("n", n)
+        z = torch.randn(n, self.latent, generator=generator_of(seed))
+        return torch.cat([self.generator(rows) for rows in z.split(_ROWS)])
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """-V(G, D) from the log-odds h of real and generated images."""
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def minimax_loss(fake: Tensor) -> Tensor:
+    """E log(1 - D(G(z))) from the log-odds h of generated images; vanishes with D(G(z))."""
+    return -softplus(fake).mean()
+
+
+def non_saturating_loss(fake: Tensor) -> Tensor:
+    """-E log D(G(z)) from the log-odds h of generated images."""
+    return softplus(-fake).mean()
+
+
+class _Generator(nn.Module):
+    """z (n, latent) -> images (n, 784) by way of 7 x 7 and 14 x 14."""
+
+    def __init__(self, latent: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.input_layer = nn.Linear(latent, 2 * width * 49)
+        channels = (2 * width, 2 * width, width, width)
+        self.norms = nn.ModuleList(nn.GroupNorm(_GROUPS, c) for c in channels)
+        self.coarse = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.middle = nn.Conv2d(width, width, 3, padding=1)
+        self.output_layer = nn.Conv2d(width, 4, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.input_layer(z).reshape(-1, 2 * self.width, 7, 7)
+        x = x + self.coarse(relu(self.norms[0](x)))
+        x = self.up(relu(self.norms[1](x)))  # (n, width, 14, 14)
+        x = x + self.middle(relu(self.norms[2](x)))
+        x = pixel_shuffle(self.output_layer(relu(self.norms[3](x))), 2)  # (n, 1, 28, 28)
+        return torch.sigmoid(x).reshape(len(z), -1)
+
+
+class _Discriminator(nn.Module):
+    """Images (n, 784) -> log-odds (n, 1)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.input_layer = nn.Conv2d(4, width, 3, padding=1)
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.coarse = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.output_layer = nn.Linear(2 * width * 49, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pixel_unshuffle(2 * x.reshape(-1, 1, *mnist.SHAPE) - 1, 2)  # (n, 4, 14, 14)
+        x = self.down(leaky_relu(self.input_layer(x), 0.2))  # (n, 2 width, 7, 7)
+        x = self.coarse(leaky_relu(x, 0.2))
+        return self.output_layer(leaky_relu(x, 0.2).flatten(1))
+
+
+class GANTraining(BatchTraining):
+    """Both players at once: one update is a step of each against the other as it was.
+
+    Their losses are added in such a way that the parameters of each see only its own. The
+    discriminator is kept smooth near the data by the penalty of Mescheder et al. (2018) on its
+    slope, E |grad h|^2 penalty / 2, estimated by E (h(x + r) - h(x))^2 / s^2, r ~ N(0, s^2 I).
+
+    Args:
+        loss: of the generator, `non_saturating_loss` or `minimax_loss`.
+        penalty: on the slope.
+        others: those of `BatchTraining`.
+    """
+
+    REACH = 0.1  # s
+
+    def __init__(
+        self,
+        model: GAN,
+        images: Tensor,
+        *,
+        loss=non_saturating_loss,
+        penalty: float = 1.0,
+        **options,
+    ) -> None:
+        super().__init__(model, images, **options)
+        self.loss, self.penalty = loss, penalty
+        self.players: list[tuple[float, float]] = []
+        for group in self.optimizer.param_groups:
+            group["betas"] = (0.5, 0.99)
+
+    def _loss(self, images: Tensor, labels: None) -> Tensor:
+        model, real = self.model, images
+        if images.dtype == torch.uint8:
+            real = images / 255
+        fake = model.draw(len(real), self.generator)
+        moved = real + self.REACH * torch.randn(real.shape, generator=self.generator)
+        h_real, h_fake, h_moved = model.h(torch.cat([real, fake.detach(), moved])).chunk(3)
+        slope = (h_moved - h_real).square().mean() / self.REACH**2
+        held = {name: p.detach() for name, p in model.discriminator.named_parameters()}
+        h_seen = functional_call(model.discriminator, held, (fake,))[:, 0]
+        losses = discriminator_loss(h_real, h_fake), self.loss(h_seen)
+        self.players.append((losses[0].item(), losses[1].item()))
+        return losses[0] + losses[1] + self.penalty / 2 * slope
+
+    def run(self, **options) -> GAN:
+        try:
+            return super().run(**options)
+        finally:
+            self.average.losses = torch.tensor(self.players, device=self.average.device)
+
+    def _settings(self) -> dict:
+        return super()._settings() | {"loss": self.loss.__name__, "penalty": self.penalty}
+
+
+def load(path: str | Path) -> GAN:
+    """Read a GAN that its `save` wrote; it comes back in eval mode.
+
+    Raises:
+        WeightsError (a ValueError): the file is missing, damaged, or of another model.
+    """
+    return GAN.load(path)

@@ -1,0 +1,109 @@
+"""What the models of images have in common: where they live, their losses, their weights files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.checks import check_labels
+from diffusion.files import WeightsError, load_weights, save_weights
+
+
+class ImageModel(nn.Module):
+    """A model of images that can be saved and loaded; its subclasses say what it computes.
+
+    Attributes:
+        KIND: what its weights files are called; a file of another kind is refused.
+        STORED: type of the numbers in a weights file; the model itself computes in float32.
+        num_classes: 0 for a model that takes no labels.
+        losses: (updates,) float32, the loss of every update; empty before training.
+    """
+
+    KIND = ""
+    STORED = torch.float32
+    num_classes = 0
+
+    def __init__(self, losses: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("losses", torch.empty(0) if losses is None else losses.float())
+
+    def config(self) -> dict[str, Any]:
+        """What, beside the tensors, it takes to build the model again, as JSON could hold it."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return self.losses.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.losses.dtype
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def check_labels(self, labels: int | Tensor | None, n: int) -> Tensor | None:
+        """Labels as (n,) int64, or None for a model that takes none.
+
+        Raises:
+            ValueError: missing, out of range, of the wrong shape, or given where there are none.
+        """
+        return check_labels(labels, n, self.num_classes, self.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and architecture to one file, atomically.
+
+        Raises:
+            OSError: the file cannot be written; an existing file is then untouched.
+        """
+        state = {name: tensor.to(self.STORED) for name, tensor in self.state_dict().items()}
+        save_weights(path, self.KIND, self.config(), state)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model that `save` wrote; it comes back in eval mode.
+
+        Raises:
+            WeightsError (a ValueError): the file is missing, truncated, altered, or of another
+                model.
+        """
+        config, state = load_weights(path, cls.KIND)
+        try:
+            model = cls(losses=state["losses"], **config)
+            model.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            raise WeightsError(f"{path} does not fit the architecture that it names") from None
+        return model.eval()
+
+
+def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Draw every linear and convolutional layer of a module anew, as PyTorch does by default.
+
+    U(-b, b) with b = 1 / sqrt(inputs of a unit), from the generator and not from the global one.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for parameter in (layer.weight, layer.bias):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def check_images(images: Tensor, pixels: int, name: str = "images") -> Tensor:
+    """images itself, if it is an (n, pixels) floating-point tensor with values in [0, 1].
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not torch.is_tensor(images) or not images.is_floating_point():
+        found = images.dtype if torch.is_tensor(images) else type(images).__name__
+        raise ValueError(f"{name} must be a floating-point tensor, not {found}")
+    if images.ndim != 2 or images.shape[1] != pixels or not len(images):
+        raise ValueError(f"{name} must have shape (n, {pixels}), not {tuple(images.shape)}")
+    if not ((images >= 0) & (images <= 1)).all():
+        raise ValueError(f"{name} must hold values in [0, 1] only")
+    return images

@@ -1,0 +1,249 @@
+"""--study gan: a generative adversarial network of MNIST, and its theory where truth is known.
+
+The model is a convolutional pair, loaded from weights/gan.pt or trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion.cli import Answer, Run, Study, option
+from diffusion.figures import families as figures
+from diffusion.figures import images as sheets
+from diffusion.images import classifier, gan, gan_exact, measures, mnist
+from diffusion.images.classifier import Classifier
+from diffusion.images.gan import GAN, GANTraining
+from diffusion.images.gan_exact import Mixture
+from diffusion.studies import recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSIFIER = option(
+    "--classifier",
+    "weights of the classifier that judges samples",
+    type=Path,
+    metavar="PATH",
+    default=ROOT / "weights/classifier.pt",
+)
+SEEN = 8  # images whose progress in training is shown
+MARKS = (0, 50, 100, 200, 400)  # updates after which it is
+YOUNG = 60  # updates of the generator whose gradients are measured
+PERFECTED = (0, 5, 10, 20, 40, 80, 150)  # updates of the discriminator alone
+COLLAPSE = 250  # updates of the generator alone
+PLANE_UPDATES = 1500  # of the discriminator of known densities
+
+# Two known densities in the plane, which overlap.
+DATA = Mixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 0.6)
+MODEL = Mixture(torch.tensor([[0.0, 0.5]]), 0.8)
+
+OPTIONS = (
+    option(
+        "--weights",
+        "load the pair instead of training it; the shipped one is weights/gan.pt",
+        type=Path,
+        metavar="PATH",
+    ),
+    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=8_000),
+    CLASSIFIER,
+    recipe.SEED,
+    option(
+        "--samples",
+        "samples for the measures",
+        within=(100, 10_000),
+        type=int,
+        metavar="N",
+        default=10_000,
+    ),
+)
+
+
+def load(args: argparse.Namespace) -> dict[str, GAN | Classifier | None]:
+    return {
+        "classifier": classifier.load(args.classifier),
+        "gan": args.weights and load_digits(args.weights),
+    }
+
+
+def load_digits(path: Path) -> GAN:
+    """A trained GAN of MNIST from a file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    model = gan.load(path)
+    if model.pixels != mnist.PIXELS:
+        raise ValueError(f"{path} is of {model.pixels} pixels, but {mnist.PIXELS} are needed here")
+    recipe.check_trained(model, path)
+    return model
+
+
+def train(run: Run, name: str) -> GAN:
+    training = digits_training(run.args.epochs, run.args.seed)
+    return recipe.run_and_save(training, GAN.save, run.args.save / f"{name}.pt")
+
+
+def digits_training(epochs: int, seed: int) -> GANTraining:
+    """The default recipe; epochs counts updates, of 64 images each."""
+    images, _ = mnist.load("train")
+    model = GAN(generator=torch.Generator().manual_seed(seed))
+    return GANTraining(
+        model, images, epochs=epochs, batch_size=64, learning_rate=2e-3, penalty=0.3, seed=seed
+    )
+
+
+# --- The sheet's questions ------------------------------------------------------------------------
+
+
+def a_gradients(run: Run) -> Answer:
+    """H10.3a: on a young generator, both gradients while its discriminator is perfected."""
+    seed, training = run.args.seed, digits_training(YOUNG, run.args.seed)
+    for _ in range(YOUNG):
+        training.epoch()
+    model = training.model
+    images, _ = mnist.load("train")
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for update in range(PERFECTED[-1] + 1):
+        if update in PERFECTED:
+            found.append(gan_exact.generator_gradients(model, 128, seed=seed))
+        real = images[torch.randint(len(images), (64,), generator=generator)] / 255
+        with torch.no_grad():
+            fake = model.draw(64, generator)
+        optimizer.zero_grad()
+        gan.discriminator_loss(model.h(real), model.h(fake)).backward()
+        optimizer.step()
+    columns = {name: [getattr(row, name) for row in found] for name in found[0]._fields}
+    figure = figures.gradients(columns["mean_d"], columns["minimax"], columns["non_saturating"])
+    relative = [row.difference / row.minimax for row in found]
+    return Answer(
+        {
+            "updates_of_the_discriminator": list(PERFECTED),
+            **{name: columns[name] for name in ("mean_d", "minimax", "non_saturating")},
+            "largest_relative_error_of_the_closed_form": max(relative),
+        },
+        {"a_gradients": figure},
+    )
+
+
+def b_theory(run: Run) -> Answer:
+    """H10.3b: D* and V(G, D*) = -log 4 + 2 JSD on two known densities."""
+    value, jsd = gan_exact.value_of_best(DATA.log_density, MODEL.log_density)
+    best, found = trained_discriminator(run.args.seed)
+    return Answer(
+        {
+            "value_nats": value,
+            "minus_log_4_plus_2_jsd_nats": -math.log(4) + 2 * jsd,
+            "difference": value + math.log(4) - 2 * jsd,
+            "mean_error_of_a_trained_discriminator": (found - best).abs().mean().item(),
+        },
+        {"b_discriminator": figures.discriminator(best, found)},
+    )
+
+
+def trained_discriminator(seed: int) -> tuple[Tensor, Tensor]:
+    """D* and D of a dense discriminator trained on draws of both, at 4000 fresh points."""
+    generator = torch.Generator().manual_seed(seed)
+    model = GAN(pixels=2, latent=2, hidden=(64, 64), network="dense", generator=generator)
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PLANE_UPDATES)
+    for _ in range(PLANE_UPDATES):
+        real, fake = DATA.sample(1000, generator), MODEL.sample(1000, generator)
+        optimizer.zero_grad()
+        gan.discriminator_loss(model.h(real), model.h(fake)).backward()
+        optimizer.step()
+        schedule.step()
+    x = torch.cat([DATA.sample(2000, generator), MODEL.sample(2000, generator)])
+    best = gan_exact.best_discriminator(DATA.log_density, MODEL.log_density, x)
+    with torch.no_grad():
+        return best, torch.sigmoid(model.h(x)).double()
+
+
+def c_samples(run: Run) -> Answer:
+    """H10.3c: 200 samples as a 10 x 20 sheet, and the losses of both players."""
+    model = run.models["gan"]
+    images = model.sample(200, seed=run.args.seed)
+    losses = dict(zip(("discriminator", "generator"), model.losses.T, strict=True))
+    window = min(100, len(model.losses))
+    return Answer(
+        {
+            "updates": len(model.losses),
+            "parameters": model.parameter_count,
+            **{f"{name}_loss_at_the_end": part[-window:].mean().item()
+               for name, part in losses.items()},
+        },
+        {
+            "c_samples": sheets.grid(2 * images - 1, mnist.SHAPE, columns=20),
+            "c_losses": figures.losses(losses, "loss, nats"),
+        },
+    )  # fmt: skip
+
+
+def d_progress(run: Run) -> Answer:
+    """The same draws of z in a short run of training from nothing, as far as it got by then."""
+    training, rows = digits_training(MARKS[-1], run.args.seed), []
+    for update in range(MARKS[-1] + 1):
+        if update in MARKS:
+            rows.append(training.average.sample(SEEN, seed=run.args.seed))
+        if update < MARKS[-1]:
+            training.epoch()
+    rows.append(run.models["gan"].sample(SEEN, seed=run.args.seed))
+    names = [*(f"{mark} updates" for mark in MARKS), f"{len(run.models['gan'].losses)} updates"]
+    figure = figures.named_rows(torch.stack(rows), mnist.SHAPE, names, "The same z in every column")
+    return Answer(figures={"d_progress": figure})
+
+
+def e_coverage(run: Run) -> Answer:
+    """Which classes samples have; and a collapse made on purpose, which this detects."""
+    judge, n, seed = run.models["classifier"], run.args.samples, run.args.seed
+    test = mnist.load("test")[0] / 255
+    train = mnist.load("train")[0][:n] / 255
+    samples = {
+        "GAN": run.models["gan"].sample(n, seed=seed),
+        "collapsed": collapsed(run.models["gan"], seed).sample(n, seed=seed),
+        "real images": train,
+    }
+    numbers, shares = {"samples": n}, {}
+    for name, images in samples.items():
+        found = measures.judge(judge, images, test)
+        numbers[name] = found._asdict()
+        classes = classifier.evaluate(judge, images)[0].argmax(dim=1)
+        shares[name] = (torch.bincount(classes, minlength=10) / n).tolist()
+        numbers[name]["shares"] = shares[name]
+    return Answer(numbers, {"e_classes": figures.classes(shares, n)})
+
+
+def collapsed(model: GAN, seed: int) -> GAN:
+    """The generator after `COLLAPSE` updates against a discriminator that no longer moves.
+
+    Nothing makes it leave the images that this discriminator likes best, so it gives up the rest.
+    """
+    model = copy.deepcopy(model).requires_grad_()
+    optimizer = torch.optim.Adam(model.generator.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(COLLAPSE):
+        optimizer.zero_grad()
+        gan.non_saturating_loss(model.h(model.draw(64, generator))).backward()
+        optimizer.step()
+    return model
+
+
+STUDY = Study(
+    name="gan",
+    description="a generative adversarial network of MNIST, and the theory of such",
+    options=OPTIONS,
+    load=load,
+    train=train,
+    questions={
+        "gradients": a_gradients,
+        "theory": b_theory,
+        "samples": c_samples,
+        "progress": d_progress,
+        "coverage": e_coverage,
+    },
+)
