@@ -116,7 +116,7 @@ class BlockDataset(Dataset):
 def _token_array(tokens):
     """Tokens as a tensor or NumPy array (N,) of integers. Raises ValueError for what is none."""
     if not isinstance(tokens, np.ndarray | torch.Tensor):
-        tokens = torch.as_tensor(tokens)
+        tokens = torch.as_tensor(tokens, dtype=None if len(tokens) else torch.int64)
     if isinstance(tokens, np.ndarray):
         whole = np.issubdtype(tokens.dtype, np.integer)
     else:
@@ -128,6 +128,14 @@ def _token_array(tokens):
             f"{tuple(tokens.shape)}"
         )
     return tokens
+
+
+def token_tensor(tokens):
+    """Tokens (N,) of any kind that a BlockDataset takes, int64. Raises ValueError for others."""
+    tokens = _token_array(tokens)
+    if isinstance(tokens, np.ndarray):
+        return torch.from_numpy(tokens.astype(np.int64))
+    return tokens.long()
 
 
 def split_text(text):

@@ -84,7 +84,8 @@ def training_loss(losses, evaluations, compressors, vocab_size):
     steps, values = np.array(evaluations).T
     right.plot(steps, values, color=VERMILLION, marker="o", ms=3.5, lw=1.8)
     shown = [*values, *compressors.values()]
-    right.set_ylim(min(shown) - 0.06, max(min(max(shown) + 0.1, 3.2), min(shown) + 0.1))
+    most = max(min(shown) + 1.4, values[-1])  # the first values may be far above
+    right.set_ylim(min(shown) - 0.06, min(max(shown), most) + 0.1)
     span = steps[-1] - (0 if len(steps) == 1 else steps[0])
     right.set_xlim(0, steps[-1] + 0.32 * max(span, 1))
     right.annotate(
