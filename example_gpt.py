@@ -23,6 +23,7 @@ from mingpt.recipe import describe
 from mingpt.studies import STUDIES, exercise
 from mingpt.studies.exercise import WORD
 from mingpt.text import (
+    TooFewWordsError,
     group_by_word,
     paint_terminal,
     sample_sentence,
@@ -30,10 +31,14 @@ from mingpt.text import (
     token_texts,
 )
 
-SCORED_PROMPT = "\n\nAlice"  # question 5 scores what the model adds to it
-REPEAT_PROMPTS = (
+# Question 5 scores what the model adds to this; with --text, to a new line.
+SCORED_PROMPT, SCORED_PROMPT_OF_TEXT = "\n\nAlice", "\n"
+REPEAT_PROMPTS_OF_ANY_TEXT = (
     'Repeat after me: "{sentence}"',
     'Please say "{sentence}". You said "',
+)
+REPEAT_PROMPTS = (
+    *REPEAT_PROMPTS_OF_ANY_TEXT,
     '"{sentence}," said the Gryphon. "{sentence}," said Alice. "',
 )
 # Held-out bits per byte of general compressors primed with the training part.
@@ -52,6 +57,7 @@ def q1_train(run: Run) -> Answer:
     on their spelling and id rank; the token embedding also starts wider (std 0.08) and decays
     (2.0), and the dropout is higher. `--objective cross-entropy` trains on the plain
     cross-entropy, the default with CUDA. The recipe is mingpt/recipe.py; the results hold it.
+    With `--text FILE` that text is the book.
     """
     gpt = run.models["gpt"]  # trained by mingpt.studies.exercise.train, or loaded
     model, book, history = gpt.model, gpt.book, gpt.history
@@ -69,16 +75,17 @@ def q1_train(run: Run) -> Answer:
         ).double().mean().item(),
         "heldout_bits_per_byte": bpb,
         "heldout_perplexity_per_token": 2 ** (bits / len(book.heldout)),
-        "compressors_bits_per_byte": COMPRESSORS_BPB,
+        **({"compressors_bits_per_byte": COMPRESSORS_BPB} if gpt.text is None else
+           {"text": gpt.text}),
         "recipe": gpt.recipe,
         **history,
-    }
+    }  # fmt: skip
     drawn = {}
     if history:
         drawn["q1_loss"] = figures.training_loss(
             history["training_loss_nats_per_token"],
             history["heldout_bits_per_byte_by_iteration"],
-            COMPRESSORS_BPB,
+            numbers.get("compressors_bits_per_byte", {}),
             model.config.vocab_size,
         )
     lines = [f"    held-out text: {bpb:.4f} bits per byte"]
@@ -94,7 +101,7 @@ def q1_train(run: Run) -> Answer:
 
 def q2_inversion(run: Run) -> Answer:
     """Question 2: input vectors that make the frozen model say the sentence (section 3.2.2)."""
-    model, encoder, book, *_ = run.models["gpt"]
+    model, encoder, book, *_, text = run.models["gpt"]
     sentence = run.args.sentence
     ids = encoder.encode(sentence)
     target, tokens = torch.tensor(ids), token_texts(encoder, ids)
@@ -108,7 +115,9 @@ def q2_inversion(run: Run) -> Answer:
     nearest = inversion.nearest_tokens(model, first.vectors, book.train)
     in_book = set(book.train.tolist())
     # A sentence that fills the block leaves no room to ask for it.
-    prompts = REPEAT_PROMPTS if len(ids) < model.block_size else ()
+    prompts = REPEAT_PROMPTS if text is None else REPEAT_PROMPTS_OF_ANY_TEXT
+    if len(ids) == model.block_size:
+        prompts = ()
     numbers = {
         "sentence": sentence,
         "tokens": tokens,
@@ -179,14 +188,20 @@ def inversion_text(q2):
 
 def q3_attention_last_block(run: Run) -> Answer:
     """Question 3: what the last block attends to when the model writes the 11th word."""
-    numbers = explained_word(run, block=-1)
+    try:
+        numbers = explained_word(run, block=-1)
+    except TooFewWordsError as error:
+        return not_answered("Q3", error)
     figure = figure_of_block(numbers, "Last block")
     return Answer(numbers, {"q3_last_block": figure}, word_text("Q3  last block", numbers))
 
 
 def q4_attention_all_blocks(run: Run) -> Answer:
     """Question 4: the same for the first block, then all blocks side by side."""
-    numbers = explained_word(run, block=0)
+    try:
+        numbers = explained_word(run, block=0)
+    except TooFewWordsError as error:
+        return not_answered("Q4", error)
     drawn = {"q4_first_block": figure_of_block(numbers, "First block")}
 
     idx, words = run.once(sampled_sentence)
@@ -211,6 +226,11 @@ def q4_attention_all_blocks(run: Run) -> Answer:
     text = word_text("Q4  first block", numbers)
     shown = " ".join(f"{mean:.2f}" for mean in means)
     return Answer(numbers, drawn, f"{text}\n    mean entropy per block (bits): {shown}")
+
+
+def not_answered(name, error):
+    """The Answer to a question that has no sentence to look at."""
+    return Answer({"not_answered": str(error)}, {}, f"{name}  not answered: {error}")
 
 
 def sampled_sentence(run: Run):
@@ -286,14 +306,15 @@ def figure_of_block(result, title):
 def q5_log_probability(run: Run) -> Answer:
     """Question 5: log-probability of a sampled sentence, the sum over its tokens."""
     model, encoder, *_ = run.models["gpt"]
-    start = len(encoder.encode(SCORED_PROMPT))
+    prompt = scored_prompt(run)
+    start = len(encoder.encode(prompt))
     idx = written_sentence(run)
     length = sentence_length(encoder, idx[0].tolist(), start, least_words=5)
     idx = idx[:, :length]
     log_probs = scoring.token_log_probs(model, idx)[0, start - 1 :].cpu()
     tokens = token_texts(encoder, idx[0, start:].tolist())
     q5 = {
-        "prompt": SCORED_PROMPT,
+        "prompt": prompt,
         "sentence": encoder.decode(idx[0, start:].tolist()),
         "tokens": tokens,
         "token_log_probs_nats": log_probs.tolist(),
@@ -303,7 +324,7 @@ def q5_log_probability(run: Run) -> Answer:
         "probability": math.exp(log_probs.sum().item()),
     }
     text = (
-        f"Q5  sampled sentence after {SCORED_PROMPT!r}: {q5['sentence']!r}\n"
+        f"Q5  sampled sentence after {prompt!r}: {q5['sentence']!r}\n"
         f"    log-probability {q5['log_prob_nats']:.3f} nats (brute force "
         f"{q5['log_prob_brute_force_nats']:.3f}), perplexity {q5['perplexity_per_token']:.2f}"
     )
@@ -311,10 +332,14 @@ def q5_log_probability(run: Run) -> Answer:
     return Answer(q5, {"q5_log_prob": figure}, text)
 
 
+def scored_prompt(run: Run):
+    return SCORED_PROMPT if run.models["gpt"].text is None else SCORED_PROMPT_OF_TEXT
+
+
 def written_sentence(run: Run):
     """A sample that fills the block, ids (1, T); on a terminal it appears token by token."""
     args, (model, encoder, *_) = run.args, run.models["gpt"]
-    prompt = torch.tensor([encoder.encode(SCORED_PROMPT)], device=args.device)
+    prompt = torch.tensor([encoder.encode(scored_prompt(run))], device=args.device)
 
     def show(column):
         print(encoder.decode(column.tolist()), end="", flush=True)

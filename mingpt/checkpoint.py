@@ -116,7 +116,8 @@ def read(path):
     The checksum covers everything in the file. Raises CheckpointError when it is missing,
     truncated, altered or something else, and for a `history` that is not {} or
     {"training_loss_nats_per_token": numbers, "heldout_bits_per_byte_by_iteration": pairs of
-    numbers}, none of them empty, or a `recipe` that is not None or a dict with all RECIPE_* keys.
+    numbers}, none of them empty, or a `recipe` that is not None or a dict with all RECIPE_* keys,
+    or a `text` that is not None or a dict with the name and the sha256 of one.
     """
     content = _unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -136,6 +137,8 @@ def read(path):
         raise CheckpointError(f"{path}: the training history is not one of finite numbers")
     if not _is_recipe(content.get("recipe")):
         raise CheckpointError(f"{path}: the training recipe lacks settings, or holds wrong ones")
+    if not _is_text(content.get("text")):
+        raise CheckpointError(f"{path}: what it says of its text is not a name and a SHA-256")
     return content
 
 
@@ -235,6 +238,13 @@ def _is_recipe(recipe):
             for key in RECIPE_OPTIONAL_NUMBERS
         )
         and "discount_prior_of_unseen_tokens" in recipe
+    )
+
+
+def _is_text(text):
+    """Whether it is None, or says which text a model was trained on."""
+    return text is None or (
+        isinstance(text, dict) and all(type(text.get(key)) is str for key in ("name", "sha256"))
     )
 
 

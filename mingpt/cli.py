@@ -316,7 +316,8 @@ def write_results(path: Path, this: Run) -> None:
     content["timings_seconds"] = this.seconds
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # a file's name in the options may hold bytes that are no UTF-8
+        temporary.write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 def main(

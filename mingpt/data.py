@@ -1,7 +1,7 @@
 """The tokenised book: loading, blocks, batches; `python -m mingpt.data` builds the arrays.
 
 The text is cut at the first newline at or after 90 % of its characters; the training part
-and the held-out part are tokenised apart.
+and the held-out part are tokenised apart. A text of one's own can take the book's place.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mingpt import startup
-from mingpt.bpe import Encoder
-from mingpt.merges import DATA_DIR, DataError, load_arrays, parse_merges
+from mingpt.bpe import Encoder, get_encoder
+from mingpt.merges import DATA_DIR, DataError, arrays_sha256, load_arrays, parse_merges
 from mingpt.utils import atomic_path, check_integer
 
 TRAIN_SHARE = 0.9
@@ -43,11 +43,28 @@ class Book(NamedTuple):
     train: torch.Tensor
     heldout: torch.Tensor
 
+    def sha256(self):
+        """SHA-256 of the two parts, for GPT-2's tokens: BOOK_ARRAYS_SHA256 for the shipped book."""
+        return arrays_sha256([part.numpy() for part in self])
+
 
 def load_book(data_dir=DATA_DIR):
     """The Book shipped as data/alice.npz, in GPT-2's tokens. Raises DataError."""
     arrays = load_arrays(Path(data_dir) / "alice.npz", ("train", "heldout"), BOOK_ARRAYS_SHA256)
     return Book(*(torch.from_numpy(a.astype(np.int64)) for a in arrays))
+
+
+def read_book(path):
+    """The Book that a UTF-8 text file holds, in GPT-2's tokens. Raises DataError."""
+    content = _read(path, None)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text: byte {content[error.start]:#04x} at position {error.start}"
+        ) from None
+    parts = (get_encoder().encode(part) for part in split_text(text))
+    return Book(*(torch.tensor(part, dtype=torch.int64) for part in parts))
 
 
 class BlockDataset(Dataset):
@@ -99,7 +116,7 @@ class BlockDataset(Dataset):
 def _token_array(tokens):
     """Tokens as a tensor or NumPy array (N,) of integers. Raises ValueError for what is none."""
     if not isinstance(tokens, np.ndarray | torch.Tensor):
-        tokens = torch.as_tensor(tokens)
+        tokens = torch.as_tensor(tokens, dtype=None if len(tokens) else torch.int64)
     if isinstance(tokens, np.ndarray):
         whole = np.issubdtype(tokens.dtype, np.integer)
     else:
@@ -113,13 +130,21 @@ def _token_array(tokens):
     return tokens
 
 
+def token_tensor(tokens):
+    """Tokens (N,) of any kind that a BlockDataset takes, int64. Raises ValueError for others."""
+    tokens = _token_array(tokens)
+    if isinstance(tokens, np.ndarray):
+        return torch.from_numpy(tokens.astype(np.int64))
+    return tokens.long()
+
+
 def split_text(text):
     """(training part, held-out part) of a text; the cut's newline is held out.
 
-    Without a newline in its last tenth the text is cut where that begins.
+    Without a newline in the first half of its last tenth the text is cut where that begins.
     """
     tenth = int(len(text) * TRAIN_SHARE)
-    cut = text.find("\n", tenth)
+    cut = text.find("\n", tenth, (tenth + len(text)) // 2)
     cut = tenth if cut < 0 else cut
     return text[:cut], text[cut:]
 

@@ -13,6 +13,8 @@ import re
 
 import torch
 
+from mingpt.data import token_tensor
+
 ZIPF_OFFSET = 1000
 _CASES = ("[a-z]+", "[A-Z][a-z]*", "[A-Z]+")
 
@@ -21,12 +23,12 @@ class AbsoluteDiscount:
     """Turns the cross-entropy of one-hot targets into that of discounted ones."""
 
     def __init__(self, tokens, groups):
-        """tokens (N,) int64, the training text; groups (V,) int64, the kind of every token.
+        """tokens (N,) whole numbers, the training text; groups (V,) int64, the kind of every token.
 
         Within its group an unseen token weighs 1 / (id + 1000): ids of a byte-pair
         vocabulary ascend as frequency in the vocabulary's own corpus falls.
         """
-        counts = torch.bincount(tokens, minlength=len(groups))
+        counts = torch.bincount(token_tensor(tokens), minlength=len(groups))
         once, twice = int((counts == 1).sum()), int((counts == 2).sum())
         self.discount = once / (once + 2 * twice) if once else 0.0
         unseen = (counts == 0) / (torch.arange(len(groups)) + ZIPF_OFFSET)

@@ -62,7 +62,8 @@ def _new(width, height, *args, **kwargs):
 @plt.rc_context(STYLE)
 def training_loss(losses, evaluations, compressors, vocab_size):
     """Q1. losses (nats per token, one per iteration); evaluations [(iteration, bpb)];
-    compressors {name: bpb}; vocab_size of the model, whose uniform guess costs its logarithm."""
+    compressors {name: bpb}, perhaps none; vocab_size of the model, whose uniform guess costs its
+    logarithm."""
     figure, (left, right) = _new(9, 3.8, 1, 2)
     iterations = np.arange(1, len(losses) + 1)
     left.plot(iterations, losses, color=SKY, lw=0.8)
@@ -82,8 +83,9 @@ def training_loss(losses, evaluations, compressors, vocab_size):
 
     steps, values = np.array(evaluations).T
     right.plot(steps, values, color=VERMILLION, marker="o", ms=3.5, lw=1.8)
-    below = min([*values, *compressors.values()]) - 0.06
-    right.set_ylim(below, min(max(values.max(), max(compressors.values())) + 0.1, 3.2))
+    shown = [*values, *compressors.values()]
+    most = max(min(shown) + 1.4, values[-1])  # the first values may be far above
+    right.set_ylim(min(shown) - 0.06, min(max(shown), most) + 0.1)
     span = steps[-1] - (0 if len(steps) == 1 else steps[0])
     right.set_xlim(0, steps[-1] + 0.32 * max(span, 1))
     right.annotate(

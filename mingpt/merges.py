@@ -73,12 +73,13 @@ def load_arrays(path, names, sha256):
         arrays = [loaded[name] for name in names] if names else [loaded]
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
         raise DataError(f"{path} cannot be read ({type(error).__name__}): {rebuild}") from None
-    if _arrays_sha256(arrays) != sha256:
+    if arrays_sha256(arrays) != sha256:
         raise DataError(f"{path} has a wrong checksum: {rebuild}")
     return arrays
 
 
-def _arrays_sha256(arrays):
+def arrays_sha256(arrays):
+    """SHA-256 of arrays of ids as uint16, little endian, one after another."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array, dtype="<u2").tobytes())

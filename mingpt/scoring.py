@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from mingpt.data import token_tensor
 from mingpt.fast import last_logits
 from mingpt.modes import evaluating
 from mingpt.pristine import pristine
@@ -68,15 +69,17 @@ def windows(context, tokens, size=64, stride=32):
 
     Windows of `size` inputs move by `stride`; each scores its last `stride` targets, so every
     token is predicted from at least size - stride tokens. The end of `context` (M,) serves the
-    first window. Returns x, y, each (W, size) int64, y -1 where not scored.
+    first window. Both may be arrays or lists. Returns x, y, each (W, size) int64, y -1 where not
+    scored.
     Raises ValueError for a context too short, no tokens, or a stride outside 1 to size.
     """
     size = check_integer("size", size, at_least=1)
     stride = check_integer("stride", stride, at_least=1)
     if stride > size:
         raise ValueError(f"stride should be at most the size {size}, not {stride}")
-    if tokens.ndim != 1 or len(tokens) == 0:
-        raise ValueError(f"there should be tokens (N,) to score, not shape {tuple(tokens.shape)}")
+    context, tokens = token_tensor(context), token_tensor(tokens)
+    if len(tokens) == 0:
+        raise ValueError("there should be tokens (N,) to score, not none")
     overlap = size - stride
     if len(context) <= overlap:
         raise ValueError(f"the context should hold more than {overlap} tokens")

@@ -1,11 +1,12 @@
 """Words made of tokens, sentences sampled from a model, sentences painted in a terminal."""
 
 import re
+from itertools import accumulate
 
 import torch
 
 _WORD = re.compile(r"\S*\w\S*")  # a run without white space that holds a letter or digit
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*$")  # of a text that ends here
+_SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)]*$")  # of a text that ends here
 
 
 def token_texts(encoder, ids):
@@ -20,20 +21,23 @@ def word_positions(encoder, ids):
     belongs to every word it shares a character with.
     """
     pieces = [encoder.decode_bytes([token]) for token in ids]
-    # Latin-1 maps bytes to characters one to one, so that offsets count bytes.
-    text = b"".join(pieces).decode("latin-1")
-    starts = [0]
-    for piece in pieces:
-        starts.append(starts[-1] + len(piece))
+    text = b"".join(pieces).decode("utf-8", "surrogateescape")  # a broken byte is one character
+    edges = _offsets(pieces)  # where tokens begin and end, in bytes
+    places = _offsets([character.encode("utf-8", "surrogateescape") for character in text])
     words = []
     for match in _WORD.finditer(text):
+        start, end = places[match.start()], places[match.end()]
         positions = [
-            p
-            for p in range(len(pieces))
-            if starts[p] < match.end() and starts[p + 1] > match.start()
+            p for p in range(len(pieces)) if edges[p] < end and edges[p + 1] > start
         ]
-        words.append((match[0].encode("latin-1").decode("utf-8", "replace"), positions))
+        word = match[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        words.append((word, positions))
     return words
+
+
+def _offsets(pieces):
+    """The bytes before each piece, and all of them."""
+    return [0, *accumulate(map(len, pieces))]
 
 
 def sentence_length(encoder, ids, start, least_words=1):
@@ -48,13 +52,25 @@ def sentence_length(encoder, ids, start, least_words=1):
     return len(ids)
 
 
+def opening(encoder, text, most, words=5):
+    """The first words of a text, at most so many and `most` tokens; a long one is cut."""
+    found = " ".join(text.split(maxsplit=words)[:words])[: 8 * most]
+    while len(encoder.encode(found)) > most:
+        found = found.rpartition(" ")[0] or found[:-1]
+    return found
+
+
+class TooFewWordsError(ValueError):
+    """No sample had the word that was asked for."""
+
+
 def sample_sentence(model, encoder, prompt, generator, word, **sampling):
     """A sampled continuation of a prompt up to the first sentence end after so many words.
 
     prompt: list of ids; word: number of a word, counted from 1, that is to be in the sample, and
     complete; sampling: temperature, top_k, top_p of `GPT.generate`. Returns (idx (1, T) int64 on
-    the model's device, what `word_positions` gives for it). Raises ValueError where twenty samples
-    have fewer words.
+    the model's device, what `word_positions` gives for it). Raises TooFewWordsError where twenty
+    samples have fewer words.
     """
     device = next(model.parameters()).device
     start = torch.tensor([prompt], device=device)
@@ -67,7 +83,7 @@ def sample_sentence(model, encoder, prompt, generator, word, **sampling):
         # The last token of a word is certain only when another token follows.
         if len(words) >= word and words[word - 1][1][-1] < len(ids) - 1:
             return torch.tensor([ids], device=device), words
-    raise ValueError(
+    raise TooFewWordsError(
         f"no sample of {model.block_size} tokens had {word} words: use a shorter prompt or a "
         "larger block"
     )

@@ -3,6 +3,7 @@
 import torch
 
 from mingpt.bpe import check_ids, get_encoder
+from mingpt.data import token_tensor
 from mingpt.merges import load_merges
 
 BYTES = 256  # the first ids of GPT-2's vocabulary are the single bytes
@@ -35,8 +36,8 @@ class BookVocabulary:
 
     @classmethod
     def of(cls, tokens):
-        """The vocabulary of GPT-2 tokens (N,) int64: those that occur, and all bytes."""
-        return cls(torch.cat([torch.arange(BYTES), tokens]).unique())
+        """The vocabulary of GPT-2 tokens (N,), whole numbers: those that occur, and all bytes."""
+        return cls(torch.cat([torch.arange(BYTES), token_tensor(tokens)]).unique())
 
     @property
     def vocab_size(self):

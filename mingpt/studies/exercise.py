@@ -1,6 +1,7 @@
 """The exercise's options, and the GPT that its five questions are put to: trained, or loaded."""
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,13 +10,13 @@ from tqdm import tqdm
 from mingpt import checkpoint, recipe, resume
 from mingpt.bpe import get_encoder
 from mingpt.cli import FOLDERS, check_file, option
-from mingpt.data import BlockDataset, Book, load_book
+from mingpt.data import BOOK_ARRAYS_SHA256, BlockDataset, Book, load_book, read_book
 from mingpt.devices import resolve_precision
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.processes import process_count, process_rank
 from mingpt.sampling import check_sampling
 from mingpt.scoring import heldout_bits_per_byte
-from mingpt.text import word_positions
+from mingpt.text import opening, word_positions
 from mingpt.trainer import TrainingDivergedError
 from mingpt.utils import atomic_path
 from mingpt.vocabulary import BookVocabulary
@@ -30,6 +31,8 @@ MANY = math.inf
 
 OPTIONS = (
     option("--weights", "load this model instead of training one", metavar="PATH"),
+    option("--text", "a UTF-8 text that takes the book's place; its last tenth is held out",
+           metavar="FILE"),
     option("--model", f"auto (gpt2 with CUDA, else gpt-mini) or one of {', '.join(MODEL_TYPES)}",
            default="auto"),
     option("--vocab", "GPT-2's 50,257 tokens, or only those the training part uses and all bytes",
@@ -50,7 +53,8 @@ OPTIONS = (
     option("--seed", "seed of everything random", within=(0, LARGEST_SEED), type=int, default=0),
     option("--precision", "float32, bfloat16, or auto: bfloat16 products in training where the "
            "device has them", default="auto"),
-    option("--prompt", "start of the sentence of questions 3 and 4", default=PROMPT),
+    option("--prompt", f"start of the sentence of questions 3 and 4 (default: {PROMPT!r}, with "
+           "--text the first words of its last tenth)"),
     option("--temperature", "sampling temperature", type=float, default=0.8),
     option("--top-k", "sample from the k likeliest tokens; 0 for all", within=(0, MANY), type=int,
            default=40),
@@ -74,6 +78,7 @@ class TrainedGPT(NamedTuple):
     book: Book  # in that tokeniser's tokens
     history: dict  # losses and held-out values by iteration; empty where they are unknown
     recipe: dict | None  # what `Recipe.record` gave
+    text: dict | None  # name and sha256 of the text in the book's place; None for the book
 
 
 # --- Options ------------------------------------------------------------------------------------
@@ -90,7 +95,7 @@ def check(args):
         args.top_k = None
     check_sampling(args.temperature, args.top_k, args.top_p)
     for flag, text in (("--prompt", args.prompt), ("--sentence", args.sentence)):
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if text and any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError(f"{flag} is not valid UTF-8: {text!r}")
     if args.weights:
         _drop_training_options(args)
@@ -185,41 +190,103 @@ def check_texts(args, encoder, block_size):
 def load(args):
     """{"gpt": the TrainedGPT of --weights, or None where one has to be trained}.
 
-    Raises ValueError for a file that holds no GPT, and for texts that do not fit the model.
+    Raises ValueError for a file that holds no GPT or was trained on another text, for a text too
+    short, and for a prompt or sentence that does not fit the model.
     """
-    if not args.weights:
-        blocks = len(BlockDataset(load_book().train, args.block_size))
-        if args.batch_size > blocks:
-            raise ValueError(
-                f"--batch-size {args.batch_size} is larger than the book: it has {blocks} blocks"
-            )
-        check_texts(args, encoder_of(args.vocab), args.block_size)
-        return {"gpt": None}
-    content = checkpoint.read(args.weights)
-    model, encoder = checkpoint.build(content, args.device), checkpoint.encoder(content)
-    check_texts(args, encoder, model.block_size)
-    history, record = content.get("history", {}), content.get("recipe")
-    return {"gpt": TrainedGPT(model, encoder, book_in(encoder), history, record)}
+    book = book_of(args)
+    if args.weights:
+        content = checkpoint.read(args.weights)
+        model, encoder = checkpoint.build(content, args.device), checkpoint.encoder(content)
+        check_text_of_weights(args, content, book)
+        history, record = content.get("history", {}), content.get("recipe")
+        text = text_of(args, book)
+        book = book_in(encoder, book)
+        prepare_texts(args, encoder, book, model.block_size)
+        return {"gpt": TrainedGPT(model, encoder, book, history, record, text)}
+    encoder = encoder_of(args.vocab, book)
+    prepare_texts(args, encoder, book_in(encoder, book), args.block_size)
+    blocks = len(BlockDataset(book.train, args.block_size))
+    if args.batch_size > blocks:
+        raise ValueError(
+            f"--batch-size {args.batch_size} is larger than the book: it has {blocks} blocks"
+        )
+    return {"gpt": None}
 
 
-def encoder_of(vocab):
+def book_of(args):
+    """The Book, or the text of --text in its place, in GPT-2's tokens."""
+    return load_book() if args.text is None else read_book(args.text)
+
+
+def encoder_of(vocab, book):
     """The tokeniser by its name, "gpt2" or "book"."""
-    return get_encoder() if vocab == "gpt2" else BookVocabulary.of(load_book().train)
+    return get_encoder() if vocab == "gpt2" else BookVocabulary.of(book.train)
 
 
-def book_in(encoder):
-    """The Book in the tokens of an encoder."""
-    book = load_book()
+def book_in(encoder, book=None):
+    """A Book of GPT-2's tokens, by default the shipped one, in the tokens of an encoder."""
+    book = load_book() if book is None else book
     if encoder is get_encoder():
         return book
     return Book(*(torch.tensor(encoder.from_gpt2(part.tolist())) for part in book))
 
 
+def text_of(args, book):
+    """What weights and results remember of a text in the book's place; None for the book."""
+    return None if args.text is None else {"name": Path(args.text).name, "sha256": book.sha256()}
+
+
+def check_text_of_weights(args, content, book):
+    """Refuse to ask a model about another text than it was trained on.
+
+    A file that says nothing of its training is taken at the user's word. Raises ValueError.
+    """
+    trained_on, known = content.get("text"), content.get("recipe") is not None
+    if trained_on is not None and args.text is None:
+        raise ValueError(
+            f"{args.weights} was trained on {trained_on['name']}: give that text with --text FILE"
+        )
+    if args.text is None or not (trained_on or known):
+        return
+    expected, name = BOOK_ARRAYS_SHA256, "the book (leave --text out)"
+    if trained_on is not None:
+        expected, name = trained_on["sha256"], f"another one, {trained_on['name']}"
+    if book.sha256() != expected:
+        raise ValueError(f"--text {args.text}: {args.weights} was trained on {name}")
+
+
+def prepare_texts(args, encoder, book, block_size):
+    """Check the text, the prompt and the sentence; fill in the prompt where none was given.
+
+    Raises ValueError for what does not fit, and for a text of less than two blocks in either part.
+    """
+    if args.text is not None:
+        _check_length(args.text, book, block_size)
+    if args.prompt is None:
+        args.prompt = PROMPT if args.text is None else _own_prompt(encoder, book, block_size)
+    check_texts(args, encoder, block_size)
+
+
+def _check_length(path, book, block_size):
+    for part, tokens in (("first nine tenths", book.train), ("last tenth", book.heldout)):
+        if len(tokens) < 2 * block_size:
+            raise ValueError(
+                f"--text {path} is too short: its {part} are {len(tokens)} tokens, two blocks of "
+                f"{block_size} are {2 * block_size}"
+            )
+
+
+def _own_prompt(encoder, book, block_size):
+    start = encoder.decode(book.heldout[: 2 * block_size].tolist())
+    return opening(encoder, start, block_size // 4) or start[:1]
+
+
 def train(run, name):
     """Train a TrainedGPT by the options, and save it in the --save folder."""
     args = run.args
-    encoder = encoder_of(args.vocab)
-    book = book_in(encoder)
+    book = book_of(args)
+    text, encoder = text_of(args, book), encoder_of(args.vocab, book)
+    book = book_in(encoder, book)
     plan = recipe_of(args)
     trainer = plan.trainer(
         book.train, encoder, lambda model: heldout_bits_per_byte(model, book, encoder),
@@ -246,11 +313,12 @@ def train(run, name):
         checkpoint.save(
             model, path, dtype=torch.float16, history=history, recipe=record,
             vocabulary=encoder.ids if args.vocab == "book" else None,
+            **({} if text is None else {"text": text}),
         )
         (args.save / TRAINING_FILE).unlink(missing_ok=True)
         print(f"    saved {path}")
         model = checkpoint.load(path, args.device)  # as anyone will load it, rounded to float16
-    return TrainedGPT(model, encoder, book, history, record)
+    return TrainedGPT(model, encoder, book, history, record, text)
 
 
 def recipe_of(args):

@@ -9,7 +9,11 @@ import torch
 from mingpt import data
 from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
+from mingpt.discounting import AbsoluteDiscount
 from mingpt.merges import DataError, load_merges
+from mingpt.scoring import windows
+from mingpt.vocabulary import BookVocabulary
+from tests.mingpt.helpers import tokens
 
 
 def test_the_book_is_cut_where_the_design_says():
@@ -176,4 +180,30 @@ def test_tokens_of_any_integer_kind_give_the_same_blocks(tmp_path):
 def test_a_text_without_a_late_newline_is_cut_at_its_last_tenth():
     assert data.split_text("a" * 18 + "bc") == ("a" * 18, "bc")
     assert data.split_text("a\n" + "b" * 18) == ("a\n" + "b" * 16, "bb")
+    assert data.split_text("") == ("", "")
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda t: np.array(t, "uint16"),
+                                  lambda t: torch.tensor(t, dtype=torch.int32)])  # fmt: skip
+def test_tokens_of_every_kind_mean_the_same_everywhere(kind):
+    text = (tokens(300) % 7 * 13).tolist()
+    expected = torch.tensor(text)
+    ids = BookVocabulary.of(expected).ids
+    assert torch.equal(BookVocabulary.of(kind(text)).ids, ids)
+    groups = torch.arange(97) % 3
+    share = AbsoluteDiscount(expected, groups).share
+    assert torch.equal(AbsoluteDiscount(kind(text), groups).share, share)
+    for found, wanted in zip(windows(kind(text), kind(text[:50])), windows(expected, expected[:50]),
+                             strict=True):  # fmt: skip
+        assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match="tokens should be whole numbers"):
+        BookVocabulary.of([0.5])
+
+
+def test_a_text_is_cut_at_a_line_end_where_its_last_tenth_has_one_soon():
+    line = "a" * 9 + "\n"
+    train, heldout = data.split_text(line * 20)
+    assert (len(train), len(heldout)) == (189, 11)
+    for text in ("a" * 100, "a" * 99 + "\n", "\n" + "a" * 99):
+        assert [len(part) for part in data.split_text(text)] == [90, 10]
     assert data.split_text("") == ("", "")

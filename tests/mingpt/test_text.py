@@ -1,6 +1,7 @@
 from mingpt.bpe import get_encoder
 from mingpt.text import (
     group_by_word,
+    opening,
     paint_terminal,
     sentence_length,
     token_texts,
@@ -54,3 +55,24 @@ def test_tokens_are_grouped_by_word():
     assert groups[3:6] == [[3, 4], [5], [6]]
     shared = [("one", [0, 1]), ("two", [1, 2])]
     assert group_by_word(shared, ["o", "n", "t"]) == (["one", "two"], [[0, 1], [2]])
+
+
+def test_words_are_cut_at_white_space_alone_whatever_their_letters():
+    """à ends in the byte 0xA0 and Å in 0x85, which Latin-1 has as white space."""
+    encoder = get_encoder()
+    text = "voilà… Å là « “ » 春眠"
+    ids = encoder.encode(text)
+    words = word_positions(encoder, ids)
+    assert [word for word, _ in words] == ["voilà…", "Å", "là", "春眠"]
+    assert encoder.decode([ids[p] for p in words[0][1]]) == "voilà…"
+    broken = word_positions(encoder, ids[:-1])  # half a character
+    assert broken[-1][0].startswith("春")
+    assert broken[-1][1][-1] == len(ids) - 2
+
+
+def test_an_opening_is_the_first_words_that_fit():
+    encoder = get_encoder()
+    assert opening(encoder, "\n one two  three four five six", 16) == "one two three four five"
+    assert opening(encoder, "one two three", 2) == "one two"
+    assert opening(encoder, "春眠不覺曉" * 99, 6) == "春眠不"  # two tokens each
+    assert opening(encoder, " \n", 5) == ""

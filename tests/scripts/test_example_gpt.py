@@ -291,7 +291,7 @@ def test_the_plain_objective_trains_otherwise(run, tmp_path, monkeypatch):
     plain = ["--objective", "cross-entropy", "--device", "cpu", "--save", str(tmp_path)]
     study, args = cli.parse("example_gpt.py", example_gpt.EXERCISE, (), [*SMALL, *plain])
     cli.check_options(study, args)
-    *_, history, recipe = exercise.train(cli.Run(study, args, {}), "gpt")
+    *_, history, recipe, _ = exercise.train(cli.Run(study, args, {}), "gpt")
     assert (recipe["objective"], recipe["discount"]) == ("cross-entropy", None)
     losses = history["training_loss_nats_per_token"]
     discounted = run[1]["q1"]["training_loss_nats_per_token"]
