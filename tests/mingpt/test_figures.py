@@ -20,3 +20,13 @@ def test_a_saved_figure_is_a_png_and_closed(tmp_path):
     figures.save(figure, tmp_path / "new/log_prob.png")
     assert (tmp_path / "new/log_prob.png").read_bytes().startswith(b"\x89PNG")
     assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize("compressors", [{"xz": 2.4, "zpaq": 1.8}, {}])
+@pytest.mark.parametrize("values", [[9.0, 2.5, 2.2], [7.0, 6.5, 6.0], [2.0]])
+def test_the_end_of_the_heldout_curve_is_in_the_figure(compressors, values):
+    figure = figures.training_loss([6.0, 5.0], list(enumerate(values, 1)), compressors, 300)
+    low, high = figure.axes[1].get_ylim()
+    plt.close(figure)
+    assert low < min([values[-1], *compressors.values()])
+    assert high > values[-1]
