@@ -1,8 +1,9 @@
 """Exercise 1, Part 1: a diffusion model of points in the plane.
 
 Trains an unconditional and a conditional model (or loads them) and answers questions 1-6 of both
-parts (U1-U6, C1-C6) and the bonus, in this order; `--study NAME` runs a study instead. Figures go
-to OUT/figures, numbers to OUT/results/diffusion.json. The code was written with an AI assistant.
+parts (U1-U6, C1-C6) and the bonus, in this order; `--data FILE.npy` asks them about points of your
+own, `--study NAME` runs a study instead. Figures go to OUT/figures, numbers to
+OUT/results/diffusion.json. The code was written with an AI assistant.
 """
 
 from __future__ import annotations
@@ -24,23 +25,21 @@ from diffusion.cli import Answer, Run, Study
 from diffusion.exact import ExactDenoiser
 from diffusion.figures import curves
 from diffusion.figures import points as pictures
-from diffusion.studies import STUDIES, exercise
-from diffusion.studies.exercise import labelled_points, labels_like_the_data, sample
-
-STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # the T of question 4
-SCHEDULES = {
-    "exponential (original)": schedule.Exponential(),
-    "Karras, ρ = 7": schedule.Power(),
-    "quadratic, t² + floor": schedule.Quadratic(),
-    "linear": schedule.Power(rho=1.0),
-}
-ACCURATE = {"solver": "dpm++", "steps": 100}  # nearer to the flow than DDIM with T = 1000
-
+from diffusion.figures.style import SQUARE, Frame
+from diffusion.studies import STUDIES, exercise, owndata
+from diffusion.studies.exercise import (
+    ACCURATE,
+    SCHEDULES,
+    STEP_COUNTS,
+    labelled_points,
+    labels_like_the_data,
+    sample,
+)
 
 # --- Unconditional model ------------------------------------------------------------------------
 
 
-def u1_forward_process(run: Run) -> Answer:
+def u1_forward_process(run: Run, frame: Frame = SQUARE) -> Answer:
     """Question 1: the forward process of a point outside the square."""
     t = torch.linspace(0, 1, 1001, dtype=torch.float64)
     sigma = run.models["unconditional"].schedule.sigma(t)
@@ -48,10 +47,10 @@ def u1_forward_process(run: Run) -> Answer:
     generator = torch.Generator().manual_seed(run.args.seed)
     # Independent increments of the variance give one path with the marginals of Eq. 2.
     noise = torch.randn(len(t), 2, generator=generator, dtype=torch.float64)
-    path = torch.tensor([1.6, 1.4]) + (variance.sqrt()[:, None] * noise).cumsum(dim=0)
+    path = torch.tensor(frame.place(1.6, 1.4)) + (variance.sqrt()[:, None] * noise).cumsum(dim=0)
     return Answer(
         {"start": path[0].tolist(), "end": path[-1].tolist()},
-        {"u1_forward": pictures.forward_process(path, t)},
+        {"u1_forward": pictures.forward_process(path, t, frame)},
     )
 
 
@@ -158,7 +157,7 @@ def u5_schedules(run: Run) -> Answer:
     )
 
 
-def u6_same_noise(run: Run) -> Answer:
+def u6_same_noise(run: Run, frame: Frame = SQUARE) -> Answer:
     """Question 6: the same noise ten times; DDIM repeats itself to the bit, DDPM does not."""
     model, common = run.models["unconditional"], {"steps": run.args.steps, "seed": run.args.seed}
     generator = torch.Generator().manual_seed(run.args.seed)
@@ -184,8 +183,8 @@ def u6_same_noise(run: Run) -> Answer:
     return Answer(
         {"ddim_outputs_identical_to_the_bit": identical, "spread": spreads},
         {
-            "u6_same_noise": pictures.repeated_outputs(starts, outputs),
-            "u6_trajectories": pictures.trajectories(paths, t),
+            "u6_same_noise": pictures.repeated_outputs(starts, outputs, frame),
+            "u6_trajectories": pictures.trajectories(paths, t, frame),
         },
     )
 
@@ -363,7 +362,7 @@ WAYS = {
 }
 
 
-def bonus_steering(run: Run) -> Answer:
+def bonus_steering(run: Run, frame: Frame = SQUARE, label: int = 2) -> Answer:
     """Bonus: both models, unchanged, output a point far outside the square.
 
     Random samples never come near, and guidance with the network's own Jacobian stops short: far
@@ -375,14 +374,14 @@ def bonus_steering(run: Run) -> Answer:
     target = tuple(run.args.target)
     nearest = (sample(run, run.args.samples) - torch.tensor(target)).norm(dim=1).min().item()
     numbers, figures = {"target": target, "nearest_of_random_samples": nearest}, {}
-    for name, label in (("unconditional", None), ("conditional", 2)):
-        model = run.models[name]
-        found, failed = steering.steer(WAYS, model, target, label, steps=200)
+    labels = {"unconditional": None, "conditional": label}
+    for name, model in run.models.items():
+        found, failed = steering.steer(WAYS, model, target, labels[name], steps=200)
         numbers[name] = {way: steered.numbers() for way, steered in found.items()}
         numbers[name] |= {way: {"reached": False, "failed": why} for way, why in failed.items()}
         if "inverted flow" in found:
             start = found["inverted flow"].path[:1]
-            again = diffusion.sample(model, 1, noise=start, labels=label, steps=200)
+            again = diffusion.sample(model, 1, noise=start, labels=labels[name], steps=200)
             numbers[name]["inverted flow"]["distance_of_diffusion_sample_from_that_start"] = (
                 (again[0] - torch.tensor(target)).norm().item()
             )
@@ -390,7 +389,7 @@ def bonus_steering(run: Run) -> Answer:
             f"{way}\nmisses by {s.distance:.2g}\nenergy {s.energy:,.0f} nats": s.path
             for way, s in found.items()
         }
-        figures[f"bonus_{name}"] = pictures.steering(titles, target)
+        figures[f"bonus_{name}"] = pictures.steering(titles, target, frame)
     return Answer(numbers, figures)
 
 
@@ -421,9 +420,15 @@ EXERCISE = Study(
 )
 
 
+OWN_DATA = owndata.study(u1_forward_process, u6_same_noise, bonus_steering)
+
+
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    own = any(argument.partition("=")[0] == exercise.DATA.flag for argument in argv)
     errors = (diffusion.TrainingError, diffusion.ToleranceError)
-    return cli.main("example_diffusion.py", EXERCISE, STUDIES, argv, errors)
+    study = OWN_DATA if own else EXERCISE
+    return cli.main("example_diffusion.py", study, STUDIES, argv, errors)
 
 
 if __name__ == "__main__":

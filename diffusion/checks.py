@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Tensor
 
+# Types of whole numbers that stand for int64 wherever one is asked for.
+_WHOLE = {torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32}
 
-def check_points(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
-    """x itself, if it is a tensor of shape (n, 2) and finite.
+
+@contextmanager
+def own_mode(*, gradients: bool) -> Iterator[None]:
+    """Decorates what must not depend on the caller's no_grad, enable_grad or inference_mode."""
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        yield
+
+
+def as_tensor(values, name: str = "x") -> Tensor:
+    """Numbers as a tensor: a tensor itself, or what a NumPy array or nested lists hold.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: anything else, or complex numbers.
     """
-    if not torch.is_tensor(x):
-        raise ValueError(f"{name} must be a tensor, not {type(x).__name__}")
-    if x.is_complex():
-        raise ValueError(f"{name} must be real, not {x.dtype}")
+    try:
+        if not torch.is_tensor(values):
+            array = np.array(values)  # a copy, owned by the tensor alone
+            values = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"{name} must be a tensor, an array or lists of numbers, not {type(values).__name__}"
+        ) from None
+    if values.is_complex():
+        raise ValueError(f"{name} must be real, not {values.dtype}")
+    return values.clone() if values.is_inference() else values
+
+
+def as_real(values, name: str = "x") -> Tensor:
+    """As `as_tensor`, whole numbers and booleans as float64.
+
+    Raises:
+        ValueError: as `as_tensor`.
+    """
+    values = as_tensor(values, name)
+    return values if values.is_floating_point() else values.double()
+
+
+def check_points(x, name: str = "x", n: int | None = None) -> Tensor:
+    """Points as a floating-point tensor (n, 2), finite; see `as_real` for what x may be.
+
+    Raises:
+        ValueError: x is not so.
+    """
+    x = as_real(x, name)
     if x.ndim != 2 or x.shape[1] != 2 or (n is not None and len(x) != n):
         expected = "n" if n is None else n
         raise ValueError(f"{name} must have shape ({expected}, 2), not {tuple(x.shape)}")
@@ -26,25 +65,50 @@ def check_points(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
     return x
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse a number that is not whole, or too small.
+def check_range(x: Tensor, name: str = "x") -> Tensor:
+    """Points that were brought to the model's type, if they are finite still.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not x.isfinite().all():
+        raise ValueError(f"{name} is too large for the model, whose numbers are {x.dtype}")
+    return x
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """The number as an int, if it is whole and not too small.
 
     Raises:
         ValueError: then.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value}")
+    return int(value)
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that is not whole, or outside 0..2^60 - 1.
+def check_number(name: str, value: float) -> float:
+    """The number as a float.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be a number, not {value!r}") from None
+
+
+def check_seed(seed: int) -> int:
+    """The seed as an int, if it is whole and in 0..2^60 - 1.
 
     Raises:
         ValueError: then.
     """
-    check_count("seed", seed, least=0)
+    seed = check_count("seed", seed, least=0)
     if seed >= 2**60:
         raise ValueError(f"seed must be below 2^60, not {seed}")
+    return seed
 
 
 def check_stage(t: int | Tensor, least: int, most: int) -> Tensor:
@@ -53,7 +117,9 @@ def check_stage(t: int | Tensor, least: int, most: int) -> Tensor:
     Raises:
         ValueError: t is not whole, or outside least..most.
     """
-    t = torch.as_tensor(t)
+    t = as_tensor(t, "t")
+    if t.dtype in _WHOLE:
+        t = t.long()
     if t.dtype != torch.int64 or t.ndim > 1:
         raise ValueError(f"t must be a whole number or (n,) of them, not {t.dtype} {t.tolist()}")
     if not ((t >= least) & (t <= most)).all():
@@ -75,7 +141,9 @@ def check_labels(
         return None
     if labels is None:
         raise ValueError(f"this model needs labels in 0..{num_classes - 1}")
-    labels = torch.as_tensor(labels, device=device)
+    labels = as_tensor(labels, "labels").to(device)
+    if labels.dtype in _WHOLE:
+        labels = labels.long()
     if labels.dtype != torch.int64 or labels.shape not in {(), (n,)}:
         raise ValueError(
             f"labels must be one int or {n} int64 numbers, "

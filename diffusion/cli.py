@@ -10,6 +10,7 @@ line and 130.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -136,7 +137,7 @@ def parse(
     by_name = {study.name: study for study in studies}
     first = Parser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--study", choices=tuple(by_name))
-    chosen, rest = first.parse_known_args(argv)
+    chosen, rest = first.parse_known_args(sys.argv[1:] if argv is None else argv)
     study = by_name.get(chosen.study, exercise)
 
     parser = Parser(
@@ -151,11 +152,20 @@ def parse(
     for entry in (*study.options, *FOLDERS):
         shown = "" if entry.default is None else f" (default {_plain(entry.default)})"
         parser.add_argument(entry.flag, help=entry.help + shown, **entry.settings)
-    args, unknown = parser.parse_known_args(rest)
+    args, unknown = parser.parse_known_args([_apart(argument) for argument in rest])
     if unknown:
         parser.error(_refusal(unknown[0], study, exercise, studies))
     vars(args).pop("study", None)
     return study, args
+
+
+def _apart(argument: str) -> str:
+    """The argument; a negative number after a space, since argparse takes -1e3 for an option."""
+    try:
+        float(argument)
+    except ValueError:
+        return argument
+    return argument.replace("-", " -", 1) if argument.startswith("-") else argument
 
 
 def _list_of(studies: Sequence[Study]) -> str:
@@ -277,10 +287,12 @@ def check_results(path: Path, name: str) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """An option's value with paths as strings."""
+    """An option's value, the names of files read as UTF-8 whatever the machine's own encoding."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_as_json(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return os.fsencode(value).decode("utf-8", errors="replace")
+    return value
 
 
 def write_results(path: Path, name: str, args, results: Mapping, seconds: Mapping) -> None:
@@ -289,6 +301,13 @@ def write_results(path: Path, name: str, args, results: Mapping, seconds: Mappin
     content = {"study": name, "options": options} | dict(results)
     content["timings_seconds"] = dict(seconds)
     write_json(path, content)
+
+
+def _spare_consoles() -> None:
+    """Let a console that lacks a character (cp1252, ASCII) show "?" instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main(
@@ -302,6 +321,7 @@ def main(
 
     errors: beside ValueError and OSError, what is the user's to know in one line.
     """
+    _spare_consoles()
     try:
         with Interruptible():
             places = run(*parse(prog, exercise, studies, argv))

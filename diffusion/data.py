@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusion.checks import as_real, check_seed
+
 MIN_POINTS, MAX_POINTS = 1000, 3000
 
 CLASS_NAMES = ("centre", "top", "right", "bottom", "left")
@@ -44,7 +46,7 @@ def training_points(n: int = MAX_POINTS, *, seed: int = 0) -> Tensor:
     """
     if not MIN_POINTS <= n <= MAX_POINTS:
         raise ValueError(f"the number of points must be in {MIN_POINTS}..{MAX_POINTS}, not {n}")
-    return uniform(n, generator=torch.Generator().manual_seed(seed))
+    return uniform(int(n), generator=torch.Generator().manual_seed(check_seed(seed)))
 
 
 def inside(points: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
@@ -52,6 +54,7 @@ def inside(points: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
 
     rectangle: (2, 2) rows (low, high), or (2, n, 2), one rectangle for each point.
     """
+    points = as_real(points, "points")
     low, high = rectangle.to(points)
     return ((points >= low) & (points <= high)).all(dim=1)
 

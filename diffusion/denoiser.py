@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffusion.checks import check_labels, check_points
-from diffusion.files import WeightsError, load_weights, save_weights
-from diffusion.schedule import Exponential, Schedule, from_config, to_config
+from diffusion.checks import as_real, check_count, check_labels, check_points, check_range, own_mode
+from diffusion.files import WeightsError, load_weights, save_weights, unwrapped
+from diffusion.schedule import Schedule, fitted, from_config, spread, to_config, units
 
 # Rows per forward pass where no gradient is kept: their activations stay in the L2 cache.
 _CHUNK = 2048
@@ -32,13 +32,16 @@ class Denoiser(nn.Module):
 
     The first term is the exact answer for round Gaussian data with that mean and variance; F is the
     MLP. Functions of log sigma scale and shift its first layer (Perez et al. 2018, FiLM), so that
-    one set of features serves every noise level. A class enters through `nn.Embedding`; the first
+    one set of features serves every noise level. Where the coordinates differ in scale, s^2 and
+    c_in differ with them, and log sigma counts from the data's unit (see `schedule.units`), which
+    is 1 for the exercise's square. A class enters through `nn.Embedding`; the first
     fully connected layer mixes its vector with the point. Of the equations only D changes, to
     D(x_t, t, label), and with it what is computed from it: x_hat in Eq. 8, the score in Eq. 7, the
     expectation in Eq. 9. The forward process, Eq. 4, does not know the class.
 
     Attributes:
-        schedule: sigma(t), fixed at construction.
+        schedule: sigma(t), fixed at construction; by default the exercise's, scaled to the data.
+        unit: half the width of the widest coordinate, to a power of two; 1 for the square.
         num_classes: 0 for an unconditional model.
         mean, covariance: (K, 2) and (K, 2, 2), K = max(1, num_classes): those of the training
             points (of each class), from which a matched start is drawn.
@@ -58,18 +61,29 @@ class Denoiser(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.num_classes, self.width, self.depth = num_classes, width, depth
-        self.schedule = schedule or Exponential()
-        groups = max(1, num_classes)
+        self.num_classes = check_count("num_classes", num_classes, least=0)
+        self.width, self.depth = check_count("width", width), check_count("depth", depth)
+        groups = max(1, self.num_classes)
         self.register_buffer("mean", mean.reshape(groups, 2).clone())
         self.register_buffer("covariance", covariance.reshape(groups, 2, 2).clone())
-        self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
-        # m and s^2 over all classes, each counted alike.
-        centre = self.mean.mean(dim=0)
-        spread = self.covariance.diagonal(dim1=1, dim2=2) + (self.mean - centre) ** 2
+        self.register_buffer(
+            "losses", torch.empty(0, dtype=torch.float32) if losses is None else losses.clone()
+        )
+        centre, variance = spread(self.mean, self.covariance)
+        unit = units(variance)
+        self.schedule = schedule or fitted(unit)
+        self.unit = unit.max().item()
+        unit = unit.to(centre)
         self.register_buffer("centre", centre, persistent=False)
-        self.register_buffer("variance", spread.mean(), persistent=False)
+        self.register_buffer("variance", unit**2 * (variance / unit**2).mean(), persistent=False)
+        # The layers draw weights of their own, which `_initialise` replaces.
+        with torch.random.fork_rng(devices=[]):
+            self._add_layers()
+        self.to(centre.dtype)
+        self._initialise(generator or torch.Generator())
 
+    def _add_layers(self) -> None:
+        width, num_classes = self.width, self.num_classes
         self.noise_embedding = nn.Sequential(
             nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU()
         )
@@ -77,11 +91,10 @@ class Denoiser(nn.Module):
         self.class_embedding = nn.Embedding(num_classes, _CLASS_SIZE) if num_classes else None
         class_size = _CLASS_SIZE if num_classes else 0
         self.input_layer = nn.Linear(2 + class_size, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(self.depth - 1))
         self.output_layer = nn.Linear(width, 2)
-        self._initialise(generator)
 
-    def _initialise(self, generator: torch.Generator | None) -> None:
+    def _initialise(self, generator: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 bound = 1 / math.sqrt(module.in_features)
@@ -115,19 +128,19 @@ class Denoiser(nn.Module):
         """Predict the noise in x_t = x.
 
         Args:
-            x: (n, 2).
+            x: (n, 2), of any real type.
             t: time in [0, 1], one for all points or (n,).
             labels: class of each point, an int or (n,) int64; only for models with classes.
 
         Returns:
-            (n, 2), the prediction of eps.
+            (n, 2), the prediction of eps, of the model's type.
 
         Raises:
             ValueError: wrong shape, a value of x that is not finite, a t outside [0, 1], a label
                 that is missing, out of range, or given to an unconditional model.
         """
-        check_points(x)
-        t = torch.as_tensor(t, dtype=torch.float64)
+        x = check_range(check_points(x).to(self.mean))
+        t = as_real(t, "t").double()
         if not ((t >= 0) & (t <= 1)).all():
             raise ValueError("t must be in [0, 1]")
         sigma = self.schedule.sigma(t).to(x)
@@ -142,11 +155,14 @@ class Denoiser(nn.Module):
     def noise(self, x: Tensor, sigma: float | Tensor, labels: Tensor | None = None) -> Tensor:
         """eps_theta at noise level sigma, without checks: the samplers' inner call.
 
+        Computed in the model's type, and returned in it.
+
         Args:
             x: (n, 2).
             sigma: one number for all points or (n,).
             labels: (n,) int64, or None for an unconditional model.
         """
+        x = x.to(self.dtype)
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1)
         if torch.is_grad_enabled() or len(x) <= _CHUNK:
             return self._noise(x, sigma, labels)
@@ -164,7 +180,7 @@ class Denoiser(nn.Module):
     def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         c_in = torch.rsqrt(sigma**2 + self.variance)  # (1 or n, 1)
         centred = c_in * (x - self.centre)  # (n, 2)
-        embedding = self.noise_embedding(scaled_log(sigma))
+        embedding = self.noise_embedding(scaled_log(sigma / self.unit))
         log_scale, shift = self.scale_shift(embedding).chunk(2, dim=1)
         inputs = centred
         if labels is not None:
@@ -184,12 +200,44 @@ def scaled_log(sigma: Tensor) -> Tensor:
 def save(model: Denoiser, path: str | Path) -> None:
     """Write weights, architecture and schedule to one file, atomically.
 
+    A model that `torch.compile`, data parallelism or weight averaging has wrapped is saved as
+    itself.
+
     Raises:
         OSError: the file cannot be written; an existing file is then untouched.
+        ValueError: `load` could not give this model back; nothing is written.
     """
+    model = unwrapped(model)
+    if type(model) is not Denoiser:
+        raise ValueError(f"only a Denoiser can be saved here, not a {type(model).__name__}")
+    check_savable(model)
     save_weights(path, _KIND, model.config(), model.state_dict())
 
 
+def check_savable(model: Denoiser) -> None:
+    """Refuse, before any training, what a weights file could not give back.
+
+    Raises:
+        ValueError: a schedule that no file can hold, or tensors other than a `Denoiser` has.
+    """
+    config = model.config()
+    again = Denoiser(model.mean, model.covariance, **(config | {"schedule": model.schedule}))
+    expected, found = again.state_dict(), model.state_dict()
+    changed = sorted(
+        name
+        for name in expected.keys() | found.keys()
+        if name != "losses"
+        and (name not in found or name not in expected or found[name].shape != expected[name].shape)
+    )
+    if changed:
+        raise ValueError(
+            f"no weights file can hold this model: {', '.join(changed)} is not as a Denoiser of "
+            f"width {model.width} and depth {model.depth} has it; undo the change, or keep it "
+            "with torch.save"
+        )
+
+
+@own_mode(gradients=True)
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """Read a model that `save` wrote; it comes back in eval mode.
 

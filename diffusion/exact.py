@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_labels
+from diffusion.checks import as_real, check_labels, check_points
 from diffusion.data import RECTANGLES, SQUARE
 from diffusion.schedule import Exponential, Schedule
 
@@ -63,7 +63,7 @@ def _truncated_normal(a: Tensor, b: Tensor, width: Tensor) -> tuple[Tensor, Tens
 def _standardised(
     x: Tensor, sigma: float | Tensor, rectangle: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = x.to(torch.float64)
+    x = as_real(x).to(torch.float64)
     sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
     sigma = sigma.reshape(-1, 1)
     low, high = rectangle.to(x)
@@ -96,7 +96,7 @@ def log_density(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) ->
 
 def uniform_log_density(x: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
     """log p(x_0 = x): -log(area) inside the rectangle, -inf outside; (n,) float64, nats."""
-    low, high = rectangle.to(torch.float64)
+    x, (low, high) = as_real(x), rectangle.to(torch.float64)
     inside = ((x >= low) & (x <= high)).all(dim=1)
     return torch.where(inside, -torch.log(high - low).sum(), -math.inf)
 
@@ -158,6 +158,7 @@ class ExactDenoiser:
         self.covariance = torch.diag_embed(widths**2 / 12)
 
     def __call__(self, x: Tensor, t: float | Tensor, labels: Tensor | int | None = None) -> Tensor:
+        x = check_points(x)
         return self.noise(x, self.schedule.sigma(t), self.check_labels(labels, len(x)))
 
     def check_labels(self, labels: int | Tensor | None, n: int) -> Tensor | None:

@@ -87,6 +87,17 @@ def fingerprint(*tensors: torch.Tensor | None) -> str:
     return digest.hexdigest()
 
 
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside what `torch.compile`, data parallelism or weight averaging made of it."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and not hasattr(model, "config"):
+            inner = getattr(model, "module", None)
+        if inner is None:
+            return model
+        model = inner
+
+
 def save_weights(
     path: str | Path, kind: str, config: Mapping, state: Mapping[str, torch.Tensor]
 ) -> None:

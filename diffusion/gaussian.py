@@ -20,9 +20,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count, check_points, check_stage
-from diffusion.sampling import Draw, Step, collect, generator_of, reverse
-from diffusion.schedule import Schedule
+from diffusion.checks import (
+    as_real,
+    check_count,
+    check_points,
+    check_range,
+    check_stage,
+    own_mode,
+)
+from diffusion.sampling import Draw, Step, collect, generator_of, reverse, working_type
+from diffusion.schedule import Schedule, spread, units
 from diffusion.training import Training
 
 Predict = Callable[[Tensor, int], Tensor]
@@ -47,7 +54,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         try:
-            betas = torch.as_tensor(self.betas, dtype=torch.float64)
+            betas = as_real(self.betas, "betas").double()
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"betas must be numbers, not {self.betas!r}") from None
         if betas.ndim != 1 or not len(betas):
@@ -72,6 +79,7 @@ class Chain:
 
     def forward(self, x_0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps for x_0 (n, d), a stage or (n,) of them."""
+        x_0, eps = as_real(x_0, "x_0"), as_real(eps, "eps")
         if eps.shape != x_0.shape:
             raise ValueError(f"eps must have shape {tuple(x_0.shape)}, not {tuple(eps.shape)}")
         factor, variance = self.marginal(t)
@@ -84,6 +92,7 @@ class Chain:
             mean = (sqrt(abar_{t-1}) b x_0 + sqrt(1 - b) (1 - abar_{t-1}) x_t) / (1 - abar_t)
             variance = b (1 - abar_{t-1}) / (1 - abar_t).
         """
+        x_t, x_0 = as_real(x_t, "x_t"), as_real(x_0, "x_0")
         t = check_stage(t, 1, self.stages)
         beta = self.betas[t - 1]
         factor, variance = self.marginal(t - 1)
@@ -95,6 +104,7 @@ class Chain:
 
     def denoised(self, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         """The x_0 for which `forward` gives x_t with the noise eps."""
+        x_t, eps = as_real(x_t, "x_t"), as_real(eps, "eps")
         factor, variance = self.marginal(t)
         return (x_t - _column(variance.sqrt(), x_t) * eps) / _column(factor, x_t)
 
@@ -131,7 +141,7 @@ def of_levels(sigma: Tensor) -> Chain:
     Raises:
         ValueError: the levels do not rise from above 0.
     """
-    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    sigma = as_real(sigma, "noise levels").double()
     squares = torch.cat([torch.zeros(1, dtype=torch.float64), sigma**2])
     if not (torch.diff(squares) > 0).all() or not (sigma > 0).all():
         raise ValueError("noise levels must rise from above 0")
@@ -160,9 +170,26 @@ def predictor(model, chain: Chain, labels: Tensor | None = None) -> Predict:
 
     def predict(x: Tensor, t: int | Tensor) -> Tensor:
         factor, _ = chain.marginal(t)
-        return model.noise(x / _column(factor, x), chain.sigma[t].to(x), labels)
+        return model.noise(x / _column(factor, x), chain.sigma[t].to(x), labels).to(x)
 
     return predict
+
+
+def check_fits(chain: Chain, model) -> None:
+    """Refuse a model of data so far from unit scale that N(0, I) is no end for them.
+
+    A chain's own noise has variance 1 and cannot be scaled to the data.
+
+    Raises:
+        ValueError: then, with the numbers.
+    """
+    centre, variance = spread(model.mean, model.covariance)
+    widest, offset = units(variance).max().item(), centre.abs().max().item()
+    if not 0.125 <= widest <= 8 or offset > 8:
+        raise ValueError(
+            f"a chain of stages needs data of about unit scale, not of half-width {widest:.4g} "
+            f"around {offset:.4g}: standardise them"
+        )
 
 
 class ChainTraining(Training):
@@ -177,15 +204,19 @@ class ChainTraining(Training):
     """
 
     def __init__(self, model, chain: Chain, *data, **options) -> None:
+        check_fits(chain, model)
         super().__init__(model, *data, **options)
         self.chain = chain
+
+    def _check_levels(self, model, unit: Tensor) -> None:
+        """A chain of few stages may end early: its levels are given."""
 
     def _loss(self, points: Tensor, labels: Tensor | None) -> Tensor:
         n = len(points)
         place = torch.randperm(n, generator=self.generator)
         place = place + torch.rand(n, generator=self.generator, dtype=torch.float64)
         t = 1 + (self.chain.stages * place / n).long().clamp(max=self.chain.stages - 1)
-        eps = torch.randn(n, 2, generator=self.generator).to(points)
+        eps = torch.randn(n, 2, generator=self.generator, dtype=torch.float32).to(points)
         x_t = self.chain.forward(points, t, eps)
         return (predictor(self.model, self.chain, labels)(x_t, t) - eps).square().mean()
 
@@ -224,7 +255,7 @@ def ddim(predict: Predict, chain: Chain, draw: Draw) -> Step:
 SOLVERS = {"ddpm": ddpm, "ddim": ddim}
 
 
-@torch.no_grad()
+@own_mode(gradients=False)
 def sample(
     model,
     chain: Chain,
@@ -260,7 +291,8 @@ def sample(
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
-    check_count("n", n)
+    n = check_count("n", n)
+    check_fits(chain, model)
     stages = list(range(chain.stages, -1, -1)) if stages is None else list(stages)
     if len(stages) < 2 or check_stage(torch.tensor(stages), 0, chain.stages).diff().max() >= 0:
         raise ValueError("stages must be two or more, falling")
@@ -268,12 +300,12 @@ def sample(
     generator = generator_of(seed)
 
     def draw() -> Tensor:
-        return torch.randn(n, 2, generator=generator, dtype=model.dtype).to(model.device)
+        return torch.randn(n, 2, generator=generator, dtype=working_type(model)).to(model.device)
 
     x = draw()
     if noise is not None:
-        x = check_points(noise, "noise", n).to(x)
+        x = check_range(check_points(noise, "noise", n).to(x), "noise")
     step = SOLVERS[solver](predictor(model, chain, labels), chain, draw)
     points = reverse(step, x, stages)
     x_t, path = collect(points, x, len(stages) - 1, solver, return_trajectory, progress)
-    return (x_t, path) if return_trajectory else x_t
+    return (x_t.to(model.dtype), path.to(model.dtype)) if return_trajectory else x_t.to(model.dtype)

@@ -19,10 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count, check_points, check_seed
+from diffusion.checks import check_count, check_number, check_points, check_seed, own_mode
 from diffusion.exact import log_density
 from diffusion.ode import integrate
 from diffusion.sampling import double, matched_prior
+from diffusion.schedule import spread, units
 
 # Network rows evaluated at once.
 _ROWS = 65_536
@@ -75,7 +76,7 @@ def _times_and_noises(
     return k, torch.cat([eps, -eps], dim=1), weights.mean().expand(k.shape)
 
 
-@torch.no_grad()
+@own_mode(gradients=False)
 def elbo(
     model,
     x: Tensor,
@@ -110,9 +111,8 @@ def elbo(
     Raises:
         ValueError: x or labels as in `Denoiser.forward`; steps, num_samples or seed out of range.
     """
-    check_count("steps", steps)
-    check_count("num_samples", num_samples, least=2)
-    check_seed(seed)
+    steps, seed = check_count("steps", steps), check_seed(seed)
+    num_samples = check_count("num_samples", num_samples, least=2)
     x = check_points(x)
     labels = model.check_labels(labels, len(x))
     model = double(model)
@@ -150,6 +150,7 @@ def _squared_errors(
         yield torch.cat(total).cpu().reshape(sigma.shape)
 
 
+@own_mode(gradients=False)
 def complete_bound(
     model, x: Tensor, labels: int | Tensor | None = None, *, steps: int = 1000, **options
 ) -> Bound:
@@ -165,6 +166,7 @@ def complete_bound(
     Raises:
         ValueError: as `elbo`.
     """
+    x = check_points(x)
     value, error = elbo(model, x, labels, steps=steps, return_error=True, **options)
     labels = model.check_labels(labels, len(x))
     sigma_0, sigma_1 = model.schedule.sigma_min, model.schedule.sigma_max
@@ -180,6 +182,7 @@ def complete_bound(
     return Bound(total, value, prior, reconstruction, error)
 
 
+@own_mode(gradients=True)
 def log_likelihood(
     model,
     x: Tensor,
@@ -203,7 +206,8 @@ def log_likelihood(
         model: a `Denoiser` or `exact.ExactDenoiser`.
         x: (n, 2).
         labels: class of each point, an int or (n,) int64; only for models with classes.
-        rtol, atol: local error allowed per step, on the path and on the log-density.
+        rtol, atol: local error allowed per step, on the log-density and on the path, whose unit is
+            that of the data (see `schedule.units`).
 
     Returns:
         (n,) float64 nats.
@@ -214,16 +218,18 @@ def log_likelihood(
         ToleranceError: the tolerance cannot be reached, or x is so far out (beyond about 1e150)
             that the flow overflows.
     """
+    rtol, atol = check_number("rtol", rtol), check_number("atol", atol)
     x = check_points(x).double().to(model.device)
     labels = model.check_labels(labels, len(x))
     model = double(model)
     low, high = math.log(model.schedule.sigma_min), math.log(model.schedule.sigma_max)
+    unit = torch.nn.functional.pad(units(spread(model.mean, model.covariance)[1]), (0, 1), value=1)
     values = [torch.empty(0, dtype=torch.float64)]
     for rows in torch.arange(len(x)).split(4096) if len(x) else ():
         label = None if labels is None else labels[rows]
         slope = partial(_flow, model, label)
         state = torch.nn.functional.pad(x[rows], (0, 1))
-        state = integrate(slope, state, low, high, rtol=rtol, atol=atol)
+        state = integrate(slope, state, low, high, rtol=rtol, atol=atol, unit=unit.to(x))
         mean, factor = matched_prior(model, label)
         prior = torch.distributions.MultivariateNormal(mean, scale_tril=factor)
         values.append((prior.log_prob(state[:, :2]) + state[:, 2]).cpu())
@@ -243,6 +249,7 @@ def estimates(
     Raises:
         ValueError, ToleranceError: as `elbo` and `log_likelihood`.
     """
+    x = check_points(x)
     bound = complete_bound(model, x, labels, seed=seed)
     columns = {
         "eq9_nats": bound.diffusion,

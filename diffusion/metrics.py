@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.checks import as_real
 from diffusion.data import SQUARE, inside, uniform
 from diffusion.exact import ideal_noise
 
@@ -14,7 +15,7 @@ GRID = 10
 
 def _unit(points: Tensor, rectangle: Tensor) -> Tensor:
     low, high = rectangle.to(torch.float64)
-    return (points.to(torch.float64) - low) / (high - low)
+    return (as_real(points).to(torch.float64) - low) / (high - low)
 
 
 def outside_share(points: Tensor, rectangle: Tensor = SQUARE) -> float:
@@ -28,6 +29,7 @@ def tv10(points: Tensor, rectangle: Tensor = SQUARE) -> float:
     (sum over cells |n_cell/n - 1/100| + n_outside/n) / 2, in 0..1; true uniform samples have an
     expectation of 0.0285 at n = 20,000.
     """
+    points = as_real(points)
     kept = _unit(points[inside(points, rectangle)], rectangle)
     cell = (kept * GRID).long().clamp(max=GRID - 1)
     counts = torch.bincount(cell[:, 0] * GRID + cell[:, 1], minlength=GRID**2)
@@ -52,7 +54,7 @@ def ks(points: Tensor, rectangle: Tensor = SQUARE) -> float:
 def border_distance(points: Tensor, rectangle: Tensor = SQUARE) -> Tensor:
     """Signed distance of each point to the rectangle's border, positive inside; (n,) float64."""
     low, high = rectangle.to(torch.float64)
-    points = points.to(torch.float64)
+    points = as_real(points).to(torch.float64)
     gaps = torch.cat([points - low, high - points], dim=1)
     return torch.where(
         inside(points, rectangle),

@@ -35,12 +35,13 @@ def integrate(
     *,
     rtol: float,
     atol: float,
+    unit: Tensor | float = 1.0,
     max_steps: int = 2000,
 ) -> Tensor:
     """Solve dy/du = f(u, y) from u = start, y (n, d), to u = end, in either direction.
 
-    The step suits the worst row: its root-mean-square error, in units of atol + rtol |y|, stays
-    below one in every step.
+    The step suits the worst row: its root-mean-square error, in units of atol unit + rtol |y|,
+    stays below one in every step; unit (d,) is the scale of each column.
 
     Raises:
         ValueError: a tolerance that is not positive and finite.
@@ -62,7 +63,7 @@ def integrate(
             y_next = y + h * sum(a * k for a, k in zip(row, slopes, strict=True) if a)
             slopes.append(f(u + c * h, y_next))
         difference = h * sum(e * k for e, k in zip(_E, slopes, strict=True) if e)
-        scale = atol + rtol * torch.maximum(y.abs(), y_next.abs())
+        scale = atol * unit + rtol * torch.maximum(y.abs(), y_next.abs())
         error = (difference / scale).square().mean(dim=1).max().sqrt().item()
         if error <= 1:
             if last:

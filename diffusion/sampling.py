@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import pairwise
 from numbers import Integral
 
@@ -22,8 +21,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion.checks import check_count, check_points, check_seed
-from diffusion.schedule import Schedule
+from diffusion.checks import (
+    check_count,
+    check_number,
+    check_points,
+    check_range,
+    check_seed,
+    own_mode,
+)
+from diffusion.schedule import Schedule, check_suits, spread, units
 
 Predict = Callable[[Tensor, float], Tensor]
 Draw = Callable[[], Tensor]
@@ -137,7 +143,7 @@ def start(
     if prior not in PRIORS:
         raise ValueError(f"unknown prior {prior!r}; choose from {', '.join(PRIORS)}")
     schedule = schedule or model.schedule
-    z = torch.randn(n, 2, generator=generator, dtype=model.dtype).to(model.device)
+    z = torch.randn(n, 2, generator=generator, dtype=working_type(model)).to(model.device)
     if prior == "standard":
         return schedule.sigma_max * z
     mean, factor = matched_prior(model, labels, schedule)
@@ -152,10 +158,19 @@ def matched_prior(
     Returns:
         (n, 2) and (n, 2, 2); n = 1 without labels.
     """
-    sigma_max = (schedule or model.schedule).sigma_max
-    identity = torch.eye(2, dtype=model.dtype, device=model.device)
-    factor = torch.linalg.cholesky(model.covariance + sigma_max**2 * identity)
-    return (model.mean, factor) if labels is None else (model.mean[labels], factor[labels])
+    sigma_max, dtype = (schedule or model.schedule).sigma_max, working_type(model)
+    mean, covariance = model.mean.to(dtype), model.covariance.to(dtype)
+    identity = torch.eye(2, dtype=dtype, device=model.device)
+    factor = torch.linalg.cholesky(covariance + sigma_max**2 * identity)
+    return (mean, factor) if labels is None else (mean[labels], factor[labels])
+
+
+def working_type(model) -> torch.dtype:
+    """The type of a sampler's own numbers: the model's, but no narrower than float32.
+
+    A thousand small steps would be lost in a narrower one.
+    """
+    return torch.promote_types(model.dtype, torch.float32)
 
 
 def generator_of(seed: int | None) -> torch.Generator:
@@ -168,8 +183,7 @@ def generator_of(seed: int | None) -> torch.Generator:
     if seed is None:
         generator.seed()
     else:
-        check_seed(seed)
-        generator.manual_seed(seed)
+        generator.manual_seed(check_seed(seed))
     return generator
 
 
@@ -199,6 +213,7 @@ def _solver_options(solver: str, lam: float | None, churn: float | None) -> dict
             continue
         if solver != owner:
             raise ValueError(f"{name} belongs to solver {owner!r}, not to {solver!r}")
+        value = check_number(name, value)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, not {value}")
         if name == "churn" and value > MOST_CHURN:
@@ -207,7 +222,14 @@ def _solver_options(solver: str, lam: float | None, churn: float | None) -> dict
     return options
 
 
-@torch.no_grad()
+def _suitable(model, schedule: Schedule | None) -> Schedule:
+    """The schedule, if it suits the model's data, or the model's own for None."""
+    if schedule is None:
+        return model.schedule
+    return check_suits(schedule, units(spread(model.mean, model.covariance)[1]))
+
+
+@own_mode(gradients=False)
 def sample(
     model,
     n: int,
@@ -233,44 +255,45 @@ def sample(
         steps: T; the number of network evaluations is steps times `EVALUATIONS_PER_STEP[solver]`.
         lam: amount of fresh noise, solver "ddpm" only (default 1).
         churn: amount of fresh noise, 0 to sqrt(2) - 1, solver "heun" only (default 0).
-        labels: class of each point, an int or (n,) int64; only for models with classes.
+        labels: class of each point, an int or (n,) of them; only for models with classes.
         seed: of the start and of the fresh noise; None seeds from the system.
-        noise: x_1 (n, 2) to start from, instead of a draw from the prior.
+        noise: x_1 (n, 2) to start from, of any real type, instead of a draw from the prior.
         prior: "matched" or "standard", see `start`.
         schedule: noise levels to step through, the model's own by default.
         return_trajectory: also return all intermediate points.
         progress: show a progress bar if standard error is a terminal.
 
     Returns:
-        points (n, 2), or (points, path) with path (steps + 1, n, 2), path[0] the start.
+        points (n, 2) of the model's type, or (points, path), path (steps + 1, n, 2) from x_1 on.
 
     Raises:
         ValueError: any argument outside what is described here.
     """
-    check_count("n", n)
-    check_count("steps", steps)
+    n, steps = check_count("n", n), check_count("steps", steps)
     options = _solver_options(solver, lam, churn)
     labels = model.check_labels(labels, n)
-    schedule = schedule or model.schedule
-
+    schedule = _suitable(model, schedule)
     generator = generator_of(seed)
     x = start(model, n, labels=labels, prior=prior, schedule=schedule, generator=generator)
     if noise is not None:
-        x = check_points(noise, "noise", n).to(x)
+        x = check_range(check_points(noise, "noise", n).to(x), "noise")
 
     def draw() -> Tensor:
         return torch.randn(n, 2, generator=generator, dtype=x.dtype).to(x.device)
 
-    step = SOLVERS[solver](partial(model.noise, labels=labels), schedule, draw, **options)
-    points = reverse(step, x, steps)
-    x_t, path = collect(points, x, steps, solver, return_trajectory, progress)
-    if not x_t.isfinite().all():
+    def predict(x: Tensor, sigma: float) -> Tensor:
+        return model.noise(x, sigma, labels).to(x)
+
+    step = SOLVERS[solver](predict, schedule, draw, **options)
+    x_t, path = collect(reverse(step, x, steps), x, steps, solver, return_trajectory, progress)
+    points = x_t.to(model.dtype)
+    if not points.isfinite().all():
         raise ValueError(f"{solver} left the range of numbers; take more steps or less fresh noise")
-    return (x_t, path) if return_trajectory else x_t
+    return (points, path.to(model.dtype)) if return_trajectory else points
 
 
 def double(model):
     """The model with its numbers in float64, without gradients; itself if it has them already."""
-    if model.dtype == torch.float64:
+    if not isinstance(model, torch.nn.Module):
         return model
     return copy.deepcopy(model).double().requires_grad_(False)

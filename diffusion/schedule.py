@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor
 
+from diffusion.checks import check_number
+
 SIGMA_MIN = math.exp(-5)
 SIGMA_MAX = 1.0
 
@@ -29,6 +31,9 @@ class Schedule(ABC):
     sigma_max: float = SIGMA_MAX
 
     def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            # NumPy's numbers would not go into a file.
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 "a schedule needs 0 < sigma_min < sigma_max < infinity, "
@@ -120,12 +125,88 @@ class Power(Schedule):
         return (_tensor(sigma) ** (1 / self.rho) - low) / (high - low)
 
 
-_KINDS = {"exponential": Exponential, "quadratic": Quadratic, "power": Power}
+# --- Data of any scale --------------------------------------------------------------------------
+
+# The narrowest coordinate may be so many times narrower than the widest.
+_MOST_STRETCH = 1000.0
+
+
+def spread(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (2,) per coordinate over all of K classes, each counted alike.
+
+    mean: (K, 2); covariance: (K, 2, 2).
+    """
+    centre = mean.mean(dim=0)
+    variances = covariance.diagonal(dim1=1, dim2=2) + (mean - centre) ** 2
+    return centre, variances.mean(dim=0)
+
+
+def units(variance: Tensor) -> Tensor:
+    """Half the width of a uniform distribution of each variance, to the nearest power of two.
+
+    1 for the exercise's square; data scaled by a power of two have units, noise levels and
+    predictions scaled exactly.
+
+    Raises:
+        ValueError: a variance that is not positive and finite, or the widest coordinate is over
+            1000 times the narrowest.
+    """
+    deviations = variance.detach().double().sqrt()
+    low, high = deviations.min().item(), deviations.max().item()
+    if not (low > 0 and high < math.inf and high <= _MOST_STRETCH * low):
+        raise ValueError(
+            f"the coordinates have standard deviations {', '.join(f'{d:.4g}' for d in deviations)};"
+            f" both must vary, one at most {_MOST_STRETCH:g} times as much as the other"
+        )
+    return 2.0 ** torch.log2(deviations * math.sqrt(3)).round()
+
+
+def fitted(units: Tensor) -> Exponential:
+    """The exercise's schedule for data of these units (2,), and itself where both are 1.
+
+    It starts at the width of the widest coordinate and resolves the narrowest as the square.
+    """
+    return Exponential(SIGMA_MIN * units.min().item(), SIGMA_MAX * units.max().item())
+
+
+def check_suits(schedule: Schedule, units: Tensor) -> Schedule:
+    """The schedule, if its noise covers data of these units (2,) at t = 1 and resolves them at 0.
+
+    Raises:
+        ValueError: it does not; with the numbers.
+    """
+    low, high = units.min().item(), units.max().item()
+    if schedule.sigma_max < high / 2 or schedule.sigma_min > low / 4:
+        raise ValueError(
+            f"noise from {schedule.sigma_min:.4g} to {schedule.sigma_max:.4g} does not suit data "
+            f"of half-widths near {units.tolist()}: sigma_max must be at least {high / 2:.4g}, "
+            f"sigma_min at most {low / 4:.4g}; without a schedule, one that suits is chosen"
+        )
+    return schedule
+
+
+# --- In files -----------------------------------------------------------------------------------
+
+# Schedules that weights files may name; one of your own is added before training and loading.
+KINDS: dict[str, type[Schedule]] = {
+    "exponential": Exponential,
+    "quadratic": Quadratic,
+    "power": Power,
+}
 
 
 def to_config(schedule: Schedule) -> dict[str, str | float]:
-    """Plain dictionary from which `from_config` rebuilds the schedule; goes into weights files."""
-    kind = next(name for name, cls in _KINDS.items() if type(schedule) is cls)
+    """Plain dictionary from which `from_config` rebuilds the schedule; goes into weights files.
+
+    Raises:
+        ValueError: a class that is not in `KINDS`, or its parameters are no numbers.
+    """
+    kind = next((name for name, cls in KINDS.items() if type(schedule) is cls), None)
+    if kind is None:
+        raise ValueError(
+            f"no weights file can hold a schedule of class {type(schedule).__name__}; add the "
+            "class, a dataclass, to diffusion.schedule.KINDS under a name, before training"
+        )
     return {"kind": kind, **asdict(schedule)}
 
 
@@ -136,7 +217,7 @@ def from_config(config: dict[str, str | float]) -> Schedule:
         ValueError: unknown kind, or parameters that the kind does not have.
     """
     parameters = dict(config)
-    cls = _KINDS.get(parameters.pop("kind", None))
+    cls = KINDS.get(parameters.pop("kind", None))
     if cls is None or set(parameters) != {field.name for field in fields(cls)}:
-        raise ValueError(f"not a schedule: {config}; kinds are {', '.join(_KINDS)}")
+        raise ValueError(f"not a schedule: {config}; kinds are {', '.join(KINDS)}")
     return cls(**parameters)

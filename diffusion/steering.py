@@ -16,10 +16,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count, check_points
+from diffusion.checks import as_real, check_count, check_number, check_points, own_mode
 from diffusion.sampling import ddim, ddpm, double, matched_prior, reverse
+from diffusion.schedule import spread, units
 
-REACHED = 0.01  # the largest distance from the target that counts as there
+# The largest distance from the target that counts as there, in units of the data.
+REACHED = 0.01
 
 
 class SteeringError(ArithmeticError):
@@ -34,11 +36,13 @@ class Steered:
         target: (2,).
         path: (steps + 1, 2), from x_1 to the output.
         noises: (1 + fresh, 2) standardised: the start, then the fresh noise of each step.
+        unit: of the model's data, see `Denoiser`.
     """
 
     target: Tensor
     path: Tensor
     noises: Tensor
+    unit: float = 1.0
 
     @property
     def distance(self) -> float:
@@ -58,7 +62,7 @@ class Steered:
     def numbers(self) -> dict:
         """What a results file keeps of it."""
         return {
-            "reached": self.distance < REACHED,
+            "reached": self.distance < REACHED * self.unit,
             "output": self.path[-1].tolist(),
             "distance": self.distance,
             "start": self.path[0].tolist(),
@@ -72,14 +76,15 @@ class _Process:
     """The sampler as a function of its standardised noises, for one point, in float64."""
 
     def __init__(self, model, target, label: int | None, steps: int, lam: float) -> None:
-        check_count("steps", steps)
-        target = torch.as_tensor(target, dtype=torch.float64, device=model.device).reshape(1, -1)
+        steps, lam = check_count("steps", steps), check_number("lam", lam)
+        target = as_real(target, "the target").double().to(model.device).reshape(1, -1)
         self.target = check_points(target, "the target")[0]
         labels = model.check_labels(label, 1)
         model = double(model)
         self.steps, self.lam, self.schedule = steps, lam, model.schedule
         self.predict = partial(model.noise, labels=labels)
         self.mean, self.factor = matched_prior(model, labels)
+        self.unit = units(spread(model.mean, model.covariance)[1]).max().item()
 
     def start(self, u: Tensor) -> Tensor:
         """Standardised noise (1, 2) -> x_1 (1, 2)."""
@@ -91,7 +96,7 @@ class _Process:
 
     def steered(self, path: Tensor, noises: Tensor) -> Steered:
         """The result, if it is finite."""
-        result = Steered(self.target, path, noises)
+        result = Steered(self.target, path, noises, self.unit)
         if not (path.isfinite().all() and math.isfinite(result.energy + result.distance)):
             raise SteeringError(
                 "the way to the target leaves the range of numbers; take a nearer one"
@@ -113,7 +118,7 @@ class _Process:
         return end.detach(), torch.stack(rows).flatten(1)
 
 
-@torch.no_grad()
+@own_mode(gradients=False)
 def invert(
     model, target, label: int | None = None, *, steps: int = 1000, newton_steps: int = 20
 ) -> Steered:
@@ -135,10 +140,10 @@ def invert(
     process = _Process(model, target, label, steps, lam=0.0)
     x = process.target[None]
     identity = torch.eye(2).to(x)
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+    times = torch.linspace(1, 0, process.steps + 1, dtype=torch.float64).tolist()
     for t_next, t in pairwise(reversed(times)):
         step = ddim(process.predict, process.schedule, None)
-        goal, scale = x, x.abs().max().clamp(min=1)
+        goal, scale = x, x.abs().max().clamp(min=process.unit)
 
         def gap(x: Tensor, step=step, t=t, t_next=t_next, goal=goal) -> Tensor:
             return step(x, t, t_next) - goal
@@ -158,6 +163,7 @@ def invert(
     return process.steered(process.run(noises), noises)
 
 
+@own_mode(gradients=True)
 def optimise(
     model,
     target,
@@ -179,19 +185,20 @@ def optimise(
         model, target, label, steps: as in `invert`.
         lam: amount of fresh noise of the DDPM family; 0 chooses the start alone.
         iterations: at most so many.
-        tolerance: distance to the target, and relative change of u, at which to stop.
+        tolerance: distance to the target in units of the data, and relative change of u, at which
+            to stop.
 
     Raises:
         ValueError: as `invert`.
         SteeringError: the target is not reached to within 100 times the tolerance.
     """
     process = _Process(model, target, label, steps, lam)
-    u = torch.zeros(1 + (steps if lam else 0), 2).to(process.target)
+    u = torch.zeros(1 + (process.steps if lam else 0), 2).to(process.target)
     penalty = 1.0
 
     def merit(u: Tensor) -> float:
         with torch.no_grad():
-            distance = (process.run(u)[-1] - process.target).norm().item()
+            distance = (process.run(u)[-1] - process.target).norm().item() / process.unit
         value = 0.5 * u.square().sum().item() + penalty * distance
         return value if math.isfinite(value) else math.inf
 
@@ -200,9 +207,10 @@ def optimise(
         miss = process.target - end
         multiplier = torch.linalg.solve(jacobian @ jacobian.T, jacobian @ u.flatten() + miss)
         # An exact penalty must exceed the multiplier.
-        penalty = max(penalty, 2 * multiplier.norm().item())
+        penalty = max(penalty, 2 * process.unit * multiplier.norm().item())
         direction = (jacobian.T @ multiplier).reshape_as(u) - u
-        if miss.norm() <= tolerance and direction.norm() <= tolerance * (1 + u.norm()):
+        there = miss.norm() <= tolerance * process.unit
+        if there and direction.norm() <= tolerance * (1 + u.norm()):
             break
         rate, before = 1.0, merit(u)
         while merit(u + rate * direction) > before and rate > 1e-6:
@@ -210,7 +218,7 @@ def optimise(
         u = u + rate * direction
     with torch.no_grad():
         steered = process.steered(process.run(u), u)
-    if not steered.distance <= 100 * tolerance:
+    if not steered.distance <= 100 * tolerance * process.unit:
         raise SteeringError(
             f"the noises found miss the target by {steered.distance:.3g} after "
             f"{iterations} iterations; a nearer target or more steps may be reached"
@@ -218,6 +226,7 @@ def optimise(
     return steered
 
 
+@own_mode(gradients=False)
 def guide(
     model,
     target,
@@ -247,6 +256,7 @@ def guide(
         ValueError: as `invert`, or a weight that is not positive and finite.
         SteeringError: the way there overflows.
     """
+    weight = check_number("weight", weight)
     if not 0 < weight < math.inf:
         raise ValueError(f"weight must be positive and finite, not {weight}")
     process = _Process(model, target, label, steps, lam=1.0)
@@ -268,9 +278,8 @@ def guide(
         noises.append(weight * math.sqrt(2 * sigma_dot * (t - t_next) / sigma**3) * pull)
         return unguided(x, t, t_next)
 
-    with torch.no_grad():
-        x = process.start(noises[0])
-        path = torch.cat([x, *reverse(step, x, steps)])
+    x = process.start(noises[0])
+    path = torch.cat([x, *reverse(step, x, process.steps)])
     return process.steered(path, torch.cat(noises))
 
 

@@ -16,9 +16,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion.denoiser import Denoiser
-from diffusion.files import FORMAT, WeightsError, fingerprint, write_atomically
-from diffusion.schedule import Schedule
+from diffusion.checks import (
+    check_count,
+    check_labels,
+    check_number,
+    check_points,
+    check_range,
+    check_seed,
+    own_mode,
+)
+from diffusion.denoiser import Denoiser, check_savable
+from diffusion.files import FORMAT, WeightsError, fingerprint, unwrapped, write_atomically
+from diffusion.schedule import Schedule, check_suits, spread, units
 
 Augment = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Tensor, Tensor | None]]
 
@@ -31,6 +40,7 @@ class TrainingError(RuntimeError):
         self.model = model
 
 
+@own_mode(gradients=True)
 def build(
     points: Tensor,
     labels: Tensor | None = None,
@@ -41,23 +51,59 @@ def build(
 ) -> Denoiser:
     """An untrained denoiser whose scaling fits the points (n, 2), with classes if labels are given.
 
+    The noise levels, too, fit the points, whatever their place and scale; those of the exercise's
+    square are the exercise's.
+
     Args:
-        points: (n, 2) float32, the training data.
-        labels: (n,) int64 in 0..num_classes-1, or None.
+        points: (n, 2), the training data: a tensor, an array or lists, of any real type.
+        labels: (n,) whole numbers in 0..num_classes-1, or None.
         num_classes: how many classes there are; every one needs at least three points.
         seed: of the initial weights.
         architecture: further arguments of `Denoiser`: width, depth, schedule.
+
+    Raises:
+        ValueError: anything else, points that cannot be told apart, or a schedule that does not
+            suit them.
     """
+    points = check_points(points, "the training points")
+    num_classes = check_count("num_classes", num_classes, least=0)
+    if labels is not None and not num_classes:
+        raise ValueError("labels need num_classes, the number of classes")
+    labels = check_labels(labels, len(points), num_classes, points.device)
+    counts = [len(points)] if labels is None else labels.bincount(minlength=num_classes).tolist()
+    if min(counts) < 3:
+        which = "there are" if labels is None else f"class {counts.index(min(counts))} has"
+        raise ValueError(f"every class needs at least three points, but {which} {min(counts)}")
+    unit = check_place(points)
+    if architecture.get("schedule") is not None:
+        check_suits(architecture["schedule"], unit)
+    points = check_range(points.float(), "the training points")
     groups = [points] if labels is None else [points[labels == k] for k in range(num_classes)]
-    if min(len(group) for group in groups) < 3:
-        raise ValueError("every class needs at least three points")
     return Denoiser(
         torch.stack([group.mean(dim=0) for group in groups]),
         torch.stack([group.T.cov() for group in groups]),
         num_classes=num_classes,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(check_seed(seed)),
         **architecture,
     )
+
+
+def check_place(points: Tensor) -> Tensor:
+    """The units (2,) of points (n, 2), if float32 can tell them apart where they lie.
+
+    Raises:
+        ValueError: points that do not vary, or too little for their distance from 0.
+    """
+    points = points.detach().double().cpu()
+    centre, variance = spread(points.mean(dim=0)[None], points.T.cov()[None])
+    unit = units(variance)
+    offset = centre.abs().max().item()
+    if offset > 4096 * unit.min().item():
+        raise ValueError(
+            f"the points lie {offset:.4g} from 0 but vary by {variance.sqrt().min().item():.4g}: "
+            "too little for float32; subtract their mean first"
+        )
+    return unit
 
 
 class Training:
@@ -70,8 +116,8 @@ class Training:
 
     Args:
         model: trained in place; see `build`.
-        points: (n, 2) float32, all of them in every epoch.
-        labels: (n,) int64, for a model with classes.
+        points: (n, 2), all of them in every epoch: a tensor, an array or lists of numbers.
+        labels: (n,) whole numbers, for a model with classes.
         epochs: number of updates, at least 1.
         learning_rate: Adam's, at its peak.
         ema_decay: share of the average that survives an epoch.
@@ -80,6 +126,10 @@ class Training:
             -> (points, labels); see `data.random_rotations`.
         seed: of the times, noises and augmentation.
 
+    Raises:
+        ValueError: options or data that are not so, points of another scale than the model was
+            built for, or a model that no weights file could hold.
+
     Attributes:
         average: the EMA model, in eval mode.
         losses: mean squared error of every epoch so far, per coordinate.
@@ -87,6 +137,7 @@ class Training:
 
     WARM_UP = 50
 
+    @own_mode(gradients=True)
     def __init__(
         self,
         model: Denoiser,
@@ -100,16 +151,19 @@ class Training:
         augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, not {epochs}")
+        epochs, seed = check_count("epochs", epochs), check_seed(seed)
+        noise_samples = check_count("noise_samples", noise_samples)
+        learning_rate = check_number("the learning rate", learning_rate)
+        ema_decay = check_number("ema_decay", ema_decay)
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"the learning rate must be positive and finite, not {learning_rate}")
-        if noise_samples < 1:
-            raise ValueError(f"noise_samples must be at least 1, not {noise_samples}")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {ema_decay}")
-        if not points.isfinite().all():
-            raise ValueError("the training points contain a value that is NaN or infinite")
+        model = unwrapped(model)
+        if isinstance(model, Denoiser):
+            points = _checked(model, points)
+            if len(points) > 2:
+                self._check_levels(model, check_place(points))
         self.model = model.train()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         labels = model.check_labels(labels, len(points))
@@ -122,6 +176,11 @@ class Training:
         self.generator = torch.Generator().manual_seed(seed)
         self.losses: list[float] = []
 
+    def _check_levels(self, model: Denoiser, unit: Tensor) -> None:
+        """Refuse noise levels that do not suit data of these units (2,)."""
+        check_suits(model.schedule, unit)
+
+    @own_mode(gradients=True)
     def epoch(self) -> float:
         """One full-batch update; returns its loss.
 
@@ -166,6 +225,7 @@ class Training:
         warm_up = min(1.0, (done + 1) / self.WARM_UP)
         return warm_up * 0.5 * (1 + math.cos(math.pi * done / self.epochs))
 
+    @own_mode(gradients=True)
     def run(
         self, *, checkpoint: str | Path | None = None, every: int = 500, progress: bool = False
     ) -> Denoiser:
@@ -213,6 +273,7 @@ class Training:
         )
         write_atomically(path, buffer.getvalue())
 
+    @own_mode(gradients=True)
     def resume(self, path: str | Path) -> None:
         """Continue from what `save` wrote, to the same bits as a run that was never stopped.
 
@@ -250,6 +311,19 @@ class Training:
         }
 
 
+def _checked(model: Denoiser, points: Tensor) -> Tensor:
+    """The training points (n, 2) where the model is and of its type, if it can learn them.
+
+    Raises:
+        ValueError: it cannot; see `Training`.
+    """
+    points = check_points(points, "the training points")
+    check_savable(model)
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError("a model made under torch.inference_mode cannot be trained; use `build`")
+    return check_range(points.to(model.mean), "the training points")
+
+
 def noised(
     points: Tensor, schedule: Schedule, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,7 +332,8 @@ def noised(
     Draws are made on the CPU, so that every device sees the same ones.
     """
     n = len(points)
-    t = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
-    eps = torch.randn(n, 2, generator=generator).to(points)
+    place = torch.rand(n, generator=generator, dtype=torch.float32)
+    t = (torch.randperm(n, generator=generator) + place) / n
+    eps = torch.randn(n, 2, generator=generator, dtype=torch.float32).to(points)
     sigma = schedule.sigma(t).to(points)
     return points + sigma[:, None] * eps, sigma, eps

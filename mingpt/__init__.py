@@ -2,14 +2,39 @@
 
 From the bottom up:
     data        merges bpe vocabulary data
-    model       model (its settings, checks and shortcuts: model_config model_arguments pristine),
-                loss, sampling, huggingface
-    training    trainer (trainer_settings resume), discounting, devices, processes, recipe
+    model       model (its settings and checks: model_config model_arguments), loss, sampling,
+                huggingface; pristine, fast: when less work gives the same numbers, and how
+    training    trainer (trainer_settings batches resume), discounting, devices, processes, recipe
     files       checkpoint: what a weights file holds
-    questions   inversion attention scoring text
+    questions   inversion attention scoring text; modes: computing whatever the caller set
+    compression ngram predictors mixing; arithmetic coding
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
+
+Code written for minGPT runs unchanged: names, signatures, state-dict keys, the initial weights of
+a seed, the draws of a run, and which module is called when. What differs, on purpose:
+    printing      nothing prints: no parameter counts, devices or overrides on standard output
+    errors        say what is allowed, and are ValueErrors as well as minGPT's AssertionErrors
+    model_type    the default "gpt" stands for none, and sizes equal to the type's may stand beside
+                  it, so that a configuration can be used twice
+    tied heads    `configure_optimizers` takes a head that shares the embedding's tensor, and
+                  parameters of no known kind; minGPT stops with an error there
+    a head tied to the embedding comes from `from_pretrained` where the checkpoint has one, so that
+                  training goes on as GPT-2's did; minGPT unties it
+    targets       may be of any integer dtype, where cross-entropy takes two
+    generate      temperature 0 is greedy, minGPT divides by it; an empty prompt is refused
+    get_file      writes nothing for a file that cannot be fetched, minGPT an error page
+    get_encoder   encodes with tiktoken: writing to its `encoder` or `bpe_ranks` changes nothing,
+                  a `bpe` of one's own is used
+    num_workers   is 0, not 4: blocks are cut from memory faster than processes hand them over
+    trainer.loss  has let go of its graph, which would keep a step's memory; a loss that is not
+                  finite stops the training, which could only get worse
+    fast paths    where nobody looks (pristine.py) sums run in another order: equal to rounding
+A loss that comes with logits is computed from those logits, which are an ordinary tensor, as
+minGPT's: they cannot come on demand, since a hook, retain_grad or a write to them must act on the
+loss's own. A loop that needs no logits says so, `_, loss = model(x, y, loss_only=True)`, and is
+faster for it: at a vocabulary of 50,257 the logits are most of the work beside the products.
 
 Everything here is imported on first use, so that `python -m mingpt.data` starts with the
 package empty.
@@ -24,10 +49,11 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "attention", "bpe", "checkpoint", "cli", "data", "devices", "discounting",
-    "figures", "huggingface", "inversion", "loss", "merges", "model", "model_arguments",
-    "model_config", "pristine", "processes", "recipe", "resume", "sampling", "scoring",
-    "startup", "text", "trainer", "trainer_settings", "utils", "vocabulary",
+    "arithmetic", "attention", "batches", "bpe", "checkpoint", "cli", "coding", "data", "devices",
+    "discounting", "fast", "figures", "huggingface", "inversion", "loss", "merges", "mixing",
+    "model", "model_arguments", "model_config", "modes", "ngram", "predictors", "pristine",
+    "processes", "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer",
+    "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 
+from mingpt.modes import evaluating
 from mingpt.scoring import token_log_probs
 
 
-@torch.no_grad()
 def attention(model, idx, block=-1):
     """Attention of one block on idx (B, T) int64: scores, weights, each (B, heads, T, T).
 
@@ -19,11 +19,11 @@ def attention(model, idx, block=-1):
     return scores[0], weights[0]
 
 
-@torch.no_grad()
 def all_blocks(model, idx, blocks=None):
     """As `attention` for several blocks (default all): each (blocks, B, heads, T, T)."""
     blocks = range(model.config.n_layer) if blocks is None else blocks
-    *_, captured = model(idx, capture=blocks, last_only=True)
+    with evaluating(model):
+        *_, captured = model(idx, capture=blocks, last_only=True)
     scores, weights = zip(*(captured[block] for block in blocks), strict=True)
     return torch.stack(scores), torch.stack(weights)
 
@@ -33,7 +33,6 @@ def entropy(weights):
     return -(weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log2()).sum(dim=-1)
 
 
-@torch.no_grad()
 def knockout(model, idx, key, rows, blocks=None):
     """Change of token log-probabilities when positions `rows` may not look at `key`.
 
@@ -54,7 +53,8 @@ def knockout(model, idx, key, rows, blocks=None):
     blocked[rows, key] = True
     blocked.fill_diagonal_(False)
     blocks = range(model.config.n_layer) if blocks is None else blocks
-    logits, _ = model(idx[:, :-1], blocked=dict.fromkeys(blocks, blocked[:-1, :-1]))
+    with evaluating(model):
+        logits, _ = model(idx[:, :-1], blocked=dict.fromkeys(blocks, blocked[:-1, :-1]))
     rows = torch.as_tensor(rows, device=idx.device)
     hidden = logits[0, rows].double().log_softmax(-1).gather(-1, idx[0, rows + 1, None])[:, 0]
     return hidden - token_log_probs(model, idx)[0, rows]

@@ -14,6 +14,7 @@ from mingpt.bpe import get_encoder
 from mingpt.devices import resolve_device
 from mingpt.merges import DataError
 from mingpt.model import GPT
+from mingpt.model_config import SIZES, complete_config
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
@@ -41,26 +42,72 @@ def save(model, path, dtype=torch.float32, **extra):
 
     `extra` (numbers, strings, tensors, lists and dicts of them) travels along; see `read`, which
     has its own demands on a `history` and a `recipe`.
-    Raises ValueError for weights that are not finite in `dtype`, TypeError for other extras.
+    What torch.compile, DistributedDataParallel or DataParallel wrapped is saved. Sizes, and whether
+    the head is tied, are those of the tensors, whatever the config says.
+    Raises ValueError for weights that are not finite in `dtype`, and for a model that the file
+    could not give back: one that is no GPT, or has parts or a forward of its own; TypeError for
+    other extras.
     """
+    model = _unwrapped(model)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     for key, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{key} is not finite in {dtype}: {path} was not written")
-    if model.config.tied_head:
+    config = _config_of(model)
+    if config["tied_head"]:
         state["lm_head.weight"] = state["transformer.wte.weight"]  # one storage in the file
-    content = {
-        "format": FORMAT,
-        "config": {key: getattr(model.config, key) for key in CONFIG_KEYS},
-        "model": state,
-        **extra,
-    }
+    content = {"format": FORMAT, "config": config, "model": state, **extra}
+    _check_restorable(model, content)
     content["sha256"] = _digest(content)
     packed = io.BytesIO()  # a file's name would become part of its content
     torch.save(content, packed)
     with atomic_path(path) as temporary:
         temporary.write_bytes(packed.getbuffer())
+
+
+def _unwrapped(model):
+    """The GPT inside torch.compile's and the parallel wrappers. Raises ValueError without one."""
+    while not isinstance(model, GPT):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, torch.nn.Module):
+            raise ValueError(
+                f"{type(model).__name__} is no mingpt.model.GPT: save its state_dict() yourself"
+            )
+        model = inner
+    return model
+
+
+def _config_of(model):
+    """What a GPT is built from, with the sizes its tensors have."""
+    defaults = GPT.get_default_config().to_dict()
+    config = {key: getattr(model.config, key, defaults[key]) for key in CONFIG_KEYS}
+    wte, blocks = model.transformer.wte.weight, model.transformer.h
+    sizes = {
+        "n_layer": len(blocks), "n_embd": wte.shape[1], "vocab_size": wte.shape[0],
+        "n_head": blocks[0].attn.n_head if len(blocks) else config["n_head"],
+        "block_size": model.block_size,
+    }  # fmt: skip
+    if any(config[key] != size for key, size in sizes.items() if key in SIZES):
+        config["model_type"] = None
+    return config | sizes | {"tied_head": model.lm_head.weight is wte}
+
+
+def _check_restorable(model, content):
+    """Refuse a model that is not what the file would give back."""
+    refused = "the file could not give back this model (save its state_dict() yourself): "
+    if type(model).forward is not GPT.forward or "forward" in vars(model):
+        raise ValueError(refused + "it has a forward of its own")
+    try:
+        again = build(content)
+    except CheckpointError as error:
+        raise ValueError(f"{refused}{error}") from None
+    ours, theirs = ({name: type(m) for name, m in each.named_modules() if name}
+                    for each in (model, again))  # fmt: skip
+    if ours != theirs:
+        names = [name for name in ours.keys() | theirs.keys()
+                 if ours.get(name) is not theirs.get(name)]  # fmt: skip
+        raise ValueError(f"{refused}{min(names)} is not what mingpt.model builds")
 
 
 def read(path):
@@ -71,15 +118,11 @@ def read(path):
     {"training_loss_nats_per_token": numbers, "heldout_bits_per_byte_by_iteration": pairs of
     numbers}, none of them empty, or a `recipe` that is not None or a dict with all RECIPE_* keys.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such weights file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError,
-            pickle.UnpicklingError, zipfile.BadZipFile):
-        raise CheckpointError(f"{path}: not a readable weights file, or damaged") from None
+    content = _unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a GPT checkpoint of this package")
+        raise CheckpointError(
+            f"{path}: not a GPT checkpoint of this package (a bare state dict needs its config)"
+        )
     try:
         intact = _digest(content) == content["sha256"]
     except (KeyError, TypeError, RuntimeError):
@@ -94,6 +137,16 @@ def read(path):
     if not _is_recipe(content.get("recipe")):
         raise CheckpointError(f"{path}: the training recipe lacks settings, or holds wrong ones")
     return content
+
+
+def _unpickled(path):
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError,
+            pickle.UnpicklingError, zipfile.BadZipFile):
+        raise CheckpointError(f"{path}: not a readable weights file, or damaged") from None
 
 
 def build(content, device="cpu"):
@@ -135,9 +188,18 @@ def encoder(content):
     return chosen
 
 
-def load(path, device="cpu"):
-    """The GPT in a weights file, float32, in eval mode. Raises as `read` and `build` do."""
-    return build(read(path), device)
+def load(path, device="cpu", config=None):
+    """The GPT in a weights file, float32, in eval mode. Raises as `read` and `build` do.
+
+    config: the settings of the model whose bare state dict is in the file, as minGPT's scripts
+    save it by torch.save(model.state_dict(), path).
+    """
+    if config is None:
+        return build(read(path), device)
+    state = _unpickled(path)
+    if not (isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())):
+        raise CheckpointError(f"{path}: no state dict; a file by mingpt.save loads without config")
+    return build({"config": complete_config(config).to_dict(), "model": state}, device)
 
 
 def _is_history(history):

@@ -80,6 +80,8 @@ class Study:
     questions: by their names in the results file, in order; each takes the `Run`.
     check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
     fill in what depends on other options, or drop what then decides nothing.
+    instead(args): does what an option asks for in place of the questions and returns what to print
+    (None: no option does).
     """
 
     name: str
@@ -89,6 +91,7 @@ class Study:
     train: Callable[[Run, str], Any]
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
+    instead: Callable[[argparse.Namespace], str | None] = lambda args: None
 
 
 @dataclass
@@ -129,7 +132,7 @@ FOLDERS = (
     option("--out", "folder that receives figures/ and results/", type=Path, metavar="DIR",
            default=Path("report")),
 )  # fmt: skip
-COMMON = (option("--device", "auto, cpu or cuda", default="auto"), *FOLDERS)
+COMMON = (option("--device", "auto, cpu, cuda or any PyTorch has", default="auto"), *FOLDERS)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -321,11 +324,17 @@ def main(
 ) -> int:
     """Run what the command line asks for; returns the exit code."""
     store = None
+    startup.print_anything()
     with startup.interruptible():
         try:
             study, args = parse(prog, exercise, studies, argv)
+            if (done := study.instead(args)) is not None:
+                print(done)
+                return 0
             store = processes.meet()
             args.device = resolve_device(args.device)
+            if args.device == "meta":
+                raise ValueError("device 'meta' holds shapes without numbers: nothing to compute")
             processes.join(store, args.device)
             path = run(study, args)
             if processes.process_rank() == 0:

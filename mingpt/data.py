@@ -18,9 +18,10 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mingpt import startup
 from mingpt.bpe import Encoder
 from mingpt.merges import DATA_DIR, DataError, load_arrays, parse_merges
-from mingpt.utils import atomic_path
+from mingpt.utils import atomic_path, check_integer
 
 TRAIN_SHARE = 0.9
 
@@ -56,9 +57,13 @@ class BlockDataset(Dataset):
     """
 
     def __init__(self, tokens, block_size, vocab_size=None):
-        """tokens int64 (N,). Raises ValueError when N is too short for one block."""
-        if block_size < 1:
-            raise ValueError(f"block size should be at least 1, not {block_size}")
+        """tokens (N,) whole numbers: a tensor, a NumPy array (also one mapped from a file, which
+        stays there) or a list. Raises ValueError for others, and when N is too short for a block.
+        """
+        tokens = _token_array(tokens)
+        block_size = check_integer("block size", block_size, at_least=1)
+        if vocab_size is not None:
+            vocab_size = check_integer("vocab_size", vocab_size, at_least=1)
         if len(tokens) <= block_size:
             raise ValueError(
                 f"block size {block_size} is larger than the data allow: "
@@ -77,7 +82,11 @@ class BlockDataset(Dataset):
 
     def batch(self, starts):
         """starts (B,) int64 -> x, y, each (B, block_size) int64."""
-        blocks = self.tokens[starts[:, None] + torch.arange(self.block_size + 1)]
+        places = torch.as_tensor(starts)[:, None] + torch.arange(self.block_size + 1)
+        if isinstance(self.tokens, np.ndarray):
+            blocks = torch.from_numpy(self.tokens[places.numpy()].astype(np.int64))
+        else:
+            blocks = self.tokens[places].long()
         return blocks[:, :-1], blocks[:, 1:]
 
     def get_vocab_size(self):
@@ -87,9 +96,31 @@ class BlockDataset(Dataset):
         return self.block_size
 
 
+def _token_array(tokens):
+    """Tokens as a tensor or NumPy array (N,) of integers. Raises ValueError for what is none."""
+    if not isinstance(tokens, np.ndarray | torch.Tensor):
+        tokens = torch.as_tensor(tokens)
+    if isinstance(tokens, np.ndarray):
+        whole = np.issubdtype(tokens.dtype, np.integer)
+    else:
+        whole = not (tokens.is_floating_point() or tokens.is_complex()
+                     or tokens.dtype == torch.bool)  # fmt: skip
+    if tokens.ndim != 1 or not whole:
+        raise ValueError(
+            f"tokens should be whole numbers (N,), not {tokens.dtype} of shape "
+            f"{tuple(tokens.shape)}"
+        )
+    return tokens
+
+
 def split_text(text):
-    """(training part, held-out part) of the book's text; the cut's newline is held out."""
-    cut = text.index("\n", int(len(text) * TRAIN_SHARE))
+    """(training part, held-out part) of a text; the cut's newline is held out.
+
+    Without a newline in its last tenth the text is cut where that begins.
+    """
+    tenth = int(len(text) * TRAIN_SHARE)
+    cut = text.find("\n", tenth)
+    cut = tenth if cut < 0 else cut
     return text[:cut], text[cut:]
 
 
@@ -101,7 +132,7 @@ def build(text_bytes, merges_bytes, data_dir=DATA_DIR):
     _verify("the book's text", text_bytes, TEXT_SHA256)
     _verify("GPT-2's merge list", merges_bytes, MERGES_SHA256)
     merges = parse_merges(merges_bytes.decode("utf-8"))
-    encoder = Encoder(merges)
+    encoder = Encoder.from_merges(merges)
     parts = split_text(text_bytes.decode("utf-8"))
     train, heldout = (np.array(encoder.encode(part), dtype=np.uint16) for part in parts)
     with atomic_path(Path(data_dir) / "gpt2_merges.npy") as path:
@@ -159,6 +190,7 @@ def main(argv=None):
     parser.add_argument("--merges-url", default=MERGES_URL, help="where to download vocab.bpe")
     parser.add_argument("--out", default=DATA_DIR, help="folder to write (default: data/)")
     args = parser.parse_args(argv)
+    startup.print_anything()
     try:
         build(
             _read(args.text, args.text_url), _read(args.merges, args.merges_url), args.out

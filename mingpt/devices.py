@@ -8,8 +8,9 @@ import torch
 def resolve_device(device):
     """The name of a device, str, such as "cpu", "cuda" or "cuda:1", after a check.
 
-    device: "auto" for CUDA where PyTorch finds it and else the CPU, another name, or a
-    torch.device. Raises ValueError for a device PyTorch cannot use here.
+    device: "auto" for CUDA where PyTorch finds it and else the CPU, another name that PyTorch
+    knows ("mps", "xpu", "meta"), or a torch.device. Raises ValueError for a device PyTorch cannot
+    use here.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -17,23 +18,37 @@ def resolve_device(device):
         parsed = torch.device(device)
     except (RuntimeError, TypeError):
         parsed = None
-    if parsed is None or isinstance(device, int) or parsed.type not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {str(device)!r}; allowed: auto, cpu, cuda, cuda:N")
+    if parsed is None or isinstance(device, int):
+        raise ValueError(
+            f"unknown device {str(device)!r}; allowed: auto, cpu, cuda, cuda:N, "
+            "or another that PyTorch knows"
+        )
     if parsed.type == "cpu":
         return "cpu"
-    asked = f"device {str(device)!r} was asked for, but PyTorch finds"
-    if not torch.cuda.is_available():
-        raise ValueError(f"{asked} no CUDA GPU here")
-    if parsed.index is not None and parsed.index >= torch.cuda.device_count():
-        raise ValueError(f"{asked} {torch.cuda.device_count()} CUDA GPUs here, numbered from 0")
+    asked = f"device {str(device)!r} was asked for, but PyTorch"
+    if parsed.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"{asked} finds no CUDA GPU here")
+        count = torch.cuda.device_count()
+        if parsed.index is not None and parsed.index >= count:
+            raise ValueError(f"{asked} finds {count} CUDA GPUs here, numbered from 0")
+    else:
+        try:
+            torch.empty(1, device=parsed)
+        except Exception as error:  # every kind of device has its own
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{asked} cannot use it here: {reason}") from None
     return str(parsed)
 
 
 def bfloat16_supported(device):
     """Whether the device multiplies bfloat16 matrices in hardware."""
-    if torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return kind == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def resolve_precision(precision, device):
@@ -63,7 +78,10 @@ def check_compiler(device):
 
 @contextmanager
 def forked_generator(seed, device):
-    """Global generators of the CPU and of a CUDA device seeded inside, restored after."""
+    """Global generators of the CPU and of a CUDA device seeded inside, restored after.
+
+    Those of other devices are left alone.
+    """
     device = torch.device(device)
     gpus = []
     if device.type == "cuda":

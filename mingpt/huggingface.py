@@ -1,5 +1,7 @@
 """Hugging Face's GPT-2 read as this package's: settings and state dict."""
 
+from mingpt.utils import InputError
+
 COMPUTES = {  # the settings under which its model computes what ours does, beside n_inner
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_epsilon": (1e-5,),
@@ -11,7 +13,7 @@ COMPUTES = {  # the settings under which its model computes what ours does, besi
 def read_pretrained(model_type):
     """(settings, state dict) of a GPT-2 by model name or local directory, both in our names.
 
-    Needs the transformers package, imported here alone. Raises ValueError for a configuration
+    Needs the transformers package, imported here alone. Raises InputError for a configuration
     that computes something else than GPT-2, ImportError without the package.
     """
     try:
@@ -25,7 +27,7 @@ def read_pretrained(model_type):
     computes = {**COMPUTES, "n_inner": (None, 4 * shape.n_embd)}
     for name, allowed in computes.items():
         if (value := getattr(shape, name)) not in allowed:
-            raise ValueError(
+            raise InputError(
                 f"{model_type} has {name} {value!r}; this GPT computes with "
                 + " or ".join(map(repr, allowed))
             )

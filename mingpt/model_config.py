@@ -1,8 +1,6 @@
 """What a GPT can be: the named sizes, the settings and their defaults, and the checks on them."""
 
-import numbers
-
-from mingpt.utils import CfgNode, check_number
+from mingpt.utils import CfgNode, InputError, check_integer, check_number
 
 MODEL_TYPES = {
     "openai-gpt": {"n_layer": 12, "n_head": 12, "n_embd": 768},  # 117M
@@ -36,30 +34,33 @@ def default_config():
 
 
 def complete_config(given):
-    """A checked copy of a config; the sizes of its model_type are filled into both.
+    """A checked CfgNode of all settings, from any object with minGPT's as attributes.
 
-    Raises ValueError for an unknown model_type or impossible sizes.
+    Attributes of its own come along. The sizes of its model_type are written into `given` too.
+    Raises InputError for an unknown model_type, one with other sizes beside it, or impossible
+    sizes or rates.
     """
-    config = CfgNode(**{**default_config().to_dict(), **given.to_dict()})
+    defaults = default_config().to_dict()
+    config = CfgNode(**getattr(given, "__dict__", {}))
+    config.merge_from_dict({name: getattr(given, name, defaults[name]) for name in defaults})
     if config.model_type in MODEL_TYPES:
-        given.merge_from_dict(MODEL_TYPES[config.model_type])
-        config.merge_from_dict(MODEL_TYPES[config.model_type])
+        sizes = MODEL_TYPES[config.model_type]
+        asked = {name: getattr(config, name) for name in SIZES}
+        if None not in asked.values() and asked != sizes:
+            raise InputError(f"model_type {config.model_type} has the sizes {sizes}, not {asked}")
+        for name, size in sizes.items():
+            setattr(config, name, size)
+            setattr(given, name, size)
     elif config.model_type not in (None, "gpt"):
-        raise ValueError(
+        raise InputError(
             f"unknown model type {config.model_type!r}; known: {', '.join(MODEL_TYPES)}"
         )
     for name in (*SIZES, "vocab_size", "block_size"):
         value = getattr(config, name)
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not (whole and value > 0):
-            raise ValueError(
-                f"{name} should be a positive whole number, not {value!r}"
-                + (" (or set model_type)" if name in SIZES else "")
-            )
-        setattr(config, name, int(value))
+        if value is None and name in SIZES:
+            raise InputError(f"{name} should be a whole number of at least 1 (or set model_type)")
+        setattr(config, name, check_integer(name, value, at_least=1))
     for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
-        check_number(name, getattr(config, name), at_least=0, below=1)
-    check_number("embd_init_std", config.embd_init_std, at_least=0)
-    if config.n_embd % config.n_head:
-        raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
+        setattr(config, name, check_number(name, getattr(config, name), at_least=0, at_most=1))
+    config.embd_init_std = check_number("embd_init_std", config.embd_init_std, at_least=0)
     return config

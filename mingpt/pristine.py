@@ -1,58 +1,165 @@
-"""Is this model still what mingpt.model built? Only then may a shortcut around its calls be taken.
+"""Is this model, from its class to its last module, what mingpt.model built?
 
-A model may be subclassed, its blocks replaced, its head exchanged, hooks attached. Whoever does so
-expects his code to run: the loss without logits, the cache of generation and the last position
-alone are therefore for models that nobody has changed, and every question about that stands here.
+Code written for minGPT subclasses models, replaces parts of them and methods of their classes,
+hooks them, transforms them, and expects every module to be called as minGPT calls it. So the
+shortcuts of fast.py are for a model that nobody has changed and nobody looks into, and this
+question is all that stands before them. It is cheap enough to be asked at every pass, so nothing
+is remembered between two answers and none is ever stale. Except on a GPU, where comparing a mask
+would stall: there one is compared anew when it is another tensor or was written to, which
+PyTorch does not count when it is done by way of `mask.data`.
 """
 
+from functools import lru_cache
+
+import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as global_hooks
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils.weak import WeakIdKeyDictionary
 
-_FORWARDS = {}  # class -> the forward it was defined with
+_AS_IMPORTED = {}  # class -> (forward, __call__)
+_STRUCTURE = {}  # "model", "block" -> (class, ((name of a child, its (class, children)), ...))
+_CAUSAL_VERSION = WeakIdKeyDictionary()  # mask on a GPU -> its version when found causal
+COMPARED_EACH_TIME = {"cpu"}  # devices on which looking at a mask costs no stall
+_PARAMETERS = {nn.Parameter, torch.Tensor, type(None)}
 
 
-def original(cls):
-    """Class decorator: remember the `forward` that this package wrote for the class."""
-    _FORWARDS[cls] = cls.forward
-    return cls
+def remember(gpt, block, attention, gelu):
+    """Note mingpt.model's classes as they are when it is imported, and what stands where."""
+    linear, norm, dropout, embedding = (
+        (cls, ()) for cls in (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding)
+    )
+    attention_parts = (
+        ("c_attn", linear), ("c_proj", linear),
+        ("attn_dropout", dropout), ("resid_dropout", dropout),
+    )  # fmt: skip
+    mlp_parts = (("c_fc", linear), ("c_proj", linear), ("act", (gelu, ())), ("dropout", dropout))
+    block_parts = (
+        ("ln_1", norm), ("attn", (attention, attention_parts)),
+        ("ln_2", norm), ("mlp", (nn.ModuleDict, mlp_parts)),
+    )  # fmt: skip
+    outer_parts = (
+        ("wte", embedding), ("wpe", embedding), ("drop", dropout), ("h", (nn.ModuleList, ())),
+        ("ln_f", norm),
+    )  # fmt: skip
+    _STRUCTURE["block"] = (block, block_parts)
+    _STRUCTURE["model"] = (
+        gpt, (("transformer", (nn.ModuleDict, outer_parts)), ("lm_head", linear)),
+    )  # fmt: skip
+    for cls in (gpt, block, attention, gelu, nn.ModuleDict, nn.ModuleList, nn.Linear,
+                nn.LayerNorm, nn.Dropout, nn.Embedding):  # fmt: skip
+        _AS_IMPORTED[cls] = cls.forward, cls.__call__
 
 
-def has_original_forward(module):
-    """Whether calling the module runs a `forward` of this package, not overridden or replaced."""
-    ours = next((base for base in type(module).__mro__ if base in _FORWARDS), None)
+def pristine(model, length=None):
+    """Whether the model is as mingpt.model built it and nobody looks into what it computes.
+
+    That is: its forward and those of all classes are those that were imported; no module is
+    replaced or has a `forward` or a hook of its own, nor is there a global hook; parameters are
+    ordinary tensors; the head is a matrix without bias; masks are causal for the first `length`
+    positions (None: for all); and nobody transforms (see `nobody_transforms`).
+    A subclass that leaves `forward` alone is as built. Sizes and weights are free.
+    """
     return (
-        ours is not None
-        and type(module).forward is _FORWARDS[ours]
-        and "forward" not in vars(module)
+        nobody_transforms()
+        and not (
+            global_hooks._global_forward_hooks
+            or global_hooks._global_forward_pre_hooks
+            or global_hooks._global_backward_hooks
+            or global_hooks._global_backward_pre_hooks
+        )
+        and all((c.forward, c.__call__) == as_imported for c, as_imported in _AS_IMPORTED.items())
+        and _modules_as_built(model)
+        and all(_is_causal(mask, length) for mask in _masks(model))
     )
 
 
-def has_hooks(module):
-    """Whether calling the module runs hooks, which a shortcut around the call would skip."""
-    return any(
-        (module._forward_hooks, module._forward_pre_hooks,
-         module._backward_hooks, module._backward_pre_hooks)
-    )  # fmt: skip
+def nobody_transforms():
+    """Whether operators run as they are called: no tracing, compiling, torch.func transform,
+    dual numbers or mode that sees them (a default device is none)."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
+    )
 
 
-def has_plain_head(model):
-    """Whether the head is the matrix product it was built as, so that its weight is all of it.
-
-    It is not with a bias, as another module, or with hooks that wait for its call.
-    """
-    head = model.lm_head
-    return type(head) is nn.Linear and head.bias is None and not has_hooks(head)
-
-
-def takes_options(block):
-    """Whether a block takes the options of `CausalSelfAttention.forward`: cache, blocked, …"""
-    return has_original_forward(block) and has_original_forward(block.attn)
-
-
-def may_cache(model):
-    """Whether generation may keep keys and values of earlier positions."""
-    return has_original_forward(model) and all(map(takes_options, model.transformer.h))
+def _modules_as_built(model):
+    cls, parts = _STRUCTURE["model"]
+    if not isinstance(model, cls):
+        return False
+    called = type(model)
+    if (called.forward, called.__call__) != _AS_IMPORTED[cls] or _is_touched(vars(model)):
+        return False
+    children = vars(model)["_modules"]
+    return (
+        all(_as_built(children.get(name), *part) for name, part in parts)
+        and children["lm_head"].bias is None
+        and all(_as_built(block, *_STRUCTURE["block"]) for block in children["transformer"].h)
+    )
 
 
-def may_skip_logits(model):
-    """Whether the loss may be computed from hidden states and the head's weight alone."""
-    return has_original_forward(model) and has_plain_head(model) and not has_hooks(model)
+def _as_built(module, cls, parts):
+    """Whether the module is exactly of the class, untouched, and its parts likewise."""
+    if type(module) is not cls or _is_touched(vars(module)):
+        return False
+    children = vars(module)["_modules"]
+    for name, (part_cls, part_parts) in parts:
+        if not _as_built(children.get(name), part_cls, part_parts):
+            return False
+    return True
+
+
+def _is_touched(state):
+    """Whether calling a module of these attributes runs hooks, or something else than its class."""
+    if (
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+        or "_compiled_call_impl" in state
+    ):
+        return True
+    for parameter in state["_parameters"].values():  # noqa: SIM110 - half the time of any()
+        if type(parameter) not in _PARAMETERS:
+            return True
+    return False
+
+
+def _masks(model):
+    for block in model.transformer.h._modules.values():
+        yield block._modules["attn"]._buffers["bias"]
+
+
+def _is_causal(mask, length):
+    """Whether a mask (1, 1, block, block) hides what comes after a position and nothing else."""
+    if mask.device.type == "meta":
+        return False
+    if mask.device.type in COMPARED_EACH_TIME:
+        return _equals_causal(mask, length)
+    if mask.is_inference():  # nobody counts what is written to it
+        return _equals_causal(mask, None)
+    if _CAUSAL_VERSION.get(mask) != mask._version:
+        if not _equals_causal(mask, None):
+            return False
+        _CAUSAL_VERSION[mask] = mask._version
+    return True
+
+
+def _equals_causal(mask, length):
+    size = mask.shape[-1]
+    if length is not None and length < size:
+        mask, size = mask[:, :, :length, :length], length
+    return torch.equal(mask, _causal(size, mask.dtype, mask.device))
+
+
+@lru_cache(maxsize=4)
+def _causal(size, dtype, device):
+    """minGPT's mask, (1, 1, size, size): 1 where a row may look at a column, else 0."""
+    return torch.ones(size, size, device=device).tril().to(dtype)[None, None]

@@ -1,5 +1,7 @@
 """Interrupted training: what a Trainer's state holds, and how another Trainer goes on from it."""
 
+import copy
+
 import torch
 
 from mingpt.utils import CfgNode, check_integer
@@ -18,10 +20,18 @@ class ResumeError(ValueError):
 
 
 def state_of(trainer):
-    """All that the trainer needs to go on from here, a dict for torch.save."""
-    batches = trainer.batch_generator
+    """All that the trainer needs to go on from here, a dict for torch.save.
+
+    It is a copy, which later steps do not change. Raises ValueError before `run` has begun.
+    """
+    if trainer.batches is None:
+        raise ValueError("there is no training to go on with yet: call state_dict in a callback")
+    return copy.deepcopy(_state_of(trainer))
+
+
+def _state_of(trainer):
     return {
-        "iter_num": trainer.iter_num,
+        "iter_num": len(trainer.losses),  # steps made: in on_batch_end the counter is behind
         "losses": list(trainer.losses),
         "evaluations": list(trainer.evaluations),
         "best": trainer.best,
@@ -29,7 +39,7 @@ def state_of(trainer):
         "model": trainer.model.state_dict(),
         "averaged": trainer.averaged.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
-        "batch_generator": None if batches is None else batches.get_state(),
+        "batch_generator": trainer.batches.state(),
         "dropout_generator": torch.get_rng_state(),
         "cuda_dropout_generator": torch.cuda.get_rng_state(trainer.device)
         if trainer.device_type == "cuda"
@@ -96,8 +106,7 @@ def _take_over(trainer, state):
     trainer.losses = [float(loss) for loss in state["losses"]]
     trainer.evaluations = [(int(done), float(value)) for done, value in state["evaluations"]]
     trainer.best, trainer.best_state = float(state["best"]), state["best_state"]
-    if trainer.batch_generator is not None:
-        trainer.batch_generator.set_state(state["batch_generator"])
+    trainer.draw_batches(state["batch_generator"])  # may draw, so that generators come after it
     if trainer.rank == 0:
         torch.set_rng_state(state["dropout_generator"])
         if trainer.device_type == "cuda" and state["cuda_dropout_generator"] is not None:

@@ -1,35 +1,52 @@
-"""From logits to the next token: temperature, top-k, top-p."""
+"""From logits to the next token: temperature, top-k, top-p; prompts of different lengths."""
 
 import torch
 from torch.nn import functional as F
 
-from mingpt.utils import check_integer
+from mingpt.utils import InputError, check_integer, check_number
 
 
 def check_sampling(temperature, top_k, top_p):
-    """Raise ValueError for a temperature, top_k or top_p out of range."""
-    if isinstance(temperature, bool) or not temperature > 0:
-        raise ValueError(f"temperature should be above 0, not {temperature}")
+    """Raise InputError for a temperature, top_k or top_p out of range."""
+    check_number("temperature", temperature, at_least=0)
     if top_k is not None:
         check_integer("top-k", top_k, at_least=1)
     if top_p is not None and (isinstance(top_p, bool) or not 0 < top_p <= 1):
-        raise ValueError(f"top-p should be above 0 and at most 1, not {top_p}")
+        raise InputError(f"top-p should be above 0 and at most 1, not {top_p}")
+
+
+def check_prompts(prompts, generator):
+    """Pairs of each prompt, tokens (T,), and the generator that draws for it.
+
+    generator: one for all, which draws for them in turn, or a list of one for each.
+    Raises InputError for what is no such list.
+    """
+    for prompt in prompts:
+        if not isinstance(prompt, torch.Tensor) or prompt.ndim != 1:
+            raise InputError("a list of prompts should hold tensors of tokens (T,), one each")
+    if not isinstance(generator, list | tuple):
+        generator = [generator] * len(prompts)
+    if len(generator) != len(prompts):
+        raise InputError(f"{len(generator)} generators given for {len(prompts)} prompts")
+    return list(zip(prompts, generator, strict=True))
 
 
 def next_token(logits, temperature=1.0, do_sample=False, top_k=None, top_p=None, generator=None):
     """The next token (B, 1) int64 for logits (B, V): the likeliest, or drawn with do_sample.
 
-    top_k keeps the k likeliest tokens, then top_p the smallest set of likeliest tokens whose
-    probability reaches p (nucleus sampling, Holtzman et al. 2020).
+    Temperature 0 is the limit, the likeliest. top_k keeps the k likeliest tokens, then top_p the
+    smallest set of likeliest tokens whose probability reaches p (nucleus sampling, Holtzman et
+    al. 2020).
     """
     check_sampling(temperature, top_k, top_p)
-    if not do_sample:
+    temperature = float(temperature)
+    if not do_sample or temperature == 0 or len(logits) == 0:
         return logits.argmax(dim=-1, keepdim=True)
     # Relative to the largest, so that no temperature, however small, overflows upwards.
     logits = logits.float() - logits.amax(dim=-1, keepdim=True).float()
     logits = logits / max(temperature, torch.finfo(torch.float32).tiny)
     if top_k is not None:
-        smallest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        smallest_kept = logits.topk(min(int(top_k), logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
     if top_p is not None:
         probabilities, order = F.softmax(logits, dim=-1).sort(dim=-1, descending=True)

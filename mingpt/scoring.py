@@ -5,15 +5,15 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mingpt.model import last_logits
-from mingpt.pristine import has_original_forward
+from mingpt.fast import last_logits
+from mingpt.modes import evaluating
+from mingpt.pristine import pristine
 from mingpt.utils import check_integer
 
 WINDOW_BATCH = 16
 HELDOUT_WINDOW, HELDOUT_STRIDE = 64, 32  # tokens
 
 
-@torch.no_grad()
 def token_log_probs(model, idx):
     """log p(idx[:, t+1] | idx[:, : t+1]) for idx (B, T) int64 -> (B, T-1) float64 nats.
 
@@ -23,10 +23,10 @@ def token_log_probs(model, idx):
     if idx.ndim != 2 or idx.shape[1] < 2:
         raise ValueError("scoring needs at least two tokens: one to start from, one to predict")
     size = model.block_size
-    first, _ = model(idx[:, : min(size, idx.shape[1] - 1)])
-    rows = [first]
-    for end in range(size + 1, idx.shape[1]):
-        rows.append(last_logits(model, idx[:, end - size : end]))
+    with evaluating(model):
+        rows = [model(idx[:, : min(size, idx.shape[1] - 1)])[0]]
+        for end in range(size + 1, idx.shape[1]):
+            rows.append(last_logits(model, idx[:, end - size : end]))
     log_probs = torch.cat(rows, dim=1).double().log_softmax(dim=-1)
     return log_probs.gather(-1, idx[:, 1:, None])[..., 0]
 
@@ -37,7 +37,7 @@ def sequence_log_prob(model, idx, prompt_length=1):
     The product of the token probabilities, taken as a sum in log space. Raises ValueError for
     a prompt_length outside 1 to T - 1, besides what `token_log_probs` refuses.
     """
-    check_integer("prompt_length", prompt_length, at_least=1)
+    prompt_length = check_integer("prompt_length", prompt_length, at_least=1)
     if idx.ndim == 2 and prompt_length >= max(2, idx.shape[1]):
         raise ValueError(
             f"prompt_length {prompt_length} leaves none of the {idx.shape[1]} tokens to score"
@@ -45,16 +45,16 @@ def sequence_log_prob(model, idx, prompt_length=1):
     return token_log_probs(model, idx)[:, prompt_length - 1 :].sum(dim=1)
 
 
-@torch.no_grad()
 def brute_force_log_prob(model, idx, prompt_length):
     """`sequence_log_prob` of one sequence idx (1, T) the slow way, a float in nats.
 
     One forward pass per token, on nothing but what comes before it.
     """
     log_product = 0.0
-    for end in range(prompt_length, idx.shape[1]):
-        probabilities = model(idx[:, :end])[0][0, -1].double().softmax(dim=-1)
-        log_product += math.log(probabilities[idx[0, end]])
+    with evaluating(model):
+        for end in range(prompt_length, idx.shape[1]):
+            probabilities = model(idx[:, :end])[0][0, -1].double().softmax(dim=-1)
+            log_product += math.log(probabilities[idx[0, end]])
     return log_product
 
 
@@ -71,8 +71,8 @@ def windows(context, tokens, size=64, stride=32):
     first window. Returns x, y, each (W, size) int64, y -1 where not scored.
     Raises ValueError for a context too short, no tokens, or a stride outside 1 to size.
     """
-    check_integer("size", size, at_least=1)
-    check_integer("stride", stride, at_least=1)
+    size = check_integer("size", size, at_least=1)
+    stride = check_integer("stride", stride, at_least=1)
     if stride > size:
         raise ValueError(f"stride should be at most the size {size}, not {stride}")
     if tokens.ndim != 1 or len(tokens) == 0:
@@ -89,7 +89,6 @@ def windows(context, tokens, size=64, stride=32):
     return x, y
 
 
-@torch.no_grad()
 def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
     """-log2 p(tokens | context) / num_bytes, each token scored once (see `windows`).
 
@@ -97,20 +96,18 @@ def bits_per_byte(model, context, tokens, num_bytes, size=None, stride=None):
     The model is evaluated in eval mode and left as it was. Raises ValueError as `windows` does,
     for a size above the model's block, and for num_bytes below 1.
     """
-    check_integer("num_bytes", num_bytes, at_least=1)
+    num_bytes = check_integer("num_bytes", num_bytes, at_least=1)
     size = model.block_size if size is None else size
     x, y = windows(context, tokens, size, max(1, size // 2) if stride is None else stride)
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    options = {"loss_only": True} if has_original_forward(model) else {}
     nats = 0.0
-    for start in range(0, len(x), WINDOW_BATCH):
-        targets = y[start : start + WINDOW_BATCH].to(device)
-        inputs = x[start : start + WINDOW_BATCH].to(device)
-        _, loss = model(inputs, targets, **options)
-        nats += float(loss) * int((targets != -1).sum())
-    model.train(was_training)
+    with evaluating(model):
+        options = {"loss_only": True} if pristine(model) else {}
+        for start in range(0, len(x), WINDOW_BATCH):
+            targets = y[start : start + WINDOW_BATCH].to(device)
+            inputs = x[start : start + WINDOW_BATCH].to(device)
+            _, loss = model(inputs, targets, **options)
+            nats += float(loss) * int((targets != -1).sum())
     return nats / math.log(2) / num_bytes
 
 

@@ -37,6 +37,13 @@ def interruptible():
         signal.signal(signal.SIGINT, ending)
 
 
+def print_anything():
+    """From now on a character that standard output cannot encode is printed as "?", where it would
+    end the program; standard error escapes such characters by itself."""
+    if hasattr(sys.stdout, "reconfigure"):  # not where a notebook or a test took it
+        sys.stdout.reconfigure(errors="replace")
+
+
 def say_interrupted(prog):
     say(prog + ": interrupted")
 

@@ -9,16 +9,16 @@ from contextlib import nullcontext
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, RandomSampler
 
-from mingpt import resume
+from mingpt import fast, resume
+from mingpt.batches import Batches, cuts_blocks
 from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
 from mingpt.loss import linear_cross_entropy
 from mingpt.model_arguments import check_targets
-from mingpt.pristine import may_skip_logits
+from mingpt.pristine import pristine
 from mingpt.processes import process_count, process_rank
-from mingpt.trainer_settings import check_settings
-from mingpt.utils import CfgNode
+from mingpt.trainer_settings import check_settings, last_iteration
+from mingpt.utils import CN, CfgNode  # noqa: F401 - minGPT has CN here too
 
 
 class TrainingDivergedError(ValueError):
@@ -37,11 +37,15 @@ class Trainer:
     Callbacks get the trainer: "on_batch_end" after every optimiser step, "on_evaluation" after
     every held-out evaluation, "on_iteration_end" when an iteration is complete.
 
+    The loss of an iteration, and its gradient, are those of the whole batch, the mean over all its
+    targets but -1, however many parts and processes compute it. (A forward of one's own is taken
+    to return the mean over the same targets.)
+
     Where torch.distributed is initialised (torchrun), every process draws the same global batch
     and computes its share of it. Public state: `iter_num`, `iter_dt` (seconds), `loss` (tensor,
     nats), `losses` (list of nats, one per iteration), `evaluations` (list of (iterations done,
     held-out value)), `best` (the smallest of them), and `averaged`, the model whose weights are
-    the exponential moving average (the model itself without ema_decay).
+    the moving average (the model itself without ema_decay).
     """
 
     @staticmethod
@@ -62,37 +66,44 @@ class Trainer:
             warmup_iters=0,  # linear rise of the learning rate
             lr_decay="none",  # or "cosine", over max_iters
             min_lr_ratio=0.1,  # what the cosine ends at, relative to learning_rate
-            ema_decay=None,  # e.g. 0.98: average the weights for evaluation
+            ema_decay=None,  # e.g. 0.98: average the weights, over some 1 / (1 - 0.98) steps
             accumulation_steps=1,  # parts a batch is computed in, one after another
             eval_interval=None,  # iterations between held-out evaluations
             patience=None,  # stop after this many evaluations without a new best
+            keep_best=True,  # end with the weights of the best evaluation; False: the last ones
         )
 
     def __init__(self, config, model, train_dataset, evaluate=None, discount=None):
-        """config: kept, with the defaults filled in, so that changes before `run` take effect.
-        The device, precision, compile and ema_decay are those of this moment.
+        """config: any object with settings as attributes; kept, with the defaults filled in and
+        numbers made Python's, so that changes before `run` take effect. The device, precision,
+        compile and ema_decay are those of this moment.
 
         discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
 
-        evaluate(model) -> float, smaller is better, is called every eval_interval.
+        evaluate(model) -> float, smaller is better, is called every eval_interval and at the end.
+        When `run` returns, the model has the averaged weights of the best evaluation. An honest
+        measurement is not made on data that chose: with keep_best False, and without patience,
+        evaluations are only recorded, and the model has the averaged weights of the last iteration.
 
-        The best averaged weights by that value are in the model when `run` returns.
         Raises ValueError for settings out of range or a device that is not there.
         """
-        config.merge_from_dict({**self.get_default_config().to_dict(), **config.to_dict()})
+        for name, default in self.get_default_config().to_dict().items():
+            if not hasattr(config, name):
+                setattr(config, name, default)
         self.config = config
         check_settings(config)
         self.device = resolve_device(config.device)
         self.device_type = torch.device(self.device).type
         self.autocast_dtype = resolve_precision(config.precision, self.device)
         self.rank, self.world_size = process_rank(), process_count()
-        vocab_size = getattr(train_dataset, "vocab_size", 0)
-        known = getattr(getattr(model, "config", None), "vocab_size", vocab_size)
-        if vocab_size > known:
-            raise ValueError(
-                f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
-            )
-        if discount is not None and not may_skip_logits(model):
+        if cuts_blocks(train_dataset):
+            vocab_size = train_dataset.vocab_size
+            known = getattr(getattr(model, "config", None), "vocab_size", vocab_size)
+            if vocab_size > known:
+                raise ValueError(
+                    f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
+                )
+        if discount is not None and not pristine(model):
             raise ValueError(
                 "a discount needs this package's GPT with its own forward and head, without hooks"
             )
@@ -112,12 +123,16 @@ class Trainer:
         self.iter_time = 0.0
         self.iter_dt = 0.0
         self.loss = None
+        self.batches = None
+        self._resumed = None
+        self._forget()
+
+    def _forget(self):
+        """Empty the records of an earlier run."""
         self.losses = []
         self.evaluations = []
         self.best = math.inf
         self.best_state = None
-        self.batch_generator = None
-        self._resumed = None
 
     def add_callback(self, onevent, callback):
         self.callbacks[onevent].append(callback)
@@ -130,7 +145,8 @@ class Trainer:
             callback(self)
 
     def run(self):
-        """Train until max_iters, or until early stopping; then load the best weights.
+        """Train until max_iters, or until early stopping; then load the best weights (see
+        keep_best).
 
         Raises TrainingDivergedError at the first loss or held-out value that is not finite.
         """
@@ -138,56 +154,72 @@ class Trainer:
         check_settings(config)
         self.optimizer = model.configure_optimizers(config)
         model.train()
-        if config.seed is not None:
-            self.batch_generator = torch.Generator().manual_seed(config.seed)
-        batches = self._batches()
         self.iter_num = 0
         self.iter_time = time.time()
         with self._seeded():
-            if self._resumed is not None:
-                resume.restore(self, self._resumed)
-                self._resumed = None
-            while not self._finished():
-                self._set_learning_rate()
-                self._step(*next(batches))
-                self._average()
-                self.trigger_callbacks("on_batch_end")
-                self.iter_num += 1
-                now = time.time()
-                self.iter_dt, self.iter_time = now - self.iter_time, now
-                if self._evaluation_due():
-                    self._evaluate()
-                self.trigger_callbacks("on_iteration_end")
+            self._start()
+            try:
+                while not self._finished():
+                    self._iterate()
+            finally:
+                self.batches.close()
         if self.best_state is not None:
             self.averaged.load_state_dict(self.best_state)
         if self.averaged is not model:
             model.load_state_dict(self.averaged.state_dict())
 
+    def _iterate(self):
+        self._set_learning_rate()
+        self._step(*next(self.batches))
+        self._average()
+        self.trigger_callbacks("on_batch_end")
+        self.iter_num += 1
+        now = time.time()
+        self.iter_dt, self.iter_time = now - self.iter_time, now
+        if self._evaluation_due():
+            self._evaluate()
+        self.trigger_callbacks("on_iteration_end")
+
+    def _start(self):
+        """Begin anew, or where the state that was loaded left off."""
+        self._forget()
+        state, self._resumed = self._resumed, None
+        if state is None:
+            self.draw_batches(None)
+            return
+        resume.restore(self, state)
+        done = {iteration for iteration, _ in self.evaluations}
+        if self.iter_num and self._evaluation_due() and self.iter_num not in done:
+            self._evaluate()  # the state was taken between a step and its evaluation
+
+    def draw_batches(self, state):
+        """Let `batches` begin, or go on from a state of theirs."""
+        config = self.config
+        seed = config.seed
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self.batches = Batches(
+            self.train_dataset, config.batch_size, generator, config.num_workers,
+            self.device_type == "cuda", state,
+        )  # fmt: skip
+
     def _step(self, x, y):
         """One optimiser step on a global batch, of which this process computes its share."""
         config = self.config
-        share = slice(self.rank, None, self.world_size)
-        parts = list(
-            zip(
-                x[share].chunk(config.accumulation_steps),
-                y[share].chunk(config.accumulation_steps),
-                strict=True,
-            )
-        )
+        parts = self._parts(x, y)
         self.model.zero_grad(set_to_none=True)
         self.loss = torch.zeros((), device=self.device)
-        for number, (part_x, part_y) in enumerate(parts, start=1):
+        for number, (part_x, part_y, weight) in enumerate(parts, start=1):
             waits = self.world_size > 1 and number < len(parts)
             with self.objective.no_sync() if waits else nullcontext():
                 with self._autocast():
                     loss, objective = self.objective(
                         part_x.to(self.device), part_y.to(self.device)
                     )
-                (objective / len(parts)).backward()
-            self.loss += loss / len(parts)
+                # the processes' gradients are averaged, their shares are to be added
+                (objective * (weight * self.world_size)).backward()
+            self.loss += loss * weight
         if self.world_size > 1:
             distributed.all_reduce(self.loss)
-            self.loss /= self.world_size
         if not self.loss.isfinite():
             raise TrainingDivergedError(self.iter_num + 1, "the loss")
         if config.grad_norm_clip is not None:
@@ -195,25 +227,25 @@ class Trainer:
         self.optimizer.step()
         self.losses.append(self.loss.item())
 
+    def _parts(self, x, y):
+        """What this process computes of a global batch, in accumulation_steps parts: (x, y, the
+        part's share of all targets that count)."""
+        total = _counted(y)
+        if total == 0:
+            raise ValueError(f"iteration {self.iter_num + 1}: every target is -1, none is learnt")
+        share, steps = slice(self.rank, None, self.world_size), self.config.accumulation_steps
+        parts = []
+        for part_x, part_y in zip(x[share].chunk(steps), y[share].chunk(steps), strict=True):
+            counted = _counted(part_y)
+            if counted == 0:  # any targets, with the weight 0: a mean over none is not a number
+                part_y = torch.zeros_like(part_y)
+            parts.append((part_x, part_y, counted / total))
+        return parts
+
     def _autocast(self):
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device_type, self.autocast_dtype)
-
-    def _batches(self):
-        """Endless (x, y) batches of blocks drawn with replacement."""
-        dataset, batch_size = self.train_dataset, self.config.batch_size
-        generator = self.batch_generator
-        if hasattr(dataset, "batch"):
-            while True:
-                yield dataset.batch(torch.randint(len(dataset), (batch_size,), generator=generator))
-        sampler = RandomSampler(
-            dataset, replacement=True, num_samples=10**10, generator=generator
-        )
-        yield from DataLoader(
-            dataset, sampler=sampler, batch_size=batch_size, num_workers=self.config.num_workers,
-            pin_memory=self.device_type == "cuda",
-        )
 
     def _seeded(self):
         """Dropout draws from the seed inside; the global generator is restored after."""
@@ -243,8 +275,8 @@ class Trainer:
     def _average(self):
         if self.averaged is self.model:
             return
-        # A young average forgets faster, so that it does not carry the initial weights along.
-        decay = min(self.config.ema_decay, (1 + self.iter_num) / (10 + self.iter_num))
+        # The mean of all weights so far, until there are 1 / (1 - ema_decay) of them.
+        decay = min(self.config.ema_decay, self.iter_num / (self.iter_num + 1))
         torch._foreach_lerp_(
             list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
         )
@@ -253,7 +285,7 @@ class Trainer:
         if self.evaluate is None:
             return False
         interval = self.config.eval_interval
-        return self.iter_num == self.config.max_iters or (
+        return self.iter_num == last_iteration(self.config) or (
             interval is not None and self.iter_num % interval == 0
         )
 
@@ -264,22 +296,25 @@ class Trainer:
         self.evaluations.append((self.iter_num, value))
         if value < self.best:
             self.best = value
-            self.best_state = {
-                key: tensor.detach().clone() for key, tensor in self.averaged.state_dict().items()
-            }
+            if self.config.keep_best:
+                self.best_state = {
+                    key: tensor.detach().clone()
+                    for key, tensor in self.averaged.state_dict().items()
+                }
         self.trigger_callbacks("on_evaluation")
 
     def _evaluated_once(self):
         """The held-out value, computed by the first process and known to all."""
-        value = torch.zeros((), dtype=torch.float64, device=self.device)
-        if self.rank == 0:
-            value += self.evaluate(self.averaged)
+        value = float(self.evaluate(self.averaged)) if self.rank == 0 else 0.0
         if self.world_size > 1:
-            distributed.broadcast(value, 0)
-        return value.item()
+            shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+            distributed.broadcast(shared, 0)
+            value = shared.item()
+        return value
 
     def state_dict(self):
-        """All that `run` needs to go on from here, for torch.save; call it in a callback."""
+        """All that `run` needs to go on from here, a copy, for torch.save; call it in a callback,
+        whichever: the steps that are left are those after the last one made."""
         return resume.state_of(self)
 
     def load_state_dict(self, state):
@@ -293,13 +328,18 @@ class Trainer:
         self._resumed = state
 
     def _finished(self):
-        if self.config.max_iters is not None and self.iter_num >= self.config.max_iters:
+        if self.config.max_iters is not None and self.iter_num >= last_iteration(self.config):
             return True
         patience = self.config.patience
         if patience is None or not self.evaluations:
             return False
         values = [value for _, value in self.evaluations]
         return len(values) - 1 - values.index(min(values)) >= patience  # since the last new best
+
+
+def _counted(targets):
+    """How many targets are not -1."""
+    return int((targets.long() != -1).sum())
 
 
 class _Objective(nn.Module):
@@ -314,17 +354,20 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
         self.discount = discount
-        self.call, self.hidden_states = model.__call__, getattr(model, "hidden_states", None)
+        self.call = model.__call__
+        self.hidden_states = lambda x: fast.hidden_states(model, model.embed(x))
         if compiled:  # functions, not modules: no new keys
             self.call = torch.compile(self.call)
-            self.hidden_states = self.hidden_states and torch.compile(self.hidden_states)
+            self.hidden_states = torch.compile(self.hidden_states)
 
     def forward(self, x, y):
-        if self.discount is None and not may_skip_logits(self.model):
+        as_built = pristine(self.model)
+        if self.discount is None and not as_built:
             _, loss = self.call(x, y)
             return loss.detach(), loss
-        check_targets(y, x.shape, self.model.config.vocab_size)
-        hidden, targets = self.hidden_states(x).flatten(0, 1), y.flatten()
+        check_targets(y, x.shape, len(self.model.lm_head.weight))
+        hidden_states = self.hidden_states if as_built else self.model.hidden_states
+        hidden, targets = hidden_states(x).flatten(0, 1), y.flatten().long()
         weight = self.model.lm_head.weight
         loss = linear_cross_entropy(hidden, weight, targets)
         if self.discount is None:

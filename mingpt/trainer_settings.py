@@ -1,32 +1,48 @@
 """What the Trainer's settings may be."""
 
+import math
+
+import torch
+
 from mingpt.processes import process_count
 from mingpt.utils import check_integer, check_number
 
+WHOLE = {  # setting -> its least value
+    "batch_size": 1, "accumulation_steps": 1, "max_iters": 0, "eval_interval": 1, "patience": 1,
+    "warmup_iters": 0, "num_workers": 0, "seed": 0,
+}  # fmt: skip
+NUMBERS = (
+    "learning_rate", "weight_decay", "embedding_weight_decay", "min_lr_ratio", "grad_norm_clip",
+    "ema_decay",
+)  # fmt: skip
+MAY_BE_NONE = {"max_iters", "eval_interval", "patience", "seed", "grad_norm_clip", "ema_decay"}
+
 
 def check_settings(config):
-    """Raise ValueError for a setting out of range or a batch the processes cannot share."""
-    for name in ("batch_size", "accumulation_steps"):
-        check_integer(name, getattr(config, name), at_least=1)
-    for name in ("max_iters", "eval_interval", "patience"):
-        if getattr(config, name) is not None:
-            check_integer(name, getattr(config, name), at_least=1)
-    for name in ("warmup_iters", "num_workers"):
-        check_integer(name, getattr(config, name), at_least=0)
-    if config.seed is not None:
-        check_integer("seed", config.seed, at_least=0)
-    for name in ("learning_rate", "weight_decay", "embedding_weight_decay", "min_lr_ratio"):
-        check_number(name, getattr(config, name), at_least=0)
-    if config.grad_norm_clip is not None:
-        check_number("grad_norm_clip", config.grad_norm_clip, at_least=0)
-    if config.ema_decay is not None:
-        check_number("ema_decay", config.ema_decay, at_least=0, below=1)
+    """Raise ValueError for a setting out of range or a batch the processes cannot share.
+
+    Numbers of other kinds (NumPy's, tensors without dimensions, a whole float for max_iters) become
+    Python's in the config.
+    """
+    for name in (*WHOLE, *NUMBERS):
+        value = getattr(config, name)
+        if value is None and name in MAY_BE_NONE:
+            continue
+        if name in WHOLE:
+            if name == "max_iters":
+                value = _without_fraction(value)
+            value = check_integer(name, value, at_least=WHOLE[name])
+        else:
+            below = 1 if name == "ema_decay" else math.inf
+            value = check_number(name, value, at_least=0, below=below)
+        setattr(config, name, value)
     if not (isinstance(config.betas, tuple | list) and len(config.betas) == 2):
         raise ValueError(f"betas should be two numbers, not {config.betas!r}")
-    for beta in config.betas:
-        check_number("each of betas", beta, at_least=0, below=1)
-    if not isinstance(config.compile, bool):
-        raise ValueError(f"compile should be True or False, not {config.compile!r}")
+    betas = (check_number("each of betas", beta, at_least=0, below=1) for beta in config.betas)
+    config.betas = type(config.betas)(betas)
+    for name in ("compile", "keep_best"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} should be True or False, not {getattr(config, name)!r}")
     if config.lr_decay not in ("none", "cosine"):
         raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
     if config.lr_decay == "cosine" and config.max_iters is None:
@@ -38,3 +54,17 @@ def check_settings(config):
         )
     if process_count() > 1 and config.seed is None:
         raise ValueError("several processes need a seed, to draw the same batches")
+
+
+def last_iteration(config):
+    """The number of iterations that max_iters asks for, None for no end.
+
+    As in minGPT, where the step comes before the question, at least one is made.
+    """
+    return None if config.max_iters is None else max(1, config.max_iters)
+
+
+def _without_fraction(value):
+    """A whole float as an int; anything else as it is."""
+    number = value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
+    return int(number) if isinstance(number, float) and number.is_integer() else value

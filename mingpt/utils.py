@@ -33,6 +33,21 @@ def setup_logging(config):
 
 
 @contextmanager
+def drawing_from(generator):
+    """Inside, `generator` (on the CPU) stands in for PyTorch's global one; None changes nothing.
+
+    It moves on by what is drawn; the global one is restored after.
+    """
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator.get_state())
+        yield
+        generator.set_state(torch.get_rng_state())
+
+
+@contextmanager
 def atomic_path(path):
     """A temporary path in the same folder that replaces `path` when the block succeeds.
 
@@ -51,21 +66,36 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
+class InputError(ValueError, AssertionError):
+    """Something cannot be so; the message says what is allowed.
+
+    It is an AssertionError too because minGPT asserts, and code written for it may expect that.
+    """
+
+
 def check_integer(name, value, at_least):
-    """Raise ValueError unless value is a whole number (no bool) of at least at_least."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not (whole and value >= at_least):
-        raise ValueError(f"{name} should be a whole number of at least {at_least}, not {value!r}")
+    """The value as an int. Raises InputError unless it is a whole number (no bool) of at least
+    at_least: an int, NumPy's, or a tensor without dimensions."""
+    number = value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
+    whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    if not (whole and number >= at_least):
+        raise InputError(f"{name} should be a whole number of at least {at_least}, not {value!r}")
+    return int(number)
 
 
-def check_number(name, value, at_least, below=math.inf):
-    """Raise ValueError unless value is a number (no bool, no NaN) in [at_least, below)."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (real and at_least <= value < below):
+def check_number(name, value, at_least, below=math.inf, at_most=None):
+    """The value as a float. Raises InputError unless it is a number (no bool, no NaN) in
+    [at_least, below), or [at_least, at_most]: of Python, NumPy, or a tensor without dimensions."""
+    number = value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    small = real and (number < below if at_most is None else number <= at_most)
+    if not (small and number >= at_least):
         bound = "finite" if below == math.inf else f"below {below}"
-        raise ValueError(
+        bound = bound if at_most is None else f"at most {at_most}"
+        raise InputError(
             f"{name} should be a number of at least {at_least} and {bound}, not {value!r}"
         )
+    return float(number)
 
 
 class CfgNode:
@@ -75,7 +105,7 @@ class CfgNode:
         self.__dict__.update(kwargs)
 
     def __str__(self):
-        return "\n".join(self._lines(0)) + "\n"
+        return "".join(f"{line}\n" for line in self._lines(0))
 
     def _lines(self, depth):
         for key, value in self.__dict__.items():
@@ -97,23 +127,27 @@ class CfgNode:
     def merge_from_args(self, args):
         """Apply overrides of the form `--trainer.batch_size=32`, typically sys.argv[1:].
 
-        A value that is a Python literal is read as one, anything else stays a string.
-        Raises ValueError for another form or a name the tree does not have.
+        A value that is a Python literal is read as one, anything else stays a string. A dotted
+        name leads through any objects. Raises InputError for another form or a name that is not
+        there.
         """
         for arg in args:
             name, equals, text = arg.partition("=")
             if not (name.startswith("--") and equals):
-                raise ValueError(f"override {arg!r} should read --name=value")
+                raise InputError(f"override {arg!r} should read --name=value")
             *parents, leaf = name[2:].split(".")
             node = self
             for parent in parents:
-                node = getattr(node, parent, None)
-                if not isinstance(node, CfgNode):
-                    raise ValueError(f"{name[2:]!r} is not a setting: there is no node {parent!r}")
+                if not hasattr(node, parent):
+                    raise InputError(f"{name[2:]!r} is not a setting: there is no node {parent!r}")
+                node = getattr(node, parent)
             if not hasattr(node, leaf):
-                raise ValueError(f"{name[2:]!r} is not a setting")
+                raise InputError(f"{name[2:]!r} is not a setting")
             try:
                 value = ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 value = text
             setattr(node, leaf, value)
+
+
+CN = CfgNode  # minGPT's short name

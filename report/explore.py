@@ -91,7 +91,7 @@ def network_of(model: diffusion.Denoiser) -> dict:
     embeddings = [part for part in model.modules() if isinstance(part, nn.Embedding)]
     return {
         "centre": model.centre.tolist(),
-        "variance": model.variance.item(),
+        "variance": model.variance[0].item(),  # the same in y: the square's
         "noiseEmbedding": [level, features],
         "scaleShift": scale_shift,
         "classEmbedding": [pack(row) for table in embeddings for row in table.weight],

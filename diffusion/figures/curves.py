@@ -34,20 +34,23 @@ SOLVER_NAMES = {
 
 
 @styled
-def training_loss(curves: Mapping[str, tuple], window: int) -> Figure:
-    """U2: for each model (losses (epochs,), Bayes loss), raw and averaged over `window` epochs."""
+def training_loss(curves: Mapping[str, tuple], window: int, level: str = "Bayes loss") -> Figure:
+    """U2: for each model (losses (epochs,), a level), raw and averaged over `window` epochs.
+
+    level: what the level of both models is called.
+    """
     figure, axes = new_figure(1, len(curves), (3.4 * len(curves), 2.9))
-    for ax, (name, (losses, bayes)) in zip(axes[0], curves.items(), strict=True):
+    for ax, (name, (losses, height)) in zip(axes[0], curves.items(), strict=True):
         losses = np.asarray(losses)
         width, last = loss_curve(ax, losses, window)
-        ax.axhline(bayes, color=BLACK, linestyle="--", linewidth=1)
+        ax.axhline(height, color=BLACK, linestyle="--", linewidth=1)
         top = np.quantile(losses, 0.995)
         ax.set_ylim(losses.min() - 0.01, top + 0.8 * (top - losses.min()))
         ax.text(
             0.98,
             0.95,
             f"blue: mean of {width} epochs\npale: every epoch\n"
-            f"dashed: Bayes loss {bayes:.4f}\nlast {width} epochs: {last:.4f}",
+            f"dashed: {level} {height:.4f}\nlast {width} epochs: {last:.4f}",
             transform=ax.transAxes,
             ha="right",
             va="top",

@@ -5,6 +5,7 @@ Each function returns a Figure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,9 @@ from diffusion.figures.style import (
     GREEN,
     GREY,
     HALO,
+    SQUARE,
     VERMILLION,
+    Frame,
     Movie,
     box,
     dots,
@@ -30,32 +33,41 @@ from diffusion.figures.style import (
 
 
 @styled
-def forward_process(path, t) -> Figure:
+def forward_process(path, t, frame: Frame = SQUARE) -> Figure:
     """U1: one point's way from data to noise, (n, 2) and times (n,)."""
     figure, ((axes,),) = new_figure(1, 1, (4.8, 3.6))
     path = np.asarray(path)
-    plane(axes)
+    plane(axes, frame=frame)
     coloured = timed_path(axes, path, t)
-    low, high = np.minimum(path.min(axis=0), -1), np.maximum(path.max(axis=0), 1)
-    axes.set_xlim(low[0] - 0.3, high[0] + 0.3)
-    axes.set_ylim(low[1] - 0.3, high[1] + 0.5)
+    (least, most), margin = frame.corners, 0.3 * frame.half
+    low, high = np.minimum(path.min(axis=0), least), np.maximum(path.max(axis=0), most)
+    axes.set_xlim(low[0] - margin, high[0] + margin)
+    axes.set_ylim(low[1] - margin, high[1] + 0.5 * frame.half)
     mark(axes, path[0], "t = 0", offset=(-14, 8))
     mark(axes, path[-1], "t = 1", offset=(-12, -16))
-    axes.text(0, 0, "the data's square", color=GREY, fontsize=8, ha="center", va="center")
+    if frame is SQUARE:
+        axes.text(0, 0, "the data's square", color=GREY, fontsize=8, ha="center", va="center")
     figure.colorbar(coloured, ax=axes, label="time t")
-    axes.set_title("Forward process of a point outside the square")
+    where = "square" if frame is SQUARE else "data"
+    axes.set_title(f"Forward process of a point outside the {where}")
     return figure
 
 
 @styled
-def sample_grid(samples: Sequence, titles: Sequence[str], columns: int, note: str = "") -> Figure:
-    """U3, U4: many samplings (n, 2) side by side, in the plane [-1.45, 1.45]^2."""
+def sample_grid(
+    samples: Sequence,
+    titles: Sequence[str],
+    columns: int,
+    note: str = "",
+    frame: Frame = SQUARE,
+) -> Figure:
+    """U3, U4: many samplings (n, 2) side by side, 1.45 times as wide as the frame."""
     rows = -(-len(samples) // columns)
     figure, axes = new_figure(rows, columns, (1.75 * columns, 1.9 * rows))
     for ax in axes.flat[len(samples) :]:
         ax.set_axis_off()
     for ax, points, title in zip(axes.flat, samples, titles, strict=False):
-        plane(ax, limit=1.45, ticks=False)
+        plane(ax, limit=1.45, ticks=False, frame=frame)
         dots(ax, points, s=2)
         ax.set_title(title, fontsize=8)
     if note:
@@ -64,11 +76,11 @@ def sample_grid(samples: Sequence, titles: Sequence[str], columns: int, note: st
 
 
 @styled
-def repeated_outputs(starts, outputs: Mapping[str, tuple]) -> Figure:
+def repeated_outputs(starts, outputs: Mapping[str, tuple], frame: Frame = SQUARE) -> Figure:
     """U6: ten outputs (10, k, 2) from the same k starts (k, 2), with the spread of each solver."""
     figure, axes = new_figure(1, len(outputs), (2.1 * len(outputs), 2.5))
     for ax, (name, (points, spread)) in zip(axes[0], outputs.items(), strict=True):
-        plane(ax, limit=float(np.abs(np.asarray(starts)).max()) * 1.1, ticks=False)
+        plane(ax, limit=frame.reach(starts) * 1.1, ticks=False, frame=frame)
         for k, colour in zip(range(len(starts)), CLASS_COLOURS, strict=False):
             ax.plot(*np.asarray(starts[k]), "x", color=colour, ms=5, mew=1.5)
             dots(ax, points[:, k], color=colour, s=12, alpha=0.8)
@@ -78,11 +90,11 @@ def repeated_outputs(starts, outputs: Mapping[str, tuple]) -> Figure:
 
 
 @styled
-def trajectories(paths: Mapping[str, np.ndarray], t) -> Figure:
+def trajectories(paths: Mapping[str, np.ndarray], t, frame: Frame = SQUARE) -> Figure:
     """U6: reverse trajectories (steps + 1, k, 2) of each solver, coloured by time."""
     figure, axes = new_figure(1, len(paths), (3.6 * len(paths), 3.2))
     for ax, (name, path) in zip(axes[0], paths.items(), strict=True):
-        plane(ax, limit=float(max(np.abs(np.asarray(p)).max() for p in paths.values())) * 1.08)
+        plane(ax, limit=frame.reach(*paths.values()) * 1.08, frame=frame)
         for k in range(path.shape[1]):
             coloured = timed_path(ax, path[:, k], t)
         for k in range(path.shape[1]):
@@ -142,25 +154,32 @@ def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[
 
 
 @styled
-def reverse_process(paths, labels, names: Sequence[str], sigmas) -> Movie:
-    """The reverse process as a movie: one frame per noise level, the last one held.
+def reverse_process(
+    paths, labels, names: Sequence[str], sigmas, frame: Frame = SQUARE, colours=CLASS_COLOURS
+) -> Movie:
+    """The reverse process as a movie: one picture per noise level, the last one held.
 
-    paths: two trajectories (frames, n, 2), of the unconditional and the conditional model.
-    labels: (n,) classes of the second. sigmas: (frames,) noise levels.
+    paths: trajectories (pictures, n, 2), of the unconditional model and, with classes, the
+    conditional one. labels: (n,) classes of the second, each with its colour in `colours`.
+    sigmas: (pictures,) noise levels.
     """
-    figure, (axes,) = new_figure(1, 2, (7.0, 3.8))
-    colours = [np.array([BLUE] * len(labels)), np.array(CLASS_COLOURS)[np.asarray(labels)]]
+    figure, (axes,) = new_figure(1, len(paths), (3.5 * len(paths), 3.8))
+    n = len(paths[0][0])
+    by_model = [np.array([BLUE] * n)]
+    if len(paths) > 1:
+        by_model.append(np.array(colours)[np.asarray(labels)])
     scatters = []
-    for ax, name, colour in zip(axes, names, colours, strict=True):
-        plane(ax, limit=2.5)
+    for ax, name, colour in zip(axes, names, by_model, strict=True):
+        plane(ax, limit=2.5, frame=frame)
         ax.set_title(name)
-        scatters.append(ax.scatter(*np.zeros((2, len(labels))), s=4, c=colour, linewidths=0))
+        scatters.append(ax.scatter(*np.zeros((2, n)), s=4, c=colour, linewidths=0))
     title = figure.suptitle(" ", fontsize=10, family="monospace")
+    decimals = max(0, 3 - math.floor(math.log10(frame.half)))
 
-    def draw(frame: int) -> None:
+    def draw(number: int) -> None:
         for scatter, trajectory in zip(scatters, paths, strict=True):
-            scatter.set_offsets(np.asarray(trajectory[frame]))
-        title.set_text(f"noise level σ = {sigmas[frame]:.3f}")
+            scatter.set_offsets(np.asarray(trajectory[number]))
+        title.set_text(f"noise level σ = {sigmas[number]:.{decimals}f}")
 
     draw(0)
     figure.draw_without_rendering()
@@ -231,17 +250,17 @@ def density_maps(densities, names: Sequence[str], areas, integrals, extent: floa
 
 
 @styled
-def steering(paths: Mapping[str, np.ndarray], target) -> Figure:
+def steering(paths: Mapping[str, np.ndarray], target, frame: Frame = SQUARE) -> Figure:
     """Bonus: each way to the target, in the plane and over time; paths (steps + 1, 2)."""
     figure, axes = new_figure(2, len(paths), (2.4 * len(paths), 4.4), height_ratios=(1.4, 1))
     for (place, time), (name, path) in zip(axes.T, paths.items(), strict=True):
         path = np.asarray(path)
         t = np.linspace(1, 0, len(path))
-        box(place, [[-1, -1], [1, 1]], GREY)
+        frame.draw(place)
         timed_path(place, path, t)
         place.plot(*target, "*", color=VERMILLION, ms=10, zorder=4)
         place.plot(*path[0], "x", color=BLACK, ms=6, zorder=4)
-        everything = np.concatenate([path, [target], [[-1, -1], [1, 1]]])
+        everything = np.concatenate([path, [target], frame.corners])
         low, high = everything.min(axis=0), everything.max(axis=0)
         middle, half = (low + high) / 2, 0.56 * (high - low).max()
         place.set_xlim(middle[0] - half, middle[0] + half)

@@ -2,7 +2,8 @@
 
 One visual language: classes keep their colours everywhere, the model is blue, the truth black and
 dashed, what cannot be beaten dotted grey. Colours are those of Okabe and Ito (2008), which stay
-apart for colour-blind readers. The plane always has equal axes, with the square drawn in.
+apart for colour-blind readers. The plane always has equal axes, with the place of the data drawn in
+(`Frame`): the square, or points.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from diffusion.files import write_atomically
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#8C8C8C"
+PALE = "#D0D0D0"
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION)
 SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 TIME_COLOURS = "viridis"
@@ -90,18 +92,62 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def plane(axes: Axes, limit: float = 1.25, ticks: bool = True) -> None:
-    """The plane [-limit, limit]^2 with the data's square in it."""
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where the data are: the square centre +- half, which planes measure their limits by.
+
+    points: (n, 2), drawn in pale where the data are not the square's uniform points.
+    """
+
+    centre: tuple[float, float] = (0.0, 0.0)
+    half: float = 1.0
+    points: np.ndarray | None = None
+
+    @classmethod
+    def around(cls, points) -> Frame:
+        """The smallest one about points (n, 2); it draws up to 2000 of them."""
+        points = np.asarray(points, dtype=np.float64)
+        low, high = points.min(axis=0), points.max(axis=0)
+        shown = points[:: -(-len(points) // 2000)]
+        return cls(tuple(((low + high) / 2).tolist()), float((high - low).max()) / 2, shown)
+
+    @property
+    def corners(self) -> np.ndarray:
+        """(2, 2), rows (low, high)."""
+        return np.add(self.centre, [[-self.half] * 2, [self.half] * 2])
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """The point with these coordinates in the frame, whose corners are at +-1."""
+        return self.centre[0] + self.half * x, self.centre[1] + self.half * y
+
+    def reach(self, *paths) -> float:
+        """The largest coordinate in the frame of points (..., 2)."""
+        offsets = [np.abs(np.asarray(path) - np.asarray(self.centre)).max() for path in paths]
+        return float(max(offsets)) / self.half
+
+    def draw(self, axes: Axes) -> None:
+        if self.points is None:
+            box(axes, self.corners, GREY)
+        else:
+            dots(axes, self.points, color=PALE, s=2, zorder=1)
+
+
+SQUARE = Frame()
+
+
+def plane(axes: Axes, limit: float = 1.25, ticks: bool = True, frame: Frame = SQUARE) -> None:
+    """The frame's plane, `limit` of its half-widths to either side, with the data in it."""
     axes.set_aspect("equal")
-    axes.set_xlim(-limit, limit)
-    axes.set_ylim(-limit, limit)
+    x_limits, y_limits = zip(frame.place(-limit, -limit), frame.place(limit, limit), strict=True)
+    axes.set_xlim(x_limits)
+    axes.set_ylim(y_limits)
     if ticks:
         axes.set_xlabel("x")
         axes.set_ylabel("y")
     else:
         axes.set_xticks([])
         axes.set_yticks([])
-    box(axes, [[-1, -1], [1, 1]], GREY)
+    frame.draw(axes)
 
 
 def log_axes(axes: Axes, ticks: Sequence[int]) -> None:

@@ -41,17 +41,35 @@ POINTS = option(
 SEED = option(
     "--seed", "of data, training and sampling", within=(0, 2**32 - 1), type=int, default=0
 )
-DEVICE = option("--device", "where to train", choices=("auto", "cpu", "cuda"), default="auto")
+DEVICE = option(
+    "--device",
+    "where to train: auto (CUDA if it is there), cpu, cuda, cuda:1, mps, or any other of PyTorch's",
+    default="auto",
+)
 
 
 def check_device(args: argparse.Namespace) -> None:
-    """Refuse a device that is not here.
+    """Refuse a device that PyTorch does not know, or that is not here.
 
     Raises:
         ValueError: then.
     """
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda was asked for, but there is no CUDA device here")
+    if args.device == "auto":
+        return
+    try:
+        kind = torch.device(args.device).type
+    except RuntimeError:
+        raise ValueError(
+            f"--device must be auto or a device of PyTorch, not {args.device}"
+        ) from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {args.device} was asked for, but there is no CUDA device here")
+    try:
+        works = torch.ones(1, device=args.device).item() == 1
+    except Exception:  # every backend has errors of its own
+        works = False
+    if not works:
+        raise ValueError(f"--device {args.device}: PyTorch cannot compute on it here")
 
 
 def training_points(args: argparse.Namespace) -> Tensor:
@@ -69,8 +87,13 @@ def untrained(
         seed=args.seed,
         **architecture,
     )
-    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
-    return model.to("cuda" if cuda else "cpu")
+    return on_device(args, model)
+
+
+def on_device(args: argparse.Namespace, model: nn.Module) -> nn.Module:
+    """The model on the device that --device asks for."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(found if args.device == "auto" else args.device)
 
 
 def settings(args: argparse.Namespace) -> dict:

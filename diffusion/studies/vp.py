@@ -153,9 +153,10 @@ def v3_training(run: Run) -> Answer:
 
 def train_for_chain(run: Run, chain: Chain) -> diffusion.Denoiser:
     """A denoiser trained as the network of the chain, by the recipe."""
-    schedule = Exponential(chain.sigma[1].item(), chain.sigma[-1].item())
     points = recipe.training_points(run.args)
-    model = recipe.untrained(run.args, points, schedule=schedule)
+    model = recipe.untrained(run.args, points)
+    # The chain's levels, which with few stages end too early: that is what is to be seen.
+    model.schedule = Exponential(chain.sigma[1].item(), chain.sigma[-1].item())
     training = gaussian.ChainTraining(model, chain, points, **recipe.settings(run.args))
     return training.run(progress=True).cpu()
 

@@ -1,3 +1,5 @@
 """The studies that example_gpt.py offers beside the exercise: one module each, one line here."""
 
-STUDIES = ()
+from mingpt.studies.compression import STUDY as COMPRESSION
+
+STUDIES = (COMPRESSION,)

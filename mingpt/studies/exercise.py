@@ -121,9 +121,9 @@ def _check_training_options(args):
         )
     for name in ("max_iters", "batch_size", "learning_rate", "dropout"):
         if getattr(args, name) is None:
-            setattr(args, name, recipe.PRESETS[kind][name])
+            setattr(args, name, recipe.preset(kind)[name])
     if args.objective is None:
-        discounted = kind == "cpu" and args.vocab == "gpt2"
+        discounted = kind != "cuda" and args.vocab == "gpt2"
         args.objective = "discounted" if discounted else "cross-entropy"
     if args.objective == "discounted" and args.vocab == "book":
         raise ValueError(
@@ -275,7 +275,10 @@ def run_trainer(trainer, state_file):
     with tqdm(total=total, desc="training", unit="it", disable=quiet) as bar:
 
         def report(trainer):
-            bar.set_postfix(loss=f"{trainer.losses[-1]:.3f}", heldout_bpb=f"{trainer.best:.3f}")
+            shown = {"loss": f"{trainer.losses[-1]:.3f}"}
+            if trainer.evaluations:
+                shown["heldout_bpb"] = f"{trainer.evaluations[-1][1]:.3f}"
+            bar.set_postfix(shown)
             bar.update(trainer.iter_num - bar.n)
             due = trainer.iter_num % TRAINING_FILE_INTERVAL == 0
             if due and trainer.iter_num < total and process_rank() == 0:

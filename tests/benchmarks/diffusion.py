@@ -225,7 +225,11 @@ def speed(table: Table, model) -> None:
     )
     # The child reads its own peak: the kernel's account of children starts at their parent's.
     child = subprocess.run(
-        [sys.executable, "-c", sampling], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-c", sampling],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
     )
     peak = int(child.stdout)  # kilobytes
     table.add("megabytes, peak of a process that draws 20,000 samples", peak / 1024, most=500)

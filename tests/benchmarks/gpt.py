@@ -29,12 +29,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import example_gpt
 import mingpt
-from mingpt import cli, exercise, inversion
+from mingpt import cli, inversion
 from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
 from mingpt.devices import bfloat16_supported
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.scoring import bits_per_byte, heldout_bits_per_byte
+from mingpt.studies import exercise
 from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary

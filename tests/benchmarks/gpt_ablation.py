@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from mingpt import startup
 from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
 from mingpt.merges import load_merges
@@ -137,6 +138,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="do not go on from earlier results")
     args = parser.parse_args()
+    startup.print_anything()
     whole = load_book().train
     cut = int(len(whole) * (1 - VALIDATION_SHARE))
     train_part, validation_part = whole[:cut], whole[cut:]

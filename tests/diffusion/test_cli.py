@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from diffusion import cli
 from diffusion.cli import Answer, Study, option
+
+ROOT = Path(__file__).parents[2]
 
 # --- A study of ten lines -----------------------------------------------------------------------
 
@@ -196,3 +202,82 @@ def test_what_is_computed_once_is_kept_for_later_questions(tmp_path):
     assert main("--study", "twice", studies=[twice], folder=tmp_path) == 0
     results = json.loads((tmp_path / "results/twice.json").read_text(encoding="utf-8"))
     assert results["a"] == results["b"] == {"value": 1}
+
+
+# --- The user's machine -------------------------------------------------------------------------
+
+GREEK = """
+import sys
+from diffusion import cli
+from diffusion.cli import Answer, Study
+
+def ask(run):
+    return Answer({"λ": "ε"}, text="the noise ε, λ = 1, Zürich")
+
+study = Study("greek", "ε and λ", [], lambda args: {}, None, {"ask": ask})
+sys.exit(cli.main("script.py", study, [study], sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", None])
+def test_a_console_that_lacks_a_character_loses_no_run(encoding, locale, tmp_path):
+    (tmp_path / "script.py").write_text(GREEK, encoding="utf-8")
+    environment = dict(os.environ, LC_ALL=locale, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    environment["PYTHONPATH"] = str(ROOT)
+    if encoding is not None:
+        environment["PYTHONIOENCODING"] = encoding
+    command = [sys.executable, str(tmp_path / "script.py"), "--out", str(tmp_path / "å")]
+    for _ in range(2):  # the second run reads what the first has written
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+    shown = "the noise ε, λ = 1, Zürich".encode(encoding or "ascii", errors="replace")
+    assert shown in done.stdout or (encoding is None and locale == "C.UTF-8")
+    text = (tmp_path / "å/results/greek.json").read_bytes().decode("utf-8")
+    assert json.loads(text)["ask"] == {"λ": "ε"}
+    subprocess.run([*command, "--help"], env=environment, stdout=subprocess.DEVNULL, check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "value"), [("-1e3", -1000), ("-1E+3", -1000), ("-2", -2), ("-.5e-1", -0.05)]
+)
+def test_a_negative_number_may_be_in_exponent_form(given, value, tmp_path):
+    options = [option("--pair", "two of them", type=float, nargs=2)]
+    pair = study("pair", options=options)
+    _, args = cli.parse("script.py", EXERCISE, [pair], ["--study", "pair", "--pair", given, "2"])
+    assert args.pair == [value, 2]
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from diffusion import cli
+from diffusion.cli import Answer, Study
+
+def ask(run):
+    (Path(sys.argv[-1]) / sys.argv[1]).touch()
+    while len(list(Path(sys.argv[-1]).iterdir())) < 2:
+        time.sleep(0.01)
+    for _ in range(200):
+        cli.write_results(run.args.out / "results/both.json", "both", run.args, {}, {})
+    return Answer({"value": 1})
+
+study = Study("both", "two at once", [], lambda args: {}, None, {"ask": ask})
+sys.exit(cli.main("script.py", study, [study], sys.argv[2:4]))
+"""
+
+
+def test_two_runs_into_one_folder_at_once_both_end_well(tmp_path):
+    (tmp_path / "ready").mkdir()
+    command = [sys.executable, "-c", WAITING]
+    tail = ["--out", str(tmp_path / "out"), str(tmp_path / "ready")]
+    runs = [
+        subprocess.Popen([*command, name, *tail], cwd=ROOT, stderr=subprocess.PIPE)
+        for name in ("one", "two")
+    ]
+    for run in runs:
+        _, said = run.communicate(timeout=120)
+        assert run.returncode == 0, said
+    results = [path.name for path in (tmp_path / "out/results").iterdir()]
+    assert results == ["both.json"]
+    assert json.loads((tmp_path / "out/results/both.json").read_text("utf-8"))["ask"]["value"] == 1

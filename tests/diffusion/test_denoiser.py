@@ -120,7 +120,7 @@ def test_untrained_network_is_ideal_for_round_gaussian_data():
         (torch.zeros(3, 2), torch.nan, r"t must be in \[0, 1\]"),
         (torch.zeros(3, 2), 1.001, r"t must be in \[0, 1\]"),
         (torch.zeros(3, 2), torch.tensor([0.0, -1e-6, 1.0]), r"t must be in \[0, 1\]"),
-        ([[0.0, 0.0]], 0.5, "must be a tensor"),
+        ([[0.0, "a"]], 0.5, "must be a tensor"),
     ],
 )
 def test_bad_points_and_times_are_refused(model, x, t, message):
@@ -333,7 +333,7 @@ def test_process_killed_while_saving_leaves_a_whole_file(tmp_path):
         [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path / "model.pt")],
         cwd=Path(__file__).parents[2],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert process.returncode == 0, process.stderr

@@ -317,7 +317,7 @@ def test_elbo_is_finite_for_every_finite_point(denoiser, truth, x, y):
     [
         (torch.zeros(3), 0, "shape"),
         (torch.zeros(3, 3), 0, "shape"),
-        ([[0.0, 0.0]], 0, "must be a tensor"),
+        ("points", 0, "must be a tensor"),
         (torch.tensor([[0.0, torch.nan]]), 0, "NaN or infinite"),
         (torch.tensor([[0.0, torch.inf]]), 0, "NaN or infinite"),
         (torch.zeros(3, 2), None, "labels"),

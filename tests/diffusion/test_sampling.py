@@ -302,7 +302,7 @@ def test_sample_needs_no_gradients(denoiser):
         ({"noise": torch.zeros(3, 2)}, r"noise must have shape \(4, 2\)"),
         ({"noise": torch.zeros(4)}, r"noise must have shape \(4, 2\)"),
         ({"noise": torch.full((4, 2), torch.nan)}, "noise contains"),
-        ({"noise": [[0.0, 0.0]]}, "noise must be a tensor"),
+        ({"noise": "points"}, "noise must be a tensor"),
         ({"solver": "ddpm", "lam": 1e30}, "left the range of numbers"),
         ({"labels": 0}, "unconditional"),
     ],

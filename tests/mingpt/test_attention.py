@@ -129,18 +129,6 @@ def test_masks_of_another_shape_are_refused():
         small_model()(tokens(1, 4), blocked={0: torch.zeros(3, 3, dtype=torch.bool)})
 
 
-def test_a_filled_cache_takes_one_token_and_no_inspection():
-    model, idx = small_model(scale=4), tokens(1, 6)
-    cache = [{} for _ in model.transformer.h]
-    model(idx[:, :4], cache=cache)
-    with pytest.raises(ValueError, match="one new token at a time, not 2"):
-        model(idx[:, 4:], cache=cache)
-    with pytest.raises(ValueError, match="take the whole sequence"):
-        model(idx[:, 4:5], cache=cache, capture=[0])
-    logits, _ = model(idx[:, 4:5], cache=cache)
-    torch.testing.assert_close(logits[:, 0], model(idx[:, :5])[0][:, 4])
-
-
 @pytest.mark.parametrize("shape", [(2, 8), (8,)])
 def test_knockout_takes_one_sequence(shape):
     with pytest.raises(ValueError, match=r"idx should be one sequence, of shape \(1, T\)"):

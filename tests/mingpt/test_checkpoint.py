@@ -236,3 +236,57 @@ def test_a_process_killed_while_saving_leaves_the_file_whole(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert mingpt.load(path).config.vocab_size == 20_000
+
+
+def comes_back(model, path):
+    checkpoint.save(model, path)
+    again = checkpoint.load(path)
+    idx = tokens(2, 8)
+    inner = getattr(model, "_orig_mod", getattr(model, "module", model))
+    assert torch.equal(again(idx)[0], inner.eval()(idx)[0])
+    return again
+
+
+def test_wrapped_models_are_unwrapped(tmp_path):
+    compiled = torch.compile(small_model(), backend="eager")
+    for wrapped in (compiled, torch.nn.DataParallel(small_model())):
+        comes_back(wrapped, tmp_path / "gpt.pt")
+
+
+def test_a_head_is_tied_where_its_tensor_is_the_embeddings(tmp_path):
+    untied = small_model(tied_head=True)
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach() + 1)
+    assert not comes_back(untied, tmp_path / "gpt.pt").config.tied_head
+    tied = small_model()
+    tied.lm_head.weight = tied.transformer.wte.weight
+    again = comes_back(tied, tmp_path / "gpt.pt")
+    assert again.lm_head.weight is again.transformer.wte.weight
+
+
+def test_an_extended_vocabulary_is_saved_in_its_size(tmp_path):
+    model = small_model()
+    for part, name in ((model.transformer, "wte"), (model, "lm_head")):
+        old = getattr(part, name).weight.detach()
+        new = torch.nn.Embedding(99, 24) if name == "wte" else torch.nn.Linear(24, 99, bias=False)
+        new.weight.data[:97] = old
+        setattr(part, name, new)
+    assert comes_back(model, tmp_path / "gpt.pt").config.vocab_size == 99
+
+
+def test_what_a_file_cannot_give_back_is_refused_at_writing(tmp_path):
+    class Own(type(small_model())):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    other = small_model()
+    other.transformer.h[0].mlp.act = torch.nn.ReLU()
+    biased = small_model()
+    biased.lm_head = torch.nn.Linear(24, 97)
+    refused = {
+        "forward of its own": Own(small_model().config), "is no mingpt": torch.nn.Linear(2, 2),
+        "mlp.act is not": other, "do not fit": biased,
+    }  # fmt: skip
+    for message, model in refused.items():
+        with pytest.raises(ValueError, match=message):
+            checkpoint.save(model, tmp_path / "gpt.pt")
+    assert list(tmp_path.iterdir()) == []

@@ -156,33 +156,6 @@ def test_hooks_see_every_training_iteration(of, kind):
         Trainer(CfgNode(device="cpu"), model, data, discount=discount)
 
 
-def test_init_weights_may_be_overridden():
-    class Constant(GPT):
-        def _init_weights(self, module):
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.constant_(module.weight, 0.5)
-
-    model = Constant(small_model().config)
-    for name, parameter in model.named_parameters():
-        if ".ln_" not in name and name.endswith("weight"):
-            assert (parameter == 0.5).all(), name
-
-
-@pytest.mark.parametrize("tied_head", [False, True])
-def test_initial_weights_are_drawn_in_the_order_of_the_state_dict(tied_head):
-    model = small_model(seed=5, tied_head=tied_head, embd_init_std=0.08)
-    generator = torch.Generator().manual_seed(5)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            expected = torch.zeros_like(parameter)
-        elif ".ln_" in name:
-            expected = torch.ones_like(parameter)
-        else:
-            std = 0.02 / 6**0.5 if "c_proj" in name else 0.08 if "wte" in name else 0.02
-            expected = torch.empty_like(parameter).normal_(0, std, generator=generator)
-        torch.testing.assert_close(parameter, expected, rtol=1e-6, atol=0)
-
-
 def test_dropout_of_attention_has_mingpts_module():
     model, idx = small_model(embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.5).train(), tokens(2, 16)
     torch.manual_seed(0)

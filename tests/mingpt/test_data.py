@@ -150,3 +150,30 @@ def test_a_block_larger_than_the_data_is_refused():
         BlockDataset(torch.arange(20), block_size=20)
     with pytest.raises(ValueError, match="at least 1"):
         BlockDataset(torch.arange(20), block_size=0)
+
+
+def test_tokens_of_any_integer_kind_give_the_same_blocks(tmp_path):
+    numbers = [(7 * i) % 50_000 for i in range(100)]
+    np.array(numbers, dtype=np.uint16).tofile(tmp_path / "train.bin")
+    mapped = np.memmap(tmp_path / "train.bin", dtype=np.uint16, mode="r")
+    kinds = [
+        numbers, mapped, np.array(numbers), np.array(numbers, dtype=np.int32),
+        torch.tensor(numbers, dtype=torch.int32), torch.tensor(numbers),
+    ]  # fmt: skip
+    for kind in kinds:
+        dataset = BlockDataset(kind, np.int64(5))
+        x, y = dataset.batch(torch.tensor([0, 94]))
+        assert (x.dtype, y.dtype) == (torch.int64, torch.int64)
+        assert x[1].tolist() == numbers[94:99]
+        assert y.tolist() == [numbers[1:6], numbers[95:100]]
+        assert dataset.vocab_size == max(numbers) + 1
+        assert dataset[np.int64(3)][0].tolist() == numbers[3:8]
+    for none in ([0.5, 1.0] * 10, np.zeros((4, 5), dtype=int), torch.zeros(20)):
+        with pytest.raises(ValueError, match="tokens should be whole numbers"):
+            BlockDataset(none, 5)
+
+
+def test_a_text_without_a_late_newline_is_cut_at_its_last_tenth():
+    assert data.split_text("a" * 18 + "bc") == ("a" * 18, "bc")
+    assert data.split_text("a\n" + "b" * 18) == ("a\n" + "b" * 16, "bb")
+    assert data.split_text("") == ("", "")

@@ -72,6 +72,15 @@ def test_devices_go_by_name_or_as_torch_devices(monkeypatch):
     assert resolve_device(torch.device("cuda", 1)) == resolve_device("cuda:1") == "cuda:1"
     with pytest.raises(ValueError, match="'cuda:2' was asked for, but PyTorch finds 2 CUDA GPUs"):
         resolve_device("cuda:2")
-    for unknown in ("meta", "cpu:x", "", None, 0, True):
+    for unknown in ("cpu:x", "", None, 0, True):
         with pytest.raises(ValueError, match=f"unknown device '{unknown}'"):
             resolve_device(unknown)
+
+
+def test_other_devices_are_pytorchs_to_know(monkeypatch):
+    assert resolve_device("meta") == "meta"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for absent in ("mps", "xpu"):
+        with pytest.raises(ValueError, match=f"'{absent}' was asked for, but PyTorch cannot use"):
+            resolve_device(absent)
+    assert resolve_precision("auto", "meta") is None

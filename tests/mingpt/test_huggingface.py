@@ -21,7 +21,7 @@ def pair(request, tmp_path_factory):
     theirs = GPT2LMHeadModel(config).eval()
     folder = tmp_path_factory.mktemp("gpt2")
     theirs.save_pretrained(folder)
-    return theirs, GPT.from_pretrained(folder)
+    return theirs, GPT.from_pretrained(folder).eval()
 
 
 @pytest.fixture
@@ -79,5 +79,5 @@ def test_settings_of_the_same_effect_are_taken(idx, tmp_path):
     theirs = GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(tmp_path)
     with torch.no_grad():
-        difference = theirs(idx).logits - GPT.from_pretrained(tmp_path)(idx)[0]
+        difference = theirs(idx).logits - GPT.from_pretrained(tmp_path).eval()(idx)[0]
     assert difference.abs().max() < 1e-4

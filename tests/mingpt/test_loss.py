@@ -89,3 +89,16 @@ def test_evaluation_prepares_no_gradient(monkeypatch):
     monkeypatch.setattr(torch, "zeros_like", lambda *_: pytest.fail("a gradient was prepared"))
     with torch.no_grad():
         assert linear_cross_entropy(hidden, weight, targets).item() == expected
+
+
+@pytest.mark.parametrize("of", ["both", "hidden", "weight"])
+def test_a_derivative_of_the_gradient_is_right(of):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (
+        torch.randn(n, 4, dtype=torch.double, generator=generator) for n in (3, 5)
+    )
+    hidden.requires_grad_(of != "weight")
+    weight.requires_grad_(of != "hidden")
+    targets = torch.tensor([4, -1, 0])
+    assert torch.autograd.gradcheck(linear_cross_entropy, (hidden, weight, targets))
+    assert torch.autograd.gradgradcheck(linear_cross_entropy, (hidden, weight, targets))

@@ -53,7 +53,7 @@ OTHER_SETTINGS = [
     ("batch_size", 4), ("max_iters", 3), ("seed", 4), ("learning_rate", 2e-2),
     ("weight_decay", 0.2), ("embedding_weight_decay", 0.1), ("betas", (0.8, 0.95)),
     ("grad_norm_clip", None), ("warmup_iters", 1), ("lr_decay", "cosine"), ("min_lr_ratio", 0.2),
-    ("ema_decay", 0.9), ("eval_interval", 1), ("patience", 2),
+    ("ema_decay", 0.9), ("eval_interval", 1), ("patience", 2), ("keep_best", False),
 ]  # fmt: skip
 
 
@@ -114,3 +114,82 @@ def test_a_file_without_an_interrupted_training_is_refused(tmp_path):
     (tmp_path / "training.pt").write_bytes(b"half of it")
     with pytest.raises(ResumeError, match=r"training\.pt is damaged"):
         resume.read(tmp_path / "training.pt")
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Blocks that only have __len__ and __getitem__."""
+
+    def __init__(self):
+        self.blocks = BlockDataset(TEXT, 16)
+
+    def __len__(self):
+        return len(self.blocks)
+
+    def __getitem__(self, i):
+        return self.blocks[i]
+
+
+def interrupted(event, done, **settings):
+    """The state in the callback of `event` that comes after so many steps."""
+    run, states = trainer(**settings), []
+
+    def keep(t):
+        if len(t.losses) == done:
+            states.append(t.state_dict())
+
+    run.set_callback(event, keep)
+    run.run()
+    return states[0], run
+
+
+@pytest.mark.parametrize("seed", [3, None])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["list", "map", "blocks"])
+def test_the_batches_go_on_where_they_were_left(kind, workers, seed):
+    data = {"list": list(BlockDataset(TEXT, 16)), "map": Pairs(), "blocks": BlockDataset(TEXT, 16)}
+    settings = {"dataset": data[kind], "num_workers": workers, "seed": seed}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        state, whole = interrupted("on_iteration_end", 5, **settings)
+        torch.manual_seed(9)
+        resumed = trainer(model=small_model(seed=1), **settings)
+        resumed.load_state_dict(state)
+        resumed.run()
+    assert resumed.losses == whole.losses
+    for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("event", ["on_batch_end", "on_evaluation", "on_iteration_end"])
+@pytest.mark.parametrize("done", [3, 6, 12])
+def test_a_state_of_any_callback_leaves_the_steps_that_were_left(event, done):
+    settings = {
+        "evaluate": lambda model: model.lm_head.weight.sum().item(), "eval_interval": 3,
+        "lr_decay": "cosine", "warmup_iters": 2, "ema_decay": 0.9,
+    }  # fmt: skip
+    state, whole = interrupted(event, done, **settings)
+    resumed, rates = trainer(**settings), []
+    resumed.load_state_dict(state)
+    resumed.set_callback(
+        "on_batch_end", lambda t: rates.append(t.optimizer.param_groups[0]["lr"])
+    )
+    resumed.run()
+    assert len(rates) == 12 - done
+    assert resumed.losses == whole.losses
+    assert resumed.evaluations == whole.evaluations
+    assert torch.equal(resumed.model.lm_head.weight, whole.model.lm_head.weight)
+
+
+def test_there_is_no_state_before_the_run():
+    with pytest.raises(ValueError, match="call state_dict in a callback"):
+        trainer().state_dict()
+
+
+def test_a_second_run_keeps_its_own_records():
+    run = trainer(lambda model: 1.0, max_iters=2)
+    run.run()
+    first = list(run.losses)
+    run.run()
+    assert len(run.losses) == 2
+    assert run.losses != first
+    assert run.evaluations == [(2, 1.0)]

@@ -83,12 +83,11 @@ def test_tokens_stream_as_they_are_made():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "temperature should be above 0"),
-        ({"temperature": -1.0}, "temperature should be above 0"),
-        ({"temperature": float("nan")}, "temperature should be above 0"),
+        ({"temperature": -1.0}, "temperature should be a number of at least 0"),
+        ({"temperature": float("nan")}, "temperature should be a number of at least 0"),
         ({"top_k": 0}, "top-k should be a whole number of at least 1"),
         ({"top_p": 1.5}, "top-p should be above 0"),
-        ({"temperature": True}, "temperature should be above 0"),
+        ({"temperature": True}, "temperature should be a number of at least 0"),
         ({"top_k": 2.5}, "top-k should be a whole number"),
         ({"top_k": True}, "top-k should be a whole number"),
         ({"top_p": float("nan")}, "top-p should be above 0"),
@@ -97,6 +96,53 @@ def test_tokens_stream_as_they_are_made():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         small_model().generate(tokens(1, 3), 2, do_sample=True, **settings)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_prompts_of_different_lengths_are_each_continued_as_alone(do_sample):
+    model = small_model(scale=4)
+    prompts = [tokens(length, seed=length) for length in (1, 5, 20, 5)]
+
+    def generator(number):
+        return torch.Generator().manual_seed(number)
+
+    together = model.generate(
+        prompts, 20, do_sample=do_sample, generator=[generator(n) for n in range(4)]
+    )
+    for number, (prompt, found) in enumerate(zip(prompts, together, strict=True)):
+        alone = model.generate(
+            prompt[None], 20, do_sample=do_sample, generator=generator(number)
+        )
+        assert torch.equal(found, alone[0])
+
+
+def test_one_generator_draws_for_the_prompts_in_turn():
+    model, prompts = small_model(), [tokens(2), tokens(4)]
+    one, same = (torch.Generator().manual_seed(3) for _ in range(2))
+    together = model.generate(prompts, 5, do_sample=True, generator=one)
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = model.generate(prompt[None], 5, do_sample=True, generator=same)
+        assert torch.equal(found, alone[0])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "generator", "message"),
+    [
+        ([1, 2, 3], None, "list of prompts should hold tensors"),
+        ([[1, 2], [3]], None, "list of prompts should hold tensors"),
+        ([tokens(2, 3)], None, "list of prompts should hold tensors"),
+        ([tokens(2), tokens(3)], [None], "1 generators given for 2 prompts"),
+        ([tokens(0)], None, "prompt is empty"),
+        ("text", None, "not str"),
+    ],
+)
+def test_what_is_no_list_of_prompts_is_refused(prompts, generator, message):
+    with pytest.raises(ValueError, match=message):
+        small_model().generate(prompts, 2, generator=generator)
+
+
+def test_temperature_0_is_the_likeliest_token():
+    assert set(draws([0.0, 2.0, 1.9], 100, temperature=0).tolist()) == {1}
 
 
 @pytest.mark.parametrize("count", [-5, 2.5, True])
@@ -108,5 +154,5 @@ def test_a_number_of_tokens_that_is_none_is_refused(count):
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="prompt is empty"):
         small_model().generate(torch.zeros(1, 0, dtype=torch.int64), 2)
-    with pytest.raises(ValueError, match=r"should be of shape \(B, T\), not \(3,\)"):
+    with pytest.raises(ValueError, match=r"tensor of shape \(B, T\), .*, not \(3,\)"):
         small_model().generate(tokens(3), 2)

@@ -93,7 +93,7 @@ def test_too_little_text_is_refused():
         ({"stride": 17}, "stride should be at most the size 16"),
         ({"size": 0}, "size should be a whole number of at least 1"),
         ({"size": True, "stride": 1}, "size should be"),
-        ({"size": 20}, "20 positions given; this model takes 1 to 16"),
+        ({"size": 20}, "20 positions given; this model takes up to 16"),
         ({"num_bytes": 0}, "num_bytes should be"),
         ({"tokens": tokens(0)}, "there should be tokens"),
         ({"context": tokens(0)}, "context should hold more than 8"),

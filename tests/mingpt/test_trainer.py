@@ -65,6 +65,22 @@ def test_the_best_averaged_weights_are_kept():
     assert torch.equal(run.model.lm_head.weight, states[1])
 
 
+def test_evaluations_that_are_only_watched_choose_nothing():
+    values, states = iter([3.0, 1.0, 2.0, 1.5]), []
+
+    def evaluate(model):
+        states.append(model.lm_head.weight.detach().clone())
+        return next(values)
+
+    run = trainer(evaluate, eval_interval=3, ema_decay=0.9, keep_best=False)
+    run.run()
+    assert (run.best, run.best_state) == (1.0, None)
+    assert torch.equal(run.model.lm_head.weight, states[-1])
+    unwatched = trainer(ema_decay=0.9)
+    unwatched.run()
+    assert torch.equal(run.model.lm_head.weight, unwatched.model.lm_head.weight)
+
+
 def test_early_stopping():
     values = iter([3.0, 1.0, 2.0, 1.5, 0.5])
     run = trainer(lambda model: next(values), eval_interval=1, patience=2, max_iters=100)
@@ -83,11 +99,17 @@ def test_early_stopping_on_a_plateau(patience):
 def test_the_average_is_the_recursion_it_claims():
     model = small_model()
     average = model.lm_head.weight.detach().clone()
-    run = trainer(model=model, ema_decay=0.5, max_iters=6)
+    run = trainer(model=model, ema_decay=0.75, max_iters=8)
+    early = []
 
     def follow(t):
-        decay = min(0.5, (1 + t.iter_num) / (10 + t.iter_num))
-        average.lerp_(model.lm_head.weight.detach(), 1 - decay)
+        weights = model.lm_head.weight.detach()
+        average.lerp_(weights, max(0.25, 1 / (t.iter_num + 1)))
+        early.append(weights.clone())
+        if t.iter_num < 4:  # no more than 1 / (1 - 0.75): the mean, without the initial weights
+            torch.testing.assert_close(
+                t.averaged.lm_head.weight, torch.stack(early).mean(dim=0), atol=1e-6, rtol=0
+            )
 
     run.set_callback("on_batch_end", follow)
     run.run()
@@ -102,6 +124,70 @@ def test_accumulated_parts_equal_the_whole_batch():
     whole.run()
     parts.run()
     assert parts.losses == pytest.approx(whole.losses, abs=1e-4)
+
+
+def uneven_targets():
+    """Blocks whose targets count by chance, from none of a block to all."""
+    share = torch.rand(40, 1, generator=torch.Generator().manual_seed(1))
+    share[::4] = 0
+    ignored = torch.rand(40, 16, generator=torch.Generator().manual_seed(2)) >= share
+    return list(zip(tokens(40, 16), tokens(40, 16, seed=1).masked_fill(ignored, -1), strict=True))
+
+
+class Explicit(type(small_model())):
+    """A GPT with a forward of its own."""
+
+    def forward(self, idx, targets=None):
+        return super().forward(idx, targets)
+
+
+@pytest.mark.parametrize("kind", ["plain", "subclass", "discount"])
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_any_split_has_the_loss_and_gradient_of_the_whole_batch(kind, steps):
+    settings = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    found = []
+    for accumulation_steps in (1, steps):
+        model = small_model(scale=2.0, **settings)
+        if kind == "subclass":
+            plain, model = model, Explicit(model.config)
+            model.load_state_dict(plain.state_dict())
+        config = CfgNode(
+            device="cpu", max_iters=3, batch_size=8, seed=3, grad_norm_clip=None,
+            accumulation_steps=accumulation_steps, learning_rate=1e-4,
+        )  # fmt: skip
+        discount = None
+        if kind == "discount":
+            discount = AbsoluteDiscount(TEXT[:40], torch.zeros(97, dtype=torch.int64))
+        run, gradients = Trainer(config, model, uneven_targets(), discount=discount), []
+        run.set_callback(
+            "on_batch_end", lambda t, g=gradients: g.append([p.grad.clone() for p in
+                                                            t.model.parameters()])
+        )
+        run.run()
+        found.append((run.losses, gradients[0]))
+    (whole, whole_gradient), (split, split_gradient) = found
+    assert split == pytest.approx(whole, abs=1e-6)
+    for a, b in zip(whole_gradient, split_gradient, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+
+
+def test_a_batch_without_any_target_is_refused():
+    data = [(x, torch.full_like(y, -1)) for x, y in uneven_targets()]
+    with pytest.raises(ValueError, match="iteration 1: every target is -1"):
+        trainer(dataset=data).run()
+
+
+def test_items_of_ones_own_are_trained_on():
+    class Shifted(BlockDataset):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return x + 50, y + 50
+
+    run = trainer(dataset=Shifted(TEXT, 16), max_iters=1)
+    seen = []
+    run.model.register_forward_hook(lambda m, x, out: seen.append(int(x[0].min())))
+    run.run()
+    assert seen[0] >= 50
 
 
 def test_warm_up_and_cosine():
@@ -128,7 +214,7 @@ def test_a_schedule_of_ones_own_is_kept():
     run = trainer(max_iters=4)
     run.set_callback("on_batch_end", stop_after_two)
     run.run()
-    assert rates == [[0.01] * 3] * 2 + [[0.0] * 3] * 2
+    assert rates == [[0.01] * 2] * 2 + [[0.0] * 2] * 2
     assert not torch.equal(tables[0], tables[1])
     assert torch.equal(tables[1], tables[3])
 
@@ -159,7 +245,8 @@ def test_no_norm_to_clip_to_leaves_gradients_alone():
         ({"batch_size": True}, "batch_size should be"),
         ({"accumulation_steps": 3}, "cannot be divided among 1 processes x 3"),
         ({"accumulation_steps": 0}, "accumulation_steps should be a whole number of at least 1"),
-        ({"max_iters": 0}, "max_iters should be a whole number of at least 1"),
+        ({"max_iters": -1}, "max_iters should be a whole number of at least 0"),
+        ({"keep_best": 1}, "keep_best should be True or False"),
         ({"max_iters": 2.5}, "max_iters should be"),
         ({"eval_interval": 0}, "eval_interval should be"),
         ({"patience": 0}, "patience should be"),
@@ -190,8 +277,8 @@ def test_data_of_a_larger_vocabulary_are_refused():
     ("targets", "message"),
     [
         (tokens(20, 16) + 90, "target out of range: got 90 to 18"),
-        (tokens(20, 8), r"targets should be int64 of shape \(8, 16\)"),
-        (tokens(20, 16).int(), "targets should be int64 .*not torch.int32"),
+        (tokens(20, 8), r"each token \(8, 16\), not torch.int64 \(8, 8\)"),
+        (tokens(20, 16).float(), "targets should be 128 whole numbers"),
     ],
 )
 def test_targets_that_are_none_are_refused(targets, message):

@@ -214,6 +214,32 @@ def test_asking_for_an_absent_cuda_device_says_so(tmp_path, capsys, monkeypatch)
         refused([*study, "--device", "cuda", "--out", str(tmp_path)], "no CUDA device", capsys)
 
 
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [("mps", "cannot compute on it here"), ("meta", "cannot compute on it here"),
+     ("xpu:3", "cannot compute on it here"), ("gpu", "must be auto or a device of PyTorch")],
+)  # fmt: skip
+def test_a_device_that_is_not_here_is_refused(device, complaint, tmp_path, capsys):
+    for study in ([], ["--study", "vp"]):
+        refused([*study, "--device", device, "--out", str(tmp_path)], complaint, capsys)
+    assert not files(tmp_path)
+
+
+def test_a_device_is_passed_on_as_given(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: given.append(device) or self)
+    monkeypatch.setattr(recipe, "check_device", lambda args: None)
+    _, args = parse("script", example_diffusion.EXERCISE, STUDIES, ["--device", "mps:0"])
+    recipe.untrained(args, data.training_points())
+    assert given[-1] == "mps:0"
+
+
+def test_a_target_may_be_written_with_an_exponent():
+    given = ["--target", "-1e3", "2"]
+    _, args = parse("script", example_diffusion.EXERCISE, STUDIES, given)
+    assert args.target == [-1000, 2]
+
+
 def test_diverging_training_keeps_the_last_good_weights(tmp_path, capsys, monkeypatch):
     epoch = diffusion.Training.epoch
 

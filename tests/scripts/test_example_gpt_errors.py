@@ -47,7 +47,7 @@ def exit_code(arguments):
         (["--batch-size", "0"], "--batch-size should be at least 1"),
         (["--max-iters", "-3"], "--max-iters should be at least 1"),
         (["--learning-rate", "-1"], "--learning-rate should be above 0"),
-        (["--temperature", "-1"], "temperature should be above 0"),
+        (["--temperature", "-1"], "temperature should be a number of at least 0"),
         (["--top-k", "-1"], "--top-k should be at least 0"),
         (["--top-p", "0"], "top-p should be above 0"),
         (["--device", "tpu"], "unknown device 'tpu'"),

@@ -22,7 +22,7 @@ def interrupt(folder: Path, options: list[str], moment: Callable[[], bool], time
     """Start the script, send SIGINT as soon as `moment()` holds, and see it end well."""
     folders = ["--out", str(folder / "report"), "--save", str(folder / "weights")]
     command = [sys.executable, "example_diffusion.py", *options, *folders]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
     deadline = time.monotonic() + 120
     while not moment() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.002)
@@ -38,7 +38,7 @@ def interrupt(folder: Path, options: list[str], moment: Callable[[], bool], time
 @pytest.mark.parametrize("module", ["numpy", "torch.nn.modules", "tqdm", "diffusion.studies.vp"])
 def test_interrupt_during_the_imports(module, tmp_path):
     command = [sys.executable, "-X", "importtime", "example_diffusion.py", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
     # Every import adds a line once it is done.
     done = (line.rpartition("|")[2].strip() for line in process.stderr)
     assert module in done
@@ -72,7 +72,7 @@ def test_interrupted_training_leaves_existing_weights_alone(tmp_path):
 def test_startup_imports_nothing_slow():
     code = "import sys, diffusion.startup; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout.split()
     assert "diffusion.startup" in loaded
     assert not {"torch", "numpy", "matplotlib", "tqdm", "diffusion.files"} & set(loaded)

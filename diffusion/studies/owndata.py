@@ -1,0 +1,400 @@
+"""The exercise's questions about points of one's own (--data FILE.npy).
+
+No truth is known here. A tenth of the points is held out of training, and whatever the exercise
+measures against its square is measured against them: by the energy distance with its permutation
+test, the ratio of W2 distances, and the log-density that the model gives them. Training rotates
+nothing. What a question cannot answer without the square, or without classes, it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+import diffusion
+from diffusion import distances, likelihood
+from diffusion.cli import Answer, Run, Study
+from diffusion.figures import curves
+from diffusion.figures import owndata as pictures
+from diffusion.figures import points as shared_pictures
+from diffusion.sampling import double
+from diffusion.studies import exercise, ownpoints
+from diffusion.studies.exercise import ACCURATE, SCHEDULES, STEP_COUNTS, sample
+from diffusion.studies.ownpoints import (
+    COMPARED,
+    REFERENCES,
+    at_own_class,
+    compared,
+    count,
+    floor,
+    frame,
+    labels_like_the_data,
+    seen,
+    sizes,
+    split,
+    spread,
+    unseen,
+)
+from diffusion.training import noised
+
+MAPS = 12  # densities drawn, that of all classes first
+
+
+def u2_training_loss(run: Run) -> Answer:
+    points, numbers, shown, window = run.once(split), {}, {}, 100
+    for name, model in run.models.items():
+        conditional = name == "conditional"
+        held_out = denoising_loss(
+            model, points.held_out, points.held_out_labels if conditional else None
+        )
+        training = denoising_loss(model, points.training, points.labels if conditional else None)
+        numbers[name] = {
+            "first_loss": model.losses[0].item(),
+            f"loss_mean_of_last_{window}_epochs": model.losses[-window:].mean().item(),
+            "held_out_loss": held_out[0],
+            "held_out_loss_standard_error": held_out[1],
+            "loss_of_training_points": training[0],
+            "loss_of_training_points_standard_error": training[1],
+        }
+        shown[name] = (model.losses, held_out[0])
+    return Answer(numbers, {"u2_loss": curves.training_loss(shown, window, "held-out loss")})
+
+
+def denoising_loss(
+    model, points: Tensor, labels: Tensor | None, *, rows: int = 100_000, seed: int = 0
+) -> tuple[float, float]:
+    """The loss that training minimises, on points (n, 2), and its standard error over points."""
+    points = points[:rows]
+    repeats = ceil(rows / len(points))
+    generator = torch.Generator().manual_seed(seed)
+    x_t, sigma, eps = noised(points.repeat(repeats, 1), model.schedule, generator)
+    labels = None if labels is None else labels[:rows].repeat(repeats)
+    with torch.no_grad():
+        errors = (model.noise(x_t, sigma, labels) - eps).square().mean(dim=1)
+    by_point = errors.reshape(repeats, len(points)).double().mean(dim=0)
+    return by_point.mean().item(), (by_point.std() / len(points) ** 0.5).item()
+
+
+def u3_nine_seeds(run: Run) -> Answer:
+    seeds = range(run.args.seed, run.args.seed + 9)
+    samples = [sample(run, count(run), seed=seed) for seed in seeds]
+    found = [compared(s, run.once(unseen), run.once(seen), run.args.seed) for s in samples]
+    titles = [
+        f"seed {seed}: p = {row['p_value_of_the_same_law']:.3f}\n"
+        f"energy distance {row['energy_distance']:.3g}"
+        for seed, row in zip(seeds, found, strict=True)
+    ]
+    grid = shared_pictures.sample_grid(samples, titles, columns=3, frame=run.once(frame))
+    by_name = {name: [row[name] for row in found] for name in found[0]}
+    shared = ("energy_distance_of_training_points", "points_in_each_w2")
+    by_name |= {name: found[0][name] for name in shared}
+    return Answer(sizes(run) | by_name, {"u3_seeds": grid})
+
+
+def u4_sampling_steps(run: Run) -> Answer:
+    model, n = run.models["unconditional"], count(run)
+    samples = [diffusion.sample(model, n, steps=T, seed=run.args.seed) for T in STEP_COUNTS]
+    found = [distances.permutation_test(s, run.once(unseen), seed=run.args.seed) for s in samples]
+    titles = [f"T = {T}\np = {p:.3f}" for T, (_, p) in zip(STEP_COUNTS, found, strict=True)]
+    values, p_values = zip(*found, strict=True)
+    note = f"{n:,} samples each; p-value of having the held-out points' law"
+    numbers = {
+        "steps": STEP_COUNTS,
+        "energy_distance": values,
+        "p_value_of_the_same_law": p_values,
+        "energy_distance_of_training_points": run.once(floor),
+    }
+    curve = pictures.steps(STEP_COUNTS, values, run.once(floor), f"DDIM, {n:,} samples")
+    grid = shared_pictures.sample_grid(samples, titles, 5, note, run.once(frame))
+    return Answer(sizes(run) | numbers, {"u4_steps": grid, "u4_distance": curve})
+
+
+def u5_schedules(run: Run) -> Answer:
+    model, steps = run.models["unconditional"], (5, 10, 20, 50, 100, 200)
+    ends = {"sigma_min": model.schedule.sigma_min, "sigma_max": model.schedule.sigma_max}
+    plans = {name: replace(plan, **ends) for name, plan in SCHEDULES.items()}
+
+    def score(plan, T: int) -> float:
+        points = diffusion.sample(model, count(run), steps=T, schedule=plan, seed=run.args.seed)
+        return distances.energy_distance(points, run.once(unseen))
+
+    scores = {name: [score(plan, T) for T in steps] for name, plan in plans.items()}
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    sigmas = {name: plan.sigma(t) for name, plan in plans.items()}
+    numbers = {
+        **ends,
+        "steps": steps,
+        "energy_distance": scores,
+        "energy_distance_of_training_points": run.once(floor),
+    }
+    figure = pictures.schedules(t, sigmas, steps, scores, run.once(floor))
+    return Answer(sizes(run) | numbers, {"u5_schedules": figure})
+
+
+def start_mismatch(run: Run) -> Answer:
+    model, table = run.models["unconditional"], {}
+    for prior in diffusion.sampling.PRIORS:
+        options = {"prior": prior, "seed": run.args.seed} | ACCURATE
+        points = diffusion.sample(model, count(run), **options)
+        found = compared(points, run.once(unseen), run.once(seen), run.args.seed)
+        deviation = {"standard_deviation": points.std(dim=0).tolist()}
+        table[f"model, {prior} start"] = found | deviation
+    deviation = run.once(split).training.std(dim=0).tolist()
+    return Answer(sizes(run) | table | {"standard_deviation_of_training_points": deviation})
+
+
+def c1_classes(run: Run) -> Answer:
+    points = run.once(split)
+    # Every class is shown in full where there are few points, in its proportion where many.
+    rows = torch.arange(0, len(points.training), ceil(len(points.training) / 5000))
+    title = f"{len(rows):,} of {len(points.training):,} training points by class"
+    figure = pictures.classes(
+        points.training[rows], points.labels[rows], points.names, title, run.once(frame)
+    )
+    counts = {
+        name: {
+            "training": (points.labels == k).sum().item(),
+            "held_out": (points.held_out_labels == k).sum().item(),
+        }
+        for k, name in enumerate(points.names)
+    }
+    return Answer(counts, {"c1_classes": figure})
+
+
+def c3_one_point_per_class(run: Run) -> Answer:
+    names = run.once(split).names
+    labels = torch.arange(len(names))
+    points, path = sample(run, len(names), "conditional", labels=labels, return_trajectory=True)
+    own = at_own_class(run, points, labels).tolist()
+    figure = pictures.class_trajectories(path, names, own, run.once(frame))
+    return Answer(dict(zip(names, own, strict=True)), {"c3_trajectories": figure})
+
+
+def c4_samples_by_class(run: Run) -> Answer:
+    points, labels = run.once(split), labels_like_the_data(run, 2000)
+    samples = sample(run, len(labels), "conditional", labels=labels)
+    title = f"{len(labels):,} samples by class"
+    figure = pictures.classes(samples, labels, points.names, title, run.once(frame))
+    held_out, own = points.held_out[:REFERENCES], points.held_out_labels[:REFERENCES]
+    numbers = {
+        "samples": len(labels),
+        "share_at_own_class": at_own_class(run, samples, labels).double().mean().item(),
+        "share_of_held_out_points_at_own_class": (
+            at_own_class(run, held_out, own).double().mean().item()
+        ),
+    }
+    return Answer(numbers, {"c4_samples": figure})
+
+
+def reverse_process(run: Run) -> Answer:
+    n, count_shown, steps = 1000, 40, 1000
+    shown = torch.linspace(0, steps, count_shown).round().long()
+    labels = labels_like_the_data(run, n) if "conditional" in run.models else None
+    paths = []
+    for name, model in run.models.items():
+        given = labels if name == "conditional" else None
+        options = {"steps": steps, "seed": run.args.seed, "return_trajectory": True}
+        paths.append(diffusion.sample(model, n, labels=given, **options)[1][shown])
+    names = ("unconditional", "conditional, coloured by class")[: len(paths)]
+    sigmas = run.models["unconditional"].schedule.sigma(1 - shown / steps)
+    colours = pictures.class_colours(len(run.once(split).names))
+    movie = shared_pictures.reverse_process(paths, labels, names, sigmas, run.once(frame), colours)
+    return Answer(figures={"reverse_process.gif": movie})
+
+
+def c5_analysis(run: Run) -> Answer:
+    points, table = run.once(split), {}
+    for k, name in enumerate(points.names):
+        samples = diffusion.sample(
+            run.models["conditional"], count(run), labels=k, seed=run.args.seed, **ACCURATE
+        )
+        held_out, training = (
+            distances.subsample(some[own == k], COMPARED, seed=run.args.seed)
+            for some, own in (
+                (points.held_out, points.held_out_labels),
+                (points.training, points.labels),
+            )
+        )
+        found = compared(samples, held_out, training, run.args.seed)
+        own = at_own_class(run, samples, torch.full((len(samples),), k))
+        shares = {"held_out_points": len(held_out), "at_own_class": own.double().mean().item()}
+        table[name] = shares | found
+    return Answer({"samples": count(run), "classes": table})
+
+
+# Name, and place in the frame of the data, whose corners are at +-1.
+PROBES = (("C", (0.0, 0.0)), ("D", (1.0, 1.0)), ("E", (1.2, 0.3)), ("F", (1.5, -1.4)))
+
+
+def c6_probability(run: Run) -> Answer:
+    numbers, table = {}, []
+    for kind, model in run.models.items():
+        names, x, labels = probes(run, kind)
+        bound = likelihood.complete_bound(model, x, labels, seed=run.args.seed)
+        density = likelihood.log_likelihood(model, x, labels, **accuracy(run, 1e-4))
+        rows = {
+            name: {
+                "location": x[i].tolist(),
+                "class": None if labels is None else run.once(split).names[labels[i]],
+                "eq9_nats": bound.diffusion[i].item(),
+                "eq9_standard_error_nats": bound.error[i].item(),
+                "bound_nats": bound.total[i].item(),
+                "log_density_nats": density[i].item(),
+            }
+            for i, name in enumerate(names)
+        }
+        numbers[kind] = {"points": rows, "held_out": held_out_log_density(run, kind)}
+        table += rows.items()
+    integrals, figure = density_maps(run)
+    marked = pictures.probabilities(table, run.once(frame))
+    return Answer(
+        numbers | {"integral_of_density": integrals},
+        {"c6_probability": marked, "c6_density": figure},
+    )
+
+
+def probes(run: Run, kind: str) -> tuple[list[str], Tensor, Tensor | None]:
+    """Names, places (n, 2) and classes of the points whose probability is asked for.
+
+    A and B are held-out points, with their own classes; the others lie about the data. With
+    classes they have that of A, and G is A with another class.
+    """
+    points, here = run.once(split), run.once(frame)
+    places = {"A": points.held_out[0].tolist(), "B": points.held_out[-1].tolist()}
+    places |= {name: here.place(*place) for name, place in PROBES}
+    if kind == "unconditional":
+        return list(places), torch.tensor(list(places.values())), None
+    places["G"] = places["A"]
+    own = points.held_out_labels[0].item()
+    labels = torch.full((len(places),), own)
+    labels[1] = points.held_out_labels[-1]
+    labels[-1] = (own + 1) % len(points.names)
+    return list(places), torch.tensor(list(places.values())), labels
+
+
+def accuracy(run: Run, tolerance: float) -> dict[str, float]:
+    """Tolerances of the flow; the absolute one counts in units of the data as well as in nats."""
+    return {"rtol": tolerance, "atol": tolerance * min(1.0, run.once(spread))}
+
+
+def held_out_log_density(run: Run, kind: str) -> dict[str, float]:
+    """Mean log-density of held-out points, and under Gaussians fitted to the training points."""
+    points, model = run.once(split), double(run.models[kind])
+    generator = torch.Generator().manual_seed(run.args.seed)
+    rows = torch.randperm(len(points.held_out), generator=generator)[:COMPARED]
+    x = points.held_out[rows].double()
+    labels = points.held_out_labels[rows] if kind == "conditional" else None
+    own = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
+    gaussian = MultivariateNormal(model.mean[own], model.covariance[own])
+    found = likelihood.log_likelihood(model, x, labels, **accuracy(run, 1e-4))
+    return {
+        "points": len(x),
+        "log_density_nats": found.mean().item(),
+        "standard_error_nats": (found.std() / len(x) ** 0.5).item(),
+        "gaussian_log_density_nats": gaussian.log_prob(x).mean().item(),
+    }
+
+
+def density_maps(run: Run, cells: int = 64, reach: float = 1.5):
+    """Integrals of the densities over 1.5 times the frame, by name, and their picture."""
+    here = run.once(frame)
+    (left, bottom), (right, top) = here.place(-reach, -reach), here.place(reach, reach)
+    middles = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+    y, x = torch.meshgrid(
+        bottom + (top - bottom) * middles, left + (right - left) * middles, indexing="ij"
+    )
+    grid = torch.stack([x, y], dim=2).reshape(-1, 2)
+    maps = {"all points": ("unconditional", None)}
+    for k, name in enumerate(run.once(split).names[: MAPS - 1]):
+        maps[f"class {name}"] = ("conditional", k)
+    found = {
+        name: likelihood.log_likelihood(run.models[kind], grid, label, **accuracy(run, 1e-3))
+        for name, (kind, label) in maps.items()
+    }
+    area = (right - left) / cells * (top - bottom) / cells
+    integrals = {name: log_p.exp().sum().item() * area for name, log_p in found.items()}
+    images = [log_p.reshape(cells, cells) for log_p in found.values()]
+    extent = (left, right, bottom, top)
+    return integrals, pictures.density_maps(images, list(maps), integrals.values(), extent)
+
+
+# --- The study ----------------------------------------------------------------------------------
+
+DISTANCES = "energy distance with its permutation test and W2 ratio to held-out points"
+NO_SCORE = "the exact score is not known and left out"
+NEAREST = "no borders of classes are known: class of the nearest training point in their place"
+NOTES = {
+    "u1": "the start lies to the points as (1.6, 1.4) to the square",
+    "u2": "the Bayes loss is not known, nor the excess risk: held-out loss in their place",
+    "u3": f"TV10 needs the square: {DISTANCES} in its place",
+    "u4": f"TV10 needs the square: energy distance to held-out points in its place; {NO_SCORE}",
+    "u5": f"TV10 needs the square: energy distance to held-out points in its place; {NO_SCORE}",
+    "start_mismatch": f"TV10 and KS need the square: {DISTANCES} in their place; {NO_SCORE}, "
+    "and with it the curve against sigma(1)",
+    "c3": NEAREST,
+    "c4": NEAREST,
+    "c5": f"borders, border distances and TV10 need the square: {DISTANCES} in their place, "
+    "and the class of the nearest training point",
+    "c6": "the true density is not known: mean log-density of held-out points in its place, "
+    "beside that of fitted Gaussians",
+    "bonus": "the target lies to the points as (4, 5.5) to the square, unless --target is given; "
+    "the conditional model is steered in the first class",
+}
+OF_CLASSES = ("c1", "c3", "c4", "c5")
+NO_CLASSES = "not answered: the file has no third column, so there are no classes"
+
+
+def noted(name: str, question: Callable[[Run], Answer]) -> Callable[[Run], Answer]:
+    """The question, with what stands in place of the truth, or why there is no answer."""
+
+    def asked(run: Run) -> Answer:
+        if name in OF_CLASSES and "conditional" not in run.models:
+            return Answer({"note": NO_CLASSES}, text=f"{name}: {NO_CLASSES}")
+        answer = question(run)
+        if name not in NOTES:
+            return answer
+        numbers = {"note": NOTES[name]} | dict(answer.numbers)
+        return replace(answer, numbers=numbers, text=f"{name}: {NOTES[name]}")
+
+    return asked
+
+
+def study(
+    u1: Callable[..., Answer], u6: Callable[..., Answer], bonus: Callable[..., Answer]
+) -> Study:
+    """The study of a file of points, with those of the exercise's questions that hold for it.
+
+    u1, u6, bonus: called with the run and the `Frame` of the points; bonus also with a label.
+    """
+    questions: Mapping[str, Callable[[Run], Answer]] = {
+        "u1": lambda run: u1(run, run.once(frame)),
+        "u2": u2_training_loss,
+        "u3": u3_nine_seeds,
+        "u4": u4_sampling_steps,
+        "u5": u5_schedules,
+        "u6": lambda run: u6(run, run.once(frame)),
+        "start_mismatch": start_mismatch,
+        "c1": c1_classes,
+        "c3": c3_one_point_per_class,
+        "c4": c4_samples_by_class,
+        "reverse_process": reverse_process,
+        "c5": c5_analysis,
+        "c6": c6_probability,
+        "bonus": lambda run: bonus(run, run.once(frame), 0),
+        "saved_samples": exercise.saved_samples,
+    }
+    return Study(
+        name="diffusion",
+        description="Part 1 about points of your own: the same questions, measured against a "
+        "tenth of the points that training does not see.",
+        options=ownpoints.OPTIONS,
+        check=ownpoints.check,
+        load=ownpoints.load,
+        train=ownpoints.train,
+        questions={name: noted(name, question) for name, question in questions.items()},
+    )

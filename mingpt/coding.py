@@ -1,0 +1,272 @@
+"""Text in as few bytes as its tokens' probabilities allow: arithmetic coding under a predictor.
+
+A file is a header and an arithmetic code. Reading it needs the very same probabilities, to the
+last bit. So both directions run the same operations on arrays of the same shapes, on the CPU with
+one thread, and turn every distribution into whole frequencies. The header says which model, method
+and PyTorch wrote the file, and holds a checksum of its first frequencies: a machine that computes
+otherwise is found out before, not after, the work.
+
+`python -m mingpt.coding compress FILE` and `... decompress FILE` do it for files.
+"""
+
+import argparse
+import hashlib
+import re
+import struct
+import sys
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from mingpt import checkpoint, startup
+from mingpt.arithmetic import ArithmeticDecoder, ArithmeticEncoder, frequencies, interval
+from mingpt.bpe import get_encoder
+from mingpt.data import load_book
+from mingpt.mixing import METHODS
+from mingpt.utils import atomic_path
+
+MAGIC = b"mGPT"
+VERSION = 1  # counts up with every change of the file or of what METHODS compute
+HEADER = struct.Struct("<4sBB3s6sI6sI")  # the fields of Header
+SEAL = struct.Struct("<I")  # CRC-32 of all that precedes it
+DIGEST_BYTES = 6  # of a SHA-256 that the header keeps
+SUFFIX = ".mgpt"
+WEIGHTS = Path("weights/gpt.pt")
+
+
+class CodingError(ValueError):
+    """A compressed file is damaged, or was written by another model, version or machine."""
+
+
+# --- The file -----------------------------------------------------------------------------------
+
+
+class Header(NamedTuple):
+    """What stands before the code."""
+
+    magic: bytes
+    version: int
+    method: int  # its number in METHODS
+    torch_version: bytes  # three numbers
+    model: bytes  # of the SHA-256 of the weights and of the text they are primed with
+    frequencies: int  # CRC-32 of the first distribution: what this machine computes
+    text: bytes  # of the SHA-256 of the text
+    tokens: int
+
+
+def parse(content):
+    """A file's (Header, code). Raises CodingError for what `compress` did not write so."""
+    if content[: len(MAGIC)] != MAGIC:
+        raise CodingError("this is not a text compressed by mingpt.coding")
+    body, seal = content[: -SEAL.size], content[-SEAL.size :]
+    if len(body) < HEADER.size or SEAL.pack(zlib.crc32(body)) != seal:
+        raise CodingError("the compressed text is damaged: truncated or altered")
+    header = Header(*HEADER.unpack_from(body))
+    if header.version != VERSION or header.method >= len(METHODS):
+        raise CodingError(
+            f"the compressed text is of version {header.version}, method {header.method}; this "
+            f"package reads version {VERSION}, methods 0 to {len(METHODS) - 1}"
+        )
+    return header, body[HEADER.size :]
+
+
+def compress(text, model, method="adaptive", encoder=None, primer=None):
+    """The text (str) as bytes, to be read by `decompress` with the same model and arguments.
+
+    model: a GPT, left as it is; method: one of METHODS; encoder: that of the model's tokens
+    (default GPT-2's); primer (N,) int64: what precedes the text (default: the book's training
+    part, which the model was trained on), more than 32 tokens.
+    Raises ValueError for a text that UTF-8 does not have, and an encoder of other tokens.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    encoder, primer = _defaults(model, encoder, primer)
+    raw = text.encode("utf-8")  # UnicodeEncodeError is a ValueError
+    tokens = encoder.encode(text)
+    code = ArithmeticEncoder()
+    with reproducible():
+        predictor = METHODS[method](model, encoder, primer)
+        distribution = frequencies(predictor.predict())
+        header = Header(
+            MAGIC, VERSION, list(METHODS).index(method), _torch_version(),
+            _model_sum(model, primer), _frequency_sum(distribution), _text_sum(raw), len(tokens),
+        )  # fmt: skip
+        for token in tqdm(tokens, desc="compress", unit="token", disable=None):
+            code.encode(*interval(distribution, token))
+            predictor.update(token)
+            distribution = frequencies(predictor.predict())
+    content = HEADER.pack(*header) + code.finish()
+    return content + SEAL.pack(zlib.crc32(content))
+
+
+def decompress(content, model, encoder=None, primer=None):
+    """The text that `compress` was given, for its bytes and the same model, encoder and primer.
+
+    Raises CodingError for damaged or foreign bytes, another model or primer, another version of
+    PyTorch, and a machine that computes otherwise; never returns another text.
+    """
+    header, code = parse(content)
+    encoder, primer = _defaults(model, encoder, primer)
+    if header.model != _model_sum(model, primer):
+        raise CodingError("the text was compressed with another model or primer")
+    if header.torch_version != _torch_version():
+        theirs, ours = (".".join(map(str, v)) for v in (header.torch_version, _torch_version()))
+        raise CodingError(f"the text was compressed with PyTorch {theirs}; this is {ours}")
+    decoder = ArithmeticDecoder(code)
+    tokens = []
+    with reproducible():
+        predictor = list(METHODS.values())[header.method](model, encoder, primer)
+        distribution = frequencies(predictor.predict())
+        if header.frequencies != _frequency_sum(distribution):
+            raise CodingError("the text was compressed on a machine whose arithmetic differs from "
+                              "this one's in the last digits: decompress it there")
+        for _ in tqdm(range(header.tokens), desc="decompress", unit="token", disable=None):
+            tokens.append(decoder.decode(distribution))
+            predictor.update(tokens[-1])
+            distribution = frequencies(predictor.predict())
+    raw = encoder.decode_bytes(tokens)
+    if header.text != _text_sum(raw):
+        raise CodingError("decompression went astray: the text does not match its checksum, so "
+                          "this machine's arithmetic differs from the one that compressed it")
+    return raw.decode("utf-8")
+
+
+def _defaults(model, encoder, primer):
+    encoder = get_encoder() if encoder is None else encoder
+    if encoder.vocab_size != model.config.vocab_size:
+        raise ValueError(f"the model knows {model.config.vocab_size} tokens, its encoder "
+                         f"{encoder.vocab_size}")
+    if primer is None:
+        primer = load_book().train
+        if encoder is not get_encoder():
+            primer = torch.tensor(encoder.from_gpt2(primer.tolist()))
+    return encoder, primer
+
+
+@contextmanager
+def reproducible():
+    """One thread and float32, whatever the caller computes with; no gradients but those asked."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+
+
+def _model_sum(model, primer):
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().data)
+    digest.update(primer.contiguous().numpy().astype("<i8").data)
+    return digest.digest()[:DIGEST_BYTES]
+
+
+def _frequency_sum(frequencies):
+    return zlib.crc32(frequencies.numpy().astype("<i8").data)
+
+
+def _text_sum(raw):
+    return hashlib.sha256(raw).digest()[:DIGEST_BYTES]
+
+
+def _torch_version():
+    numbers = torch.__version__.partition("+")[0].split(".")[:3]
+    return bytes(int(re.match(r"\d+", number)[0]) for number in numbers)
+
+
+# --- The command line ---------------------------------------------------------------------------
+
+PROG = "python -m mingpt.coding"
+TOKENS_PER_SECOND, START_SECONDS = 50, 15  # on one core of 2.6 GHz
+
+
+def compress_file(path, out, model, **options):
+    """Compress a file of UTF-8 text into another, atomically; returns its size in bytes.
+
+    options: those of `compress`. Raises ValueError for a file that is not UTF-8 text, OSError.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is none of it") from None
+    if (tokens := len(text.encode()) / 3.5) > 10_000:
+        minutes = (START_SECONDS + tokens / TOKENS_PER_SECOND) / 60
+        print(f"{path} will take about {minutes:.0f} minutes", flush=True)
+    content = compress(text, model, **options)
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(content)
+    return len(content)
+
+
+def decompress_file(path, out, model, **options):
+    """Write the text of a file by `compress_file` into another, atomically; returns its bytes.
+
+    options: those of `decompress`. Raises CodingError as `decompress` does, OSError.
+    """
+    try:
+        raw = decompress(Path(path).read_bytes(), model, **options).encode("utf-8")
+    except CodingError as error:
+        raise CodingError(f"{path}: {error}") from None
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(raw)
+    return len(raw)
+
+
+def default_out(path, compressing):
+    """Where the result of a file goes when nobody says: FILE.mgpt, and back to FILE."""
+    path = Path(path)
+    if compressing:
+        return path.with_name(path.name + SUFFIX)
+    return path.with_suffix("") if path.suffix == SUFFIX else path.with_name(path.name + ".txt")
+
+
+def check_files(path, out):
+    """Raise ValueError where there is no file to read, or one where a new one is to be written."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    if Path(out).exists():
+        raise ValueError(f"{out} exists: choose another name, or move it away")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog=PROG, description="Compress a UTF-8 text by the language model, or the reverse."
+    )
+    parser.add_argument("direction", choices=("compress", "decompress"))
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--out", type=Path, help="file to write (default: FILE.mgpt, and back)")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help=f"default: {WEIGHTS}")
+    parser.add_argument("--method", choices=tuple(METHODS), default="adaptive",
+                        help="of compression: learn from the text on the way, or stand still")
+    args = parser.parse_args(argv)
+    compressing = args.direction == "compress"
+    out = args.out or default_out(args.file, compressing)
+    try:
+        check_files(args.file, out)
+        content = checkpoint.read(args.weights)
+        model, encoder = checkpoint.build(content), checkpoint.encoder(content)
+        if compressing:
+            size = compress_file(args.file, out, model, method=args.method, encoder=encoder)
+        else:
+            size = decompress_file(args.file, out, model, encoder=encoder)
+    except (ValueError, OSError) as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        startup.say_interrupted(PROG)
+        return startup.INTERRUPTED
+    print(f"wrote {out}: {size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

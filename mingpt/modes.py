@@ -1,0 +1,27 @@
+"""How a model is computed with, whatever its caller has set, and left as it was."""
+
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def evaluating(model, gradients=False):
+    """Inside, the model is in eval mode, in its own precision, with gradients or without.
+
+    Afterwards every module is in the mode it was in. A caller's no_grad, inference_mode or
+    autocast does not reach inside.
+    """
+    training = {module: module.training for module in model.modules()}
+    device_type = next(model.parameters()).device.type
+    model.eval()
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+            torch.autocast(device_type, enabled=False),
+        ):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,203 @@
+"""Predictors of the next token that may learn from every token that follows.
+
+A predictor has two methods: `predict()` gives the log-probabilities of the next token, (V,)
+float64 nats, and `update(token)` says which one it was. Here: the GPT as it is, the GPT that goes
+on learning, and the nearest neighbours of its hidden state; `KneserNey` in mingpt/ngram.py and
+`Mixture` in mingpt/mixing.py are others. All compute on the CPU, in float32 or float64, one token
+after the other, so that the same tokens give the same bits (see mingpt/coding.py).
+"""
+
+import copy
+import math
+
+import torch
+from torch.nn import functional as F
+
+from mingpt import fast
+from mingpt.utils import check_integer, check_number
+
+WINDOW, SEGMENT = 32, 16  # tokens: a prediction's context is 17 to 32 of them
+WINDOW_BATCH = 16
+
+
+class StaticGPT:
+    """The GPT in windows of 32 tokens moved by 16, each computed token by token."""
+
+    def __init__(self, model, tokens, window=WINDOW, segment=SEGMENT):
+        """model: a GPT, left as it is; tokens (N,) int64, the text so far, N >= 1.
+
+        A window reaches back over `window` tokens at most, and is moved on by `segment`.
+        Raises ValueError for a window above the model's block or a segment above the window.
+        """
+        check_integer("window", window, at_least=1)
+        check_integer("segment", segment, at_least=1)
+        if window > model.block_size or segment > window:
+            raise ValueError(
+                f"segment {segment} <= window {window} <= block {model.block_size} does not hold"
+            )
+        if len(tokens) == 0:
+            raise ValueError("a GPT predicts from at least one token")
+        self.model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        self.window, self.segment = window, segment
+        self._text = tokens[-window - 1 :].tolist()  # as far as a window and its targets reach
+        self._begin_window()
+
+    def predict(self):
+        """Log-probabilities of the next token, (V,) float64 nats."""
+        return self._log_probs
+
+    def update(self, token):
+        """The token follows."""
+        self._text = [*self._text[-self.window :], token]
+        self._since += 1
+        if self._since == self.segment:
+            self._end_segment()
+            self._begin_window()
+        else:
+            self._context.append(token)
+            self._read()
+
+    def _begin_window(self):
+        self._since = 0
+        self._context = self._text[-(self.window - self.segment + 1) :]
+        self._continuation = fast.continuation(self.model)
+        self._read()
+
+    @torch.no_grad()
+    def _read(self):
+        idx = torch.tensor([self._context])
+        if self._continuation:
+            logits = self._continuation.logits(idx)[0]
+        else:
+            logits = self.model(idx)[0][0, -1]
+        self._log_probs = logits.double().log_softmax(dim=0)
+
+    def _end_segment(self):
+        """A segment has been read: nothing to do for a GPT that stays as it is."""
+
+
+class DynamicGPT(StaticGPT):
+    """A GPT that after every segment takes one step down the gradient of the segment's loss.
+
+    Krause et al. 2018, "Dynamic evaluation of neural sequence models", section 4: the step in each
+    weight is divided by the root mean square of its gradient on the training text, here with
+    `damping` times the mean over all weights added to it; then the weights decay towards those of
+    training, by the share `decay`.
+    """
+
+    def __init__(self, model, tokens, window=WINDOW, segment=SEGMENT, learning_rate=6e-5,
+                 damping=1.0, decay=0.003, batches=32, seed=0):
+        """As `StaticGPT`; tokens is also the training text for the mean squares, of `batches`
+        windows drawn with the seed; it holds more than `window` tokens."""
+        super().__init__(model, tokens, window, segment)
+        check_number("learning_rate", learning_rate, at_least=0)
+        if len(tokens) <= window:
+            raise ValueError(f"the text so far should hold more than {window} tokens")
+        self.learning_rate, self.decay = learning_rate, decay
+        self._weights = list(self.model.parameters())
+        self._trained = [w.detach().clone() for w in self._weights]
+        generator = torch.Generator().manual_seed(seed)
+        starts = torch.randint(len(tokens) - window, (batches,), generator=generator)
+        squares = [torch.zeros_like(w) for w in self._weights]
+        for start in starts.tolist():
+            gradients = self._gradients(tokens[start : start + window + 1], window)
+            for square, gradient in zip(squares, gradients, strict=True):
+                square += gradient**2 / batches
+        self._rms = [square.sqrt() for square in squares]
+        count = sum(rms.numel() for rms in self._rms)
+        floor = damping * math.fsum(float(rms.double().sum()) for rms in self._rms) / count
+        for rms in self._rms:
+            rms += floor
+
+    @torch.no_grad()
+    def update(self, token):
+        """The token follows. Weights that have left the finite numbers go back to training's."""
+        super().update(token)
+        if not self._log_probs.isfinite().all():
+            for weight, trained in zip(self._weights, self._trained, strict=True):
+                weight.copy_(trained)
+            self._begin_window()
+
+    def _gradients(self, text, scored):
+        """Of the mean loss of the last `scored` tokens of text (T,): one for every weight."""
+        targets = text[1:].clone()
+        targets[: len(targets) - scored] = -1
+        with torch.enable_grad():
+            _, loss = self.model(text[None, :-1], targets[None], loss_only=True)
+            return torch.autograd.grad(loss, self._weights)
+
+    @torch.no_grad()
+    def _end_segment(self):
+        gradients = self._gradients(torch.tensor(self._text), self.segment)
+        for weight, trained, gradient, rms in zip(
+            self._weights, self._trained, gradients, self._rms, strict=True
+        ):
+            weight.addcdiv_(gradient, rms, value=-self.learning_rate)
+            weight.lerp_(trained, self.decay)
+
+
+class Neighbours:
+    """The tokens that followed where the GPT's hidden state was like now.
+
+    The continuous cache of Grave et al. 2017 ("Improving neural language models with a continuous
+    cache"), over the whole text so far: with h_i the hidden state before token i, scaled to
+    length 1, p(w) is proportional to the sum of exp(theta h . h_i) over all i where w followed.
+    """
+
+    def __init__(self, model, tokens, theta=15.0, floor=1e-3, adaptive=True,
+                 window=WINDOW, segment=SEGMENT):
+        """model, tokens, window, segment: as for `DynamicGPT`; floor: the share of the uniform
+        distribution; adaptive: whether what follows is remembered too."""
+        self._model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        self._theta, self._floor, self._adaptive = theta, floor, adaptive
+        self._window, self._segment = window, segment
+        self._states = torch.empty(0, model.config.n_embd)  # (capacity, C)
+        self._next = torch.empty(0, dtype=torch.int64)  # (capacity,), what followed them
+        self._count = 0
+        overlap = window - segment
+        for part in tokens.unfold(0, window + 1, segment).split(WINDOW_BATCH):  # (B, window + 1)
+            states = self._hidden(part[:, :-1])[:, overlap:]
+            self._remember(states.flatten(0, 1), part[:, overlap + 1 :].flatten())
+        rest = (len(tokens) - window - 1) % segment
+        self._recent = tokens[len(tokens) - rest - overlap - 1 :].tolist()
+        self._state = self._state_after_recent()
+
+    @torch.no_grad()
+    def _hidden(self, inputs):
+        """inputs (B, T) -> states of length 1, (B, T, C) float32."""
+        return F.normalize(self._model.hidden_states(inputs), dim=-1)
+
+    def _state_after_recent(self):
+        return self._hidden(torch.tensor([self._recent]))[0, -1:]  # (1, C)
+
+    def _remember(self, states, tokens):
+        needed = self._count + len(tokens)
+        if needed > len(self._next):
+            capacity = 2 * needed
+            grown = torch.empty(capacity, states.shape[1]), torch.zeros(capacity, dtype=torch.int64)
+            for new, old in zip(grown, (self._states, self._next), strict=True):
+                new[: self._count] = old[: self._count]
+            self._states, self._next = grown
+        self._states[self._count : needed] = states
+        self._next[self._count : needed] = tokens
+        self._count = needed
+
+    def predict(self):
+        """Log-probabilities of the next token, (V,) float64 nats."""
+        V = self._model.config.vocab_size
+        p = torch.full((V,), 1 / V, dtype=torch.float64)
+        if self._count:
+            similarity = self._states[: self._count] @ self._state[0]
+            weights = (self._theta * similarity.double()).softmax(dim=0)
+            p *= self._floor
+            p.index_add_(0, self._next[: self._count], (1 - self._floor) * weights)
+        return p.log()
+
+    def update(self, token):
+        """The token follows."""
+        if self._adaptive:
+            self._remember(self._state, torch.tensor([token]))
+        self._recent.append(token)
+        if len(self._recent) > self._window:
+            self._recent = self._recent[-(self._window - self._segment + 1) :]
+        self._state = self._state_after_recent()

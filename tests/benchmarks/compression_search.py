@@ -1,0 +1,139 @@
+"""What the compressor's settings were chosen by: `python -m tests.benchmarks.compression_search`.
+
+The held-out part of the book is not touched: a GPT is trained by the default recipe on the first
+nine tenths of the training part, and every predictor is primed with them and codes the last tenth,
+in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed.
+Writes report/results/compression_search.json after every number. Training takes some five minutes
+on one core, the rest fifteen.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import mingpt
+from mingpt import coding, recipe
+from mingpt.bpe import get_encoder
+from mingpt.data import BlockDataset, load_book, split_text
+from mingpt.mixing import ADAPTIVE_WEIGHTS, ORDER, RATE, STATIC_WEIGHTS
+from mingpt.model import GPT
+from mingpt.ngram import KneserNey, folded_kinds, unseen_prior
+from mingpt.predictors import DynamicGPT, Neighbours, StaticGPT
+from mingpt.scoring import bits_per_byte
+from mingpt.studies.compression import mixed
+from mingpt.trainer import Trainer
+from mingpt.utils import atomic_path
+
+PATH = Path(__file__).parents[2] / "report" / "results" / "compression_search.json"
+SEED = 0  # that of the shipped weights
+
+PREDICTORS = {
+    **{f"GPT, windows of {w} moved by {w // 2}": ("static", {"window": w, "segment": w // 2})
+       for w in (16, 32, 64)},
+    **{f"GPT learning on, rate {rate:g}": ("dynamic", {"learning_rate": rate})
+       for rate in (3e-5, 6e-5, 1e-4)},
+    **{f"GPT learning on, decay {decay:g}": ("dynamic", {"decay": decay})
+       for decay in (0.0, 0.01)},
+    "GPT learning on, damping 2": ("dynamic", {"damping": 2.0}),
+    "GPT learning on, windows of 64 moved by 32": ("dynamic", {"window": 64, "segment": 32}),
+    **{f"n-grams of order {n}": ("ngram", {"order": n}) for n in (3, 4, 5, 6)},
+    "n-grams of order 5, case and space in contexts": ("ngram", {"order": 5, "kinds": None}),
+    "n-grams standing still": ("ngram", {"adaptive": False}),
+    **{f"neighbours, theta {theta}": ("neighbours", {"theta": float(theta)})
+       for theta in (10, 15, 20)},
+    "neighbours standing still": ("neighbours", {"adaptive": False}),
+}  # fmt: skip
+CHOSEN = {"gpt": "GPT learning on, rate 6e-05", "ngram": f"n-grams of order {ORDER}",
+          "neighbours": "neighbours, theta 15"}  # fmt: skip
+STILL = {"gpt": "GPT, windows of 32 moved by 16", "ngram": "n-grams standing still",
+         "neighbours": "neighbours standing still"}  # fmt: skip
+
+
+MIXTURES = {
+    **{f"learning on, rate {rate:g}": (CHOSEN, ADAPTIVE_WEIGHTS, rate) for rate in
+       (0, 0.005, 0.01, RATE, 0.04)},
+    "standing still": (STILL, STATIC_WEIGHTS, 0),
+}  # fmt: skip
+
+
+def train(tokens, encoder, heldout, num_bytes):
+    """The default recipe's GPT of tokens (N,) int64, after its last iteration."""
+    made = recipe.recipe_for("cpu", model_type="gpt-mini", objective="discounted", seed=SEED)
+    settings = made.trainer_settings(device="cpu", precision="auto")
+    settings.eval_interval = settings.max_iters
+    generator = torch.Generator().manual_seed(SEED)
+    model = GPT(made.model_config(encoder.vocab_size), generator=generator)
+    trainer = Trainer(
+        settings, model, BlockDataset(tokens, made.block_size, encoder.vocab_size),
+        lambda m: bits_per_byte(m, tokens, heldout, num_bytes), made.discount(tokens, encoder),
+    )  # fmt: skip
+    with tqdm(total=settings.max_iters, unit="it", leave=False, disable=None) as bar:
+        trainer.set_callback("on_batch_end", lambda _: bar.update())
+        trainer.run()
+    return model.eval()
+
+
+def build(kind, settings, model, encoder, tokens):
+    """The predictor of PREDICTORS's entry, primed with tokens (N,) int64."""
+    if kind == "ngram":
+        defaults = {"order": ORDER, "kinds": folded_kinds(encoder)}
+        return KneserNey(tokens, unseen_prior(tokens, encoder), **defaults | settings)
+    kinds = {"static": StaticGPT, "dynamic": DynamicGPT, "neighbours": Neighbours}
+    return kinds[kind](model, tokens, **settings)
+
+
+def code(predictor, tokens):
+    """(log-probabilities (N,) nats, contexts matched before each) of tokens (N,) int64."""
+    scores, matched = [], []
+    for token in tokens.tolist():
+        matched.append(getattr(predictor, "matched", 0))
+        scores.append(float(predictor.predict()[token]))
+        predictor.update(token)
+    return torch.tensor(scores, dtype=torch.float64), matched
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", type=Path, default=Path("runs/gpt_nine_tenths.pt"),
+                        help="the GPT of the nine tenths; trained and saved where it is missing")
+    args = parser.parse_args(argv)
+    encoder = get_encoder()
+    parts = split_text(encoder.decode(load_book().train.tolist()))
+    tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
+    num_bytes = len(parts[1].encode("utf-8"))
+    if not args.weights.exists():
+        model = train(tokens, encoder, validation, num_bytes)
+        mingpt.save(model, args.weights, dtype=torch.float16)
+    model = mingpt.load(args.weights)
+    results = {"predictors": {}, "mixtures": {}}
+    kept, matched = {}, None
+
+    def note(group, name, nats):
+        results[group][name] = -float(nats.sum()) / math.log(2) / num_bytes
+        print(f"{results[group][name]:.4f}  {name}", flush=True)
+        with atomic_path(PATH) as path:
+            content = {"validation_tokens": len(validation), "validation_bytes": num_bytes,
+                       "bits_per_byte": results}  # fmt: skip
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    with coding.reproducible():
+        for name, (kind, settings) in tqdm(PREDICTORS.items(), disable=None):
+            kept[name], contexts = code(build(kind, settings, model, encoder, tokens), validation)
+            matched = contexts if name == CHOSEN["ngram"] else matched
+            note("predictors", name, kept[name])
+        for name, (chosen, weights, rate) in MIXTURES.items():
+            scores = {member: kept[setting] for member, setting in chosen.items()}
+            note("mixtures", name, mixed(scores, weights, rate, matched))
+        chosen = {member: kept[setting] for member, setting in CHOSEN.items()}
+        note("mixtures", f"learning on, rate {RATE:g}, one context",
+             mixed(chosen, ADAPTIVE_WEIGHTS, RATE, [0] * len(validation)))  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,414 @@
+"""Trainer: minGPT's loop, callbacks and the data it takes."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+from mingpt.model import GPT
+from mingpt.trainer import Trainer
+from mingpt.utils import CfgNode
+from tests.mingpt.contract import plain
+from tests.mingpt.contract.conftest import build, training_config
+
+
+class Blocks(Dataset):
+    """Blocks of a text, as minGPT's projects write them."""
+
+    def __init__(self, length=40):
+        self.data = plain.tokens(length)
+
+    def __len__(self):
+        return len(self.data) - plain.BLOCK
+
+    def __getitem__(self, start):
+        chunk = self.data[start : start + plain.BLOCK + 1]
+        return chunk[:-1], chunk[1:]
+
+
+def pairs():
+    data = Blocks()
+    return [data[start] for start in range(len(data))]
+
+
+def losses_of(run):
+    losses = []
+    run.add_callback("on_batch_end", lambda trainer: losses.append(trainer.loss.item()))
+    run.run()
+    return losses
+
+
+def batches(data, count, batch_size=4):
+    """The batches minGPT's loader draws from the global generator."""
+    sampler = RandomSampler(data, replacement=True, num_samples=int(1e10))
+    loader = iter(DataLoader(data, sampler=sampler, batch_size=batch_size))
+    return [next(loader) for _ in range(count)]
+
+
+def test_the_losses_are_those_of_mingpts_loop(model, config, state):
+    """Same seed, same batches: forward, zero_grad, backward, clip, AdamW step."""
+    data, leaves = Blocks(), plain.trainable(state)
+    torch.manual_seed(1)
+    expected = plain.train(leaves, config, batches(data, 6), 1e-2)
+    torch.manual_seed(1)
+    found = losses_of(Trainer(training_config(max_iters=6), model, data))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_attributes_before_running(model):
+    """What minGPT's constructor sets."""
+    config, data = training_config(), Blocks()
+    run = Trainer(config, model, data)
+    assert run.config is config
+    assert run.model is model
+    assert run.train_dataset is data
+    assert run.optimizer is None
+    assert isinstance(run.callbacks, defaultdict)
+    assert (run.iter_num, run.iter_time, run.iter_dt) == (0, 0.0, 0.0)
+    assert torch.device(run.device) == torch.device("cpu")
+
+
+def test_callbacks_are_called_after_the_step_and_before_the_count(model):
+    """iter_num is 0 in the first on_batch_end, max_iters when run returns."""
+    run, seen = Trainer(training_config(), model, Blocks()), []
+    run.add_callback("on_batch_end", lambda trainer: seen.append(trainer.iter_num))
+    run.run()
+    assert seen == [0, 1, 2]
+    assert run.iter_num == 3
+    assert run.iter_dt > 0
+
+
+def test_set_callback_replaces_and_add_callback_appends(model):
+    """In the order they were added, each with the trainer."""
+    run, seen = Trainer(training_config(max_iters=1), model, Blocks()), []
+    run.add_callback("on_batch_end", lambda trainer: seen.append("replaced"))
+    run.set_callback("on_batch_end", lambda trainer: seen.append("first"))
+    run.add_callback("on_batch_end", lambda trainer: seen.append(trainer))
+    run.run()
+    assert seen == ["first", run]
+
+
+def test_events_of_ones_own_are_triggered_by_name(model):
+    """trigger_callbacks(name) calls what was added under it; unknown names do nothing."""
+    run, seen = Trainer(training_config(), model, Blocks()), []
+    run.add_callback("on_mine", lambda trainer: seen.append(1))
+    run.trigger_callbacks("on_mine")
+    run.trigger_callbacks("on_nothing")
+    assert seen == [1]
+    assert "on_nothing" not in run.callbacks
+
+
+def test_the_optimiser_may_be_changed_in_callbacks(model):
+    """Own schedules set param_groups' rates: with rate 0 nothing moves any more."""
+    run, heads = Trainer(training_config(weight_decay=0.0), model, Blocks()), []
+
+    def stop(trainer):
+        heads.append(trainer.model.lm_head.weight.detach().clone())
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = 0.0
+
+    run.set_callback("on_batch_end", stop)
+    run.run()
+    assert torch.equal(heads[0], heads[2])
+
+
+def test_generating_in_a_callback_leaves_the_training_as_it_is(config, state):
+    """The pattern of chargpt: eval, generate, train; losses as without."""
+    losses = []
+    for generates in (True, False):
+        run = Trainer(training_config(max_iters=4), build(config, state), Blocks())
+
+        def sample(trainer):
+            trainer.model.eval()
+            trainer.model.generate(plain.tokens(1, 2), 4)
+            trainer.model.train()
+
+        if generates:
+            run.add_callback("on_batch_end", sample)
+        torch.manual_seed(0)
+        losses.append(losses_of(run))
+    assert losses[0] == losses[1]
+
+
+def test_an_exception_in_a_callback_ends_the_run(model):
+    """How scripts stop early: it passes through, and the weights stay as they are."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(trainer):
+        if trainer.iter_num == 2:
+            raise Enough
+
+    run = Trainer(training_config(max_iters=None), model, Blocks())
+    run.set_callback("on_batch_end", stop)
+    with pytest.raises(Enough):
+        run.run()
+    assert run.iter_num == 2
+
+
+def test_the_model_is_in_train_mode_during_the_run(model):
+    run, modes = Trainer(training_config(), model.eval(), Blocks()), []
+    run.set_callback("on_batch_end", lambda trainer: modes.append(trainer.model.training))
+    run.run()
+    assert modes == [True] * 3
+
+
+def test_a_second_run_starts_again_from_0_with_a_new_optimiser(model):
+    """run() sets the optimiser and iter_num anew and goes on with the weights."""
+    run = Trainer(training_config(), model, Blocks())
+    run.run()
+    first, seen = run.optimizer, []
+    run.set_callback("on_batch_end", lambda trainer: seen.append(trainer.iter_num))
+    run.run()
+    assert seen == [0, 1, 2]
+    assert run.optimizer is not first
+
+
+@pytest.mark.parametrize(
+    "batch", [32, None, "a name", lambda self, split: None],
+    ids=["number", "none", "name", "method"],
+)
+def test_a_dataset_may_call_something_of_its_own_batch(model, batch):
+    """minGPT asks for __len__ and __getitem__ alone."""
+
+    class Own(Blocks):
+        pass
+
+    Own.batch = batch
+    assert len(losses_of(Trainer(training_config(), model, Own()))) == 3
+
+
+@pytest.mark.parametrize(
+    "vocabulary", [10**6, "utf-8", lambda self: 13, ["a", "b"]],
+    ids=["larger", "name", "method", "list"],
+)  # fmt: skip
+def test_a_dataset_may_call_something_of_its_own_vocab_size(model, vocabulary):
+    """It is read by scripts, not by minGPT."""
+
+    class Own(Blocks):
+        pass
+
+    Own.vocab_size = vocabulary
+    assert len(losses_of(Trainer(training_config(), model, Own()))) == 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Blocks(), Blocks(plain.BLOCK + 1), pairs(),
+        TensorDataset(plain.tokens(9, 8), plain.tokens(9, 8, seed=1)),
+        torch.utils.data.Subset(Blocks(), [0, 3, 5]),
+        torch.utils.data.ConcatDataset([Blocks(), Blocks()]),
+        [(x.numpy(), y.numpy()) for x, y in pairs()], [[x, y] for x, y in pairs()],
+    ],
+    ids=["blocks", "one", "list", "tensors", "subset", "concatenated", "arrays", "lists"],
+)  # fmt: skip
+def test_map_datasets_of_every_kind(model, data):
+    """Whatever PyTorch's loader makes two tensors of; drawn with replacement."""
+    assert len(losses_of(Trainer(training_config(), model, data))) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_targets_of_other_integer_types_are_trained_on(model, dtype):
+    data = [(x, y.to(dtype)) for x, y in pairs()]
+    assert len(losses_of(Trainer(training_config(), model, data))) == 3
+
+
+def test_targets_that_are_ignored_in_part(model, config, state):
+    """-1 for the positions of a question: minGPT's adder and sorter."""
+    data = [(x, torch.cat([torch.full((5,), -1), y[5:]])) for x, y in pairs()]
+    torch.manual_seed(1)
+    expected = plain.train(plain.trainable(state), config, batches(data, 3), 1e-2)
+    torch.manual_seed(1)
+    assert losses_of(Trainer(training_config(), model, data)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_max_iters_0_makes_the_one_step_mingpts_loop_makes(model):
+    """minGPT looks at the limit after a step: 0 and 1 are the same."""
+    assert len(losses_of(Trainer(training_config(max_iters=0), model, Blocks()))) == 1
+
+
+@pytest.mark.parametrize("number", [float, np.int64, np.float64, torch.tensor])
+def test_max_iters_may_be_any_whole_number(model, number):
+    """3.0, as --trainer.max_iters=3e0 gives, NumPy's and 0-d tensors."""
+    assert len(losses_of(Trainer(training_config(max_iters=number(3)), model, Blocks()))) == 3
+
+
+@pytest.mark.parametrize("number", [torch.tensor, np.float32, np.float64])
+def test_rates_may_be_any_number(config, state, number):
+    """learning_rate, weight_decay, grad_norm_clip and betas as 0-d tensors or NumPy floats."""
+    losses = []
+    for kind in (float, number):
+        model = build(config, state)
+        run = Trainer(
+            training_config(
+                learning_rate=kind(1e-2), weight_decay=kind(0.1), grad_norm_clip=kind(1.0),
+                betas=[float(kind(0.9)), float(kind(0.95))],
+            ), model, Blocks(),
+        )  # fmt: skip
+        torch.manual_seed(0)
+        losses.append(losses_of(run))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_configuration_of_mingpts_fields_on_any_object(model):
+    """The Trainer reads attributes."""
+    fields = ("device", "num_workers", "max_iters", "batch_size", "learning_rate", "betas",
+              "weight_decay", "grad_norm_clip")
+    config = SimpleNamespace(**{name: getattr(training_config(), name) for name in fields})
+    assert len(losses_of(Trainer(config, model, Blocks()))) == 3
+
+
+def test_settings_may_be_changed_between_construction_and_run(model):
+    """run reads trainer.config."""
+    run = Trainer(training_config(), model, Blocks())
+    run.config.max_iters = 2
+    run.config.batch_size = 5
+    shapes = []
+    model.register_forward_hook(lambda m, x, out: shapes.append(tuple(x[0].shape)))
+    run.run()
+    assert shapes == [(5, plain.BLOCK)] * 2
+
+
+class AnyModel(nn.Module):
+    """No GPT: two methods are what the loop needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(plain.VOCAB, plain.VOCAB)
+
+    def configure_optimizers(self, train_config):
+        return torch.optim.SGD(self.parameters(), lr=train_config.learning_rate)
+
+    def forward(self, x, y=None):
+        logits = self.table(x)
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+
+def test_any_module_with_two_methods_is_trained():
+    """model(x, y) -> (logits, loss) and configure_optimizers(config)."""
+    torch.manual_seed(0)
+    model = AnyModel()
+    before = model.table.weight.detach().clone()
+    run = Trainer(training_config(learning_rate=1.0, grad_norm_clip=1e9), model, Blocks())
+    assert len(losses_of(run)) == 3
+    assert isinstance(run.optimizer, torch.optim.SGD)
+    assert not torch.equal(model.table.weight, before)
+
+
+def test_an_optimiser_of_ones_own_is_used(config):
+    """configure_optimizers overridden in a subclass."""
+
+    class Own(GPT):
+        def configure_optimizers(self, train_config):
+            return torch.optim.SGD([self.lm_head.weight], lr=train_config.learning_rate)
+
+    torch.manual_seed(0)
+    model = Own(config)
+    wte = model.transformer.wte.weight.detach().clone()
+    run = Trainer(training_config(), model, Blocks())
+    run.run()
+    assert isinstance(run.optimizer, torch.optim.SGD)
+    assert torch.equal(model.transformer.wte.weight, wte)
+
+
+def test_gradients_are_clipped_to_the_norm(model):
+    """grad_norm_clip is the largest norm of all gradients together, as seen after the step."""
+    run, norms = Trainer(training_config(grad_norm_clip=1e-3), model, Blocks()), []
+    run.set_callback(
+        "on_batch_end",
+        lambda trainer: norms.append(
+            torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
+        ),
+    )
+    run.run()
+    assert norms == pytest.approx([1e-3] * 3, rel=1e-2)
+
+
+class OwnLoop(Trainer):
+    """run overridden: minGPT's loop with what the constructor left."""
+
+    def run(self):
+        model, config = self.model, self.config
+        self.optimizer = model.configure_optimizers(config)
+        loader = DataLoader(self.train_dataset, batch_size=config.batch_size)
+        model.train()
+        self.iter_num = 0
+        for x, y in loader:
+            _, self.loss = model(x.to(self.device), y.to(self.device))
+            model.zero_grad(set_to_none=True)
+            self.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_norm_clip)
+            self.optimizer.step()
+            self.trigger_callbacks("on_batch_end")
+            self.iter_num += 1
+            if config.max_iters is not None and self.iter_num >= config.max_iters:
+                break
+
+
+def test_a_subclass_may_override_run(model):
+    """self.loss, self.iter_num, self.optimizer and self.trigger_callbacks are its to use."""
+    run, seen = OwnLoop(training_config(), model, Blocks()), []
+    run.set_callback("on_batch_end", lambda trainer: seen.append((trainer.iter_num,
+                                                                  trainer.loss.item())))
+    run.run()
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert seen[-1][1] < seen[0][1]
+
+
+def test_a_subclass_may_add_to_the_constructor(model):
+    """super().__init__(config, model, train_dataset) and fields of its own."""
+
+    class Own(Trainer):
+        def __init__(self, config, model, train_dataset, note):
+            super().__init__(config, model, train_dataset)
+            self.note = note
+
+    assert len(losses_of(Own(training_config(), model, Blocks(), "x"))) == 3
+
+
+def test_a_device_is_any_that_pytorch_knows(config):
+    """The string goes to model.to: here the device of shapes without memory."""
+    run = Trainer(training_config(device="meta"), GPT(config), Blocks())
+    assert run.model.lm_head.weight.device.type == "meta"
+    assert torch.device(run.device).type == "meta"
+
+
+def test_the_loss_is_a_tensor_in_callbacks_and_after(model):
+    """trainer.loss.item(); its graph is let go on purpose."""
+    run, shapes = Trainer(training_config(), model, Blocks()), []
+    run.set_callback("on_batch_end", lambda trainer: shapes.append(trainer.loss.shape))
+    run.run()
+    assert shapes == [()] * 3
+    assert run.loss.item() > 0
+
+
+def test_gradients_are_there_in_callbacks(model):
+    """on_batch_end comes before the next zero_grad."""
+    run, norms = Trainer(training_config(), model, Blocks()), []
+    run.set_callback(
+        "on_batch_end",
+        lambda trainer: norms.append(trainer.model.transformer.wte.weight.grad.norm().item()),
+    )
+    run.run()
+    assert min(norms) > 0
+
+
+def test_a_configuration_tree_drives_a_whole_script(tmp_path):
+    """minGPT's projects: one tree for system, model and trainer, overridden from arguments."""
+    config = CfgNode(
+        system=CfgNode(seed=3407, work_dir=str(tmp_path)),
+        model=GPT.get_default_config(), trainer=Trainer.get_default_config(),
+    )  # fmt: skip
+    config.model.model_type = "gpt-nano"
+    config.merge_from_args(
+        ["--trainer.max_iters=2", "--trainer.batch_size=3", "--trainer.device=cpu",
+         "--model.block_size=8", "--model.vocab_size=13"]
+    )
+    model = GPT(config.model)
+    assert len(losses_of(Trainer(config.trainer, model, Blocks()))) == 2
