@@ -43,15 +43,16 @@ VARIANTS = {
     "embeddings do not decay": {"recipe": {"embedding_weight_decay": 0.0}},
     "weight decay 0.1": {"recipe": {"weight_decay": 0.1}},
     "dropout 0.1": {"recipe": {"dropout": 0.1}},
-    "no average of weights": {"recipe": {"ema_decay": None}},
+    "no average of weights": {"recipe": {"averaged_share": None}},
+    "average over a sixth": {"recipe": {"averaged_share": 1 / 6}},
     "4 layers x 192": {"model": {"model_type": None, "n_layer": 4, "n_head": 6, "n_embd": 192}},
     "6 layers x 256": {"model": {"model_type": None, "n_layer": 6, "n_head": 8, "n_embd": 256}},
     "tokens split at random, 10 %": {"split": 0.1},
     "minGPT's recipe": {
         "recipe": {
-            "objective": "cross-entropy", "ema_decay": None, "dropout": 0.1, "tied_head": False,
+            "objective": "cross-entropy", "averaged_share": None, "dropout": 0.1,
             "learning_rate": 5e-4, "embd_init_std": 0.02, "embedding_weight_decay": 0.0,
-            "weight_decay": 0.1,
+            "weight_decay": 0.1, "tied_head": False,
         },
     },
 }  # fmt: skip

@@ -57,3 +57,16 @@ def test_only_the_discounted_objective_has_a_discount():
     recipe = recipe_for("cpu", **SMALL, objective="discounted")
     assert 0 < recipe.discount(TOKENS, get_encoder()).discount < 1
     assert recipe_for("cpu", **SMALL, objective="cross-entropy").discount(TOKENS, None) is None
+
+
+@pytest.mark.parametrize(
+    ("max_iters", "share", "decay"),
+    [(300, 1 / 3, 0.99), (300, 1 / 6, 0.98), (30, 1 / 3, 0.9), (1, 1 / 3, 0.0), (300, None, None)],
+)
+def test_the_average_spans_a_share_of_the_iterations(max_iters, share, decay):
+    given = {**SMALL, "max_iters": max_iters, "averaged_share": share}
+    recipe = recipe_for("cpu", **given, objective="cross-entropy")
+    settings = recipe.trainer_settings(device="cpu")
+    assert settings.ema_decay == (None if decay is None else pytest.approx(decay))
+    record = {**small_trainer()[0].record(small_trainer()[1]), "ema_decay": settings.ema_decay}
+    assert ("not averaged" if decay is None else f"averaged by {decay:g}") in describe(record)
