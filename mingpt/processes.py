@@ -63,6 +63,7 @@ def leave():
 def report_error(prog, message, store):
     """One line on stderr; what the first process says too, the others leave to it."""
     message = " ".join(message.splitlines())
+    message = message.encode("utf-8", "backslashreplace").decode("utf-8")  # a file's name, say
     if store is None or launched_rank() == 0:
         print(f"{prog}: error: {message}", file=sys.stderr, flush=True)
         if store is not None:

@@ -5,6 +5,8 @@ from itertools import accumulate
 
 import torch
 
+from mingpt.modes import evaluating
+
 _WORD = re.compile(r"\S*\w\S*")  # a run without white space that holds a letter or digit
 _SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)]*$")  # of a text that ends here
 
@@ -76,7 +78,8 @@ def sample_sentence(model, encoder, prompt, generator, word, **sampling):
     start = torch.tensor([prompt], device=device)
     room = model.block_size - len(prompt)
     for _ in range(20):
-        sampled = model.generate(start, room, do_sample=True, generator=generator, **sampling)
+        with evaluating(model):
+            sampled = model.generate(start, room, do_sample=True, generator=generator, **sampling)
         ids = sampled[0].tolist()
         ids = ids[: sentence_length(encoder, ids, len(prompt), least_words=word)]
         words = word_positions(encoder, ids)

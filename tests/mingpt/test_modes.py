@@ -8,9 +8,22 @@ import torch
 from mingpt.attention import attention, explain_word, knockout
 from mingpt.inversion import invert, nearest_tokens
 from mingpt.scoring import bits_per_byte, brute_force_log_prob, token_log_probs
+from mingpt.text import sample_sentence
 from tests.mingpt.helpers import TEXT, small_model, tokens
 
 IDX = tokens(1, 12)
+
+
+class Bytes:
+    """Tokens that are bytes."""
+
+    def decode(self, ids):
+        return bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids):
+        return bytes(ids)
+
+
 QUESTIONS = {
     "attention": lambda model: attention(model, IDX)[1],
     "knockout": lambda model: knockout(model, IDX, 1, [4, 5]),
@@ -19,6 +32,9 @@ QUESTIONS = {
     "brute_force": lambda model: torch.tensor(brute_force_log_prob(model, IDX, 3)),
     "bits_per_byte": lambda model: torch.tensor(bits_per_byte(model, TEXT, TEXT[:40], 100)),
     "invert": lambda model: invert(model, IDX[0, :5], max_steps=5).vectors,
+    "sample_sentence": lambda model: sample_sentence(
+        model, Bytes(), [65, 66, 32], torch.Generator().manual_seed(0), 1
+    )[0],
     "nearest": lambda model: nearest_tokens(model, torch.ones(3, 24), TEXT).distances,
 }
 SURROUNDINGS = {
