@@ -33,6 +33,7 @@ from mingpt.text import (
 
 # Question 5 scores what the model adds to this; with --text, to a new line.
 SCORED_PROMPT, SCORED_PROMPT_OF_TEXT = "\n\nAlice", "\n"
+PAINTED_ROWS = 6  # in figures: a word without spaces may have as many tokens as the block
 REPEAT_PROMPTS_OF_ANY_TEXT = (
     'Repeat after me: "{sentence}"',
     'Please say "{sentence}". You said "',
@@ -295,7 +296,7 @@ def word_text(name, result):
 
 def figure_of_block(result, title):
     return figures.painted_attention(
-        result["tokens"], result["predicting_positions"], result["word_positions"],
+        result["tokens"], result["predicting_positions"][:PAINTED_ROWS], result["word_positions"],
         result["mean_score"], result["mean_weight"], title,
     )  # fmt: skip
 

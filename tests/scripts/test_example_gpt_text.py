@@ -3,6 +3,7 @@
 import json
 import random
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -170,3 +171,17 @@ def test_the_books_own_text_is_known_as_the_book(tmp_path):
     assert again.sha256() == book.sha256() == data.BOOK_ARRAYS_SHA256
     assert torch.equal(again.heldout, book.heldout)
     assert len(encoder.encode(PROMPT)) > 1
+
+
+def test_a_word_of_very_many_tokens_is_still_a_figure_of_some_size():
+    tokens = [str(number) for number in range(200)]
+    rows = list(range(20, 199))
+    result = {
+        "tokens": tokens, "predicting_positions": rows, "word_positions": [r + 1 for r in rows],
+        "mean_score": [[0.0] * (row + 1) for row in rows],
+        "mean_weight": [[1 / (row + 1)] * (row + 1) for row in rows],
+    }  # fmt: skip
+    figure = example_gpt.figure_of_block(result, "Last block")
+    plt.close(figure)
+    assert len(figure.axes) == example_gpt.PAINTED_ROWS + 2
+    assert figure.get_figheight() < 60
