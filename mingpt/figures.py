@@ -85,7 +85,9 @@ def training_loss(losses, evaluations, compressors, vocab_size):
     right.plot(steps, values, color=VERMILLION, marker="o", ms=3.5, lw=1.8)
     shown = [*values, *compressors.values()]
     most = max(min(shown) + 1.4, values[-1])  # the first values may be far above
-    right.set_ylim(min(shown) - 0.06, min(max(shown), most) + 0.1)
+    high = min(max(shown), most) + 0.1
+    room = 0.17 * (high - values[-1])  # for the words below the end
+    right.set_ylim(min(min(shown) - 0.06, values[-1] - room), high)
     span = steps[-1] - (0 if len(steps) == 1 else steps[0])
     right.set_xlim(0, steps[-1] + 0.32 * max(span, 1))
     right.annotate(
