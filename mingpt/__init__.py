@@ -4,7 +4,8 @@ From the bottom up:
     data        merges bpe vocabulary data
     model       model (its settings and checks: model_config model_arguments), loss, sampling,
                 huggingface; pristine, fast: when less work gives the same numbers, and how
-    training    trainer (trainer_settings batches resume), discounting, devices, processes, recipe
+    training    trainer (trainer_settings batches objective resume), discounting, devices,
+                processes, recipe
     files       checkpoint: what a weights file holds
     questions   inversion attention scoring text; modes: computing whatever the caller set
     compression ngram predictors mixing; arithmetic coding
@@ -51,9 +52,9 @@ _MODULE_OF = {
 _MODULES = {
     "arithmetic", "attention", "batches", "bpe", "checkpoint", "cli", "coding", "data", "devices",
     "discounting", "fast", "figures", "huggingface", "inversion", "loss", "merges", "mixing",
-    "model", "model_arguments", "model_config", "modes", "ngram", "predictors", "pristine",
-    "processes", "recipe", "resume", "sampling", "scoring", "startup", "text", "trainer",
-    "trainer_settings", "utils", "vocabulary",
+    "model", "model_arguments", "model_config", "modes", "ngram", "objective", "predictors",
+    "pristine", "processes", "recipe", "resume", "sampling", "scoring", "startup", "text",
+    "trainer", "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -7,14 +7,13 @@ from collections import defaultdict
 from contextlib import nullcontext
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from mingpt import fast, resume
+from mingpt import resume
 from mingpt.batches import Batches, cuts_blocks
 from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
-from mingpt.loss import linear_cross_entropy
-from mingpt.model_arguments import check_targets
+from mingpt.objective import Objective, parts_of
 from mingpt.pristine import pristine
 from mingpt.processes import process_count, process_rank
 from mingpt.trainer_settings import check_settings, last_iteration
@@ -111,7 +110,7 @@ class Trainer:
         self.discount = None if discount is None else discount.to(self.device)
         if config.compile:
             check_compiler(self.device)
-        self.objective = _Objective(self.model, self.discount, config.compile)
+        self.objective = Objective(self.model, self.discount, config.compile)
         if self.world_size > 1:
             self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
         self.train_dataset = train_dataset
@@ -205,7 +204,10 @@ class Trainer:
     def _step(self, x, y):
         """One optimiser step on a global batch, of which this process computes its share."""
         config = self.config
-        parts = self._parts(x, y)
+        share, steps = slice(self.rank, None, self.world_size), config.accumulation_steps
+        parts = parts_of(x, y, share, steps)
+        if not parts:
+            raise ValueError(f"iteration {self.iter_num + 1}: every target is -1, none is learnt")
         self.model.zero_grad(set_to_none=True)
         self.loss = torch.zeros((), device=self.device)
         for number, (part_x, part_y, weight) in enumerate(parts, start=1):
@@ -226,21 +228,6 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_norm_clip)
         self.optimizer.step()
         self.losses.append(self.loss.item())
-
-    def _parts(self, x, y):
-        """What this process computes of a global batch, in accumulation_steps parts: (x, y, the
-        part's share of all targets that count)."""
-        total = _counted(y)
-        if total == 0:
-            raise ValueError(f"iteration {self.iter_num + 1}: every target is -1, none is learnt")
-        share, steps = slice(self.rank, None, self.world_size), self.config.accumulation_steps
-        parts = []
-        for part_x, part_y in zip(x[share].chunk(steps), y[share].chunk(steps), strict=True):
-            counted = _counted(part_y)
-            if counted == 0:  # any targets, with the weight 0: a mean over none is not a number
-                part_y = torch.zeros_like(part_y)
-            parts.append((part_x, part_y, counted / total))
-        return parts
 
     def _autocast(self):
         if self.autocast_dtype is None:
@@ -335,41 +322,3 @@ class Trainer:
             return False
         values = [value for _, value in self.evaluations]
         return len(values) - 1 - values.index(min(values)) >= patience  # since the last new best
-
-
-def _counted(targets):
-    """How many targets are not -1."""
-    return int((targets.long() != -1).sum())
-
-
-class _Objective(nn.Module):
-    """A batch's cross-entropy, and what training minimises: the same, discounted.
-
-    Any module that returns (logits, loss) for (x, y) will do, as in minGPT; our GPT's loss
-    comes from the hidden states without all logits, where no hook or head asks for them. A
-    discount takes that.
-    """
-
-    def __init__(self, model, discount, compiled):
-        super().__init__()
-        self.model = model
-        self.discount = discount
-        self.call = model.__call__
-        self.hidden_states = lambda x: fast.hidden_states(model, model.embed(x))
-        if compiled:  # functions, not modules: no new keys
-            self.call = torch.compile(self.call)
-            self.hidden_states = torch.compile(self.hidden_states)
-
-    def forward(self, x, y):
-        as_built = pristine(self.model)
-        if self.discount is None and not as_built:
-            _, loss = self.call(x, y)
-            return loss.detach(), loss
-        check_targets(y, x.shape, len(self.model.lm_head.weight))
-        hidden_states = self.hidden_states if as_built else self.model.hidden_states
-        hidden, targets = hidden_states(x).flatten(0, 1), y.flatten().long()
-        weight = self.model.lm_head.weight
-        loss = linear_cross_entropy(hidden, weight, targets)
-        if self.discount is None:
-            return loss.detach(), loss
-        return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
