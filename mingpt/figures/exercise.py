@@ -1,38 +1,18 @@
-"""Every Part 2 figure: functions that take numbers and strings, know no model, return a Figure."""
+"""The figures of the exercise's five questions."""
 
 import math
 from functools import lru_cache
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import findfont
 from matplotlib.ft2font import FT2Font
 
-from mingpt.utils import atomic_path
+from mingpt.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, STYLE, VERMILLION, new
 
-BLUE, ORANGE, GREEN, VERMILLION, SKY, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#000000",
-)  # fmt: skip
 PAINT = LinearSegmentedColormap.from_list("paint", ["#FFFFFF", SKY, BLUE])
-_LINES = [
-    {"color": color, "marker": marker}
-    for color, marker in ((SKY, "o"), (ORANGE, "s"), (GREEN, "^"), (BLUE, "D"))
-]
 TEXT_INCHES, LINE_INCHES = 8.4, 0.5  # of painted text: width, and height of a line
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "text.parse_math": False,  # a token may be a dollar sign
-}
 
 
 @lru_cache
@@ -48,23 +28,11 @@ def visible(token):
 
 
 @plt.rc_context(STYLE)
-def save(figure, path):
-    """Write a figure as PNG, atomically, and close it."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
-    plt.close(figure)
-
-
-def _new(width, height, *args, **kwargs):
-    return plt.subplots(*args, figsize=(width, height), layout="constrained", **kwargs)
-
-
-@plt.rc_context(STYLE)
 def training_loss(losses, evaluations, compressors, vocab_size):
     """Q1. losses (nats per token, one per iteration); evaluations [(iteration, bpb)];
     compressors {name: bpb}, perhaps none; vocab_size of the model, whose uniform guess costs its
     logarithm."""
-    figure, (left, right) = _new(9, 3.8, 1, 2)
+    figure, (left, right) = new(9, 3.8, 1, 2)
     iterations = np.arange(1, len(losses) + 1)
     left.plot(iterations, losses, color=SKY, lw=0.8)
     width = max(1, len(losses) // 25)
@@ -106,7 +74,7 @@ def training_loss(losses, evaluations, compressors, vocab_size):
 def inversion(losses, tokens, margins, distances, typical_distance):
     """Q2. losses: one list (nats per step) per start; tokens (T) strings; margins (T) logits
     and distances (T) to the nearest real token embedding, both of the first start."""
-    figure, (left, middle, right) = _new(10.5, 3.8, 1, 3, width_ratios=[1.3, 1, 1])
+    figure, (left, middle, right) = new(10.5, 3.8, 1, 3, width_ratios=[1.3, 1, 1])
     for curve in losses[1:]:
         left.plot(curve, color=SKY, lw=0.7)
     left.plot(losses[0], color=BLUE, lw=1.8)
@@ -144,7 +112,7 @@ def painted_attention(tokens, rows, word_tokens, scores, weights, title):
     places = _lay_out(shown, word_tokens)
     lines = places[-1][0] + 1
     text_height = lines * LINE_INCHES
-    figure, axes = _new(
+    figure, axes = new(
         TEXT_INCHES + 1.6, len(rows) * (text_height + 0.3) + 2.8, len(rows) + 1, 1,
         height_ratios=[text_height] * len(rows) + [2.2],
     )
@@ -216,7 +184,7 @@ def _paint_text(axis, tokens, places, row, word_tokens, weights):
 def attention_all_blocks(words, weights, entropies, word):
     """Q4. weights (blocks, W) of the predicting position on each word, averaged over heads and
     summed over the word's tokens; entropies (blocks, heads) in bits."""
-    figure, (left, right) = _new(
+    figure, (left, right) = new(
         10.5, max(3.2, 1.2 + 0.25 * len(words)), 1, 2, width_ratios=[1.5, 1]
     )
     blocks = range(len(weights))
@@ -253,7 +221,7 @@ def token_log_probs(tokens, log_probs):
     """Q5. tokens (T) strings and their log-probabilities (T) in nats."""
     lines = math.ceil(len(tokens) / 32)
     per_line = math.ceil(len(tokens) / lines)
-    figure, axes = _new(
+    figure, axes = new(
         max(6, 0.32 * per_line + 1), 0.9 + 2.6 * lines, lines, 1, squeeze=False, sharey=True
     )
     mean = np.mean(log_probs)
@@ -269,62 +237,4 @@ def token_log_probs(tokens, log_probs):
         f"log p(sentence | prompt) = {np.sum(log_probs):.2f} nats, "
         f"dashed: mean {mean:.2f} per token"
     )
-    return figure
-
-
-@plt.rc_context(STYLE)
-def compressed_sizes(ours, others):
-    """Bits per byte of ours and others, {name: bpb} each, the largest on top."""
-    values = dict(sorted((ours | others).items(), key=lambda item: -item[1]))
-    figure, axis = _new(8.4, 0.36 * len(values) + 1.1)
-    rows = np.arange(len(values))[::-1]
-    for names, colour, marker, label in (
-        (ours, BLUE, "o", "ours"), (others, VERMILLION, "s", "compressors"),
-    ):  # fmt: skip
-        held = [row for row, name in zip(rows, values, strict=True) if name in names]
-        axis.plot(
-            [v for name, v in values.items() if name in names], held, marker, ms=8, color=colour,
-            label=label,
-        )
-    for row, value in zip(rows, values.values(), strict=True):
-        axis.annotate(f"{value:.3f}", (value, row), xytext=(9, 0), textcoords="offset points",
-                      va="center")  # fmt: skip
-    axis.set_yticks(rows, values)
-    axis.grid(axis="y", alpha=0.4)
-    axis.margins(x=0.12)
-    axis.set(title="Held-out text, primed with the training part", xlabel="bits per byte")
-    axis.legend(frameon=False, loc="lower right")
-    return figure
-
-
-@plt.rc_context(STYLE)
-def bits_by_position(starts, curves):
-    """starts (B,): bytes into the text at which its blocks begin; curves {name: (B,) bpb}."""
-    figure, axis = _new(8.4, 4)
-    for (name, values), style in zip(curves.items(), _LINES, strict=False):
-        axis.plot(np.array(starts) / 1000, values, label=name, lw=1.8, ms=4, **style)
-    axis.set(title="Held-out text, block by block", xlabel="position in the text (kB)",
-             ylabel="bits per byte")  # fmt: skip
-    axis.legend(frameon=False, ncols=2, fontsize=9)
-    return figure
-
-
-@plt.rc_context(STYLE)
-def bits_by_frequency(labels, counts, curves):
-    """labels (F): how often tokens occur in training; counts (F): tokens of the text of that
-    kind; curves {name: (F,) mean bits per token}, shown beyond those of the first."""
-    figure, axis = _new(8.4, 4)
-    x = np.arange(len(labels))
-    reference, *_ = curves
-    for (name, values), style in zip(curves.items(), _LINES, strict=False):
-        axis.plot(x, np.subtract(values, curves[reference]), label=name, lw=1.8, ms=5, **style)
-    ticks = zip(labels, counts, curves[reference], strict=True)
-    axis.set_xticks(x, [f"{label}\n({count})\n{bits:.1f}" for label, count, bits in ticks])
-    axis.set(
-        title="Which tokens cost fewer bits",
-        ylabel=f"bits per token beyond {reference}",
-        xlabel="occurrences in the training part, (tokens of the held-out text), "
-               f"bits per token of {reference}",
-    )  # fmt: skip
-    axis.legend(frameon=False)
     return figure
