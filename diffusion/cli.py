@@ -10,21 +10,19 @@ line and 130.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
-from diffusion.files import check_writable, write_atomically, write_json
-from diffusion.startup import Interruptible
+from diffusion.files import check_file, check_writable, write_atomically, write_json
+from diffusion.startup import Parser, conclude
 
 
 @dataclass(frozen=True)
@@ -122,50 +120,32 @@ FOLDERS = (
 )  # fmt: skip
 
 
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with an option, and exits with code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        script = self.prog.partition(" --study ")[0]
-        self.exit(2, f"{script}: error: {message}\n")
-
-
 def parse(
     prog: str, exercise: Study, studies: Sequence[Study], argv: Sequence[str] | None
 ) -> tuple[Study, argparse.Namespace]:
     """The study that the command line asks for, and its options; exits for --help and mistakes."""
     by_name = {study.name: study for study in studies}
-    first = Parser(prog=prog, add_help=False, allow_abbrev=False)
+    first = Parser(prog, add_help=False)
     first.add_argument("--study", choices=tuple(by_name))
-    chosen, rest = first.parse_known_args(sys.argv[1:] if argv is None else argv)
+    chosen, rest = first.parse_known_args(argv)
     study = by_name.get(chosen.study, exercise)
 
     parser = Parser(
-        prog=prog if study is exercise else f"{prog} --study {study.name}",
+        prog if study is exercise else f"{prog} --study {study.name}",
         description=study.description,
         epilog=_list_of(studies) if study is exercise else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     if study is exercise:
         parser.add_argument("--study", choices=tuple(by_name), help="run a study instead")
     for entry in (*study.options, *FOLDERS):
         shown = "" if entry.default is None else f" (default {_plain(entry.default)})"
         parser.add_argument(entry.flag, help=entry.help + shown, **entry.settings)
-    args, unknown = parser.parse_known_args([_apart(argument) for argument in rest])
+    args, unknown = parser.parse_known_args(rest)
     if unknown:
         parser.error(_refusal(unknown[0], study, exercise, studies))
     vars(args).pop("study", None)
     return study, args
-
-
-def _apart(argument: str) -> str:
-    """The argument; a negative number after a space, since argparse takes -1e3 for an option."""
-    try:
-        float(argument)
-    except ValueError:
-        return argument
-    return argument.replace("-", " -", 1) if argument.startswith("-") else argument
 
 
 def _list_of(studies: Sequence[Study]) -> str:
@@ -202,8 +182,6 @@ def check_options(study: Study, args: argparse.Namespace) -> None:
         value = getattr(args, entry.name)
         if value is None:
             continue
-        if entry.output and value.is_dir():
-            raise ValueError(f"{entry.flag} must name a file, but {value} is a folder")
         if entry.within is not None and not entry.within[0] <= value <= entry.within[1]:
             least, most = entry.within
             raise ValueError(f"{entry.flag} must be in {least}..{most}, not {value}")
@@ -226,9 +204,10 @@ def run(study: Study, args: argparse.Namespace) -> list[str]:
     untrained = [name for name, model in models.items() if model is None]
     outputs = [getattr(args, entry.name) for entry in study.options if entry.output]
     outputs = [output for output in outputs if output is not None]
-    folders = [path.parent, args.out / "figures"] + [args.save] * bool(untrained)
-    for folder in folders + [output.parent for output in outputs]:
+    for folder in [path.parent, args.out / "figures"] + [args.save] * bool(untrained):
         check_writable(folder)
+    for output in outputs:
+        check_file(output)
 
     this = Run(study, args, models)
     seconds: dict[str, float] = {}
@@ -303,13 +282,6 @@ def write_results(path: Path, name: str, args, results: Mapping, seconds: Mappin
     write_json(path, content)
 
 
-def _spare_consoles() -> None:
-    """Let a console that lacks a character (cp1252, ASCII) show "?" instead of ending the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def main(
     prog: str,
     exercise: Study,
@@ -321,15 +293,8 @@ def main(
 
     errors: beside ValueError and OSError, what is the user's to know in one line.
     """
-    _spare_consoles()
-    try:
-        with Interruptible():
-            places = run(*parse(prog, exercise, studies, argv))
-    except (ValueError, OSError, *errors) as error:
-        print(f"{prog}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
-    print(", ".join(places))
-    return 0
+
+    def work() -> None:
+        print(", ".join(run(*parse(prog, exercise, studies, argv))))
+
+    return conclude(prog, work, errors)

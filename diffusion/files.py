@@ -31,7 +31,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:32]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -54,17 +54,46 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make a folder if it is not there, and prove that files can be written into it.
+    """Prove that files can be written into a folder, or into the one it would be made in.
+
+    Leaves nothing behind: `write_atomically` makes the folder when there is something to write.
 
     Raises:
         ValueError: they cannot.
     """
+    folder = Path(folder)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        existing = next(place for place in (folder, *folder.parents) if _is_there(place))
+        for name in folder.relative_to(existing).parts:
+            _is_there(existing / name)  # a name may be too long
+        with tempfile.TemporaryFile(dir=existing):
             return
     except OSError as error:
         raise ValueError(f"cannot write into {folder}: {error.strerror}") from None
+
+
+def check_file(path: str | Path) -> None:
+    """Prove that a file can be written, as `check_writable` does.
+
+    Raises:
+        ValueError: it cannot, or there is a folder of this name.
+    """
+    path = Path(path)
+    check_writable(path.parent)
+    try:
+        if _is_there(path) and path.is_dir():
+            raise ValueError(f"cannot write {path}: there is a folder of this name")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of this name, a broken link too; OSError where none can be."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _digest(config: Mapping, state: Mapping[str, torch.Tensor]) -> str:

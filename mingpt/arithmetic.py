@@ -58,7 +58,7 @@ class ArithmeticEncoder:
         self._bits += [bit, *[1 - bit] * self._pending]
         self._pending = 0
 
-    def finish(self):
+    def to_bytes(self):
         """The bytes; zeros may follow them."""
         if self._low or self._pending:  # else the zeros that follow lie inside
             self._pending += 1

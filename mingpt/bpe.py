@@ -5,6 +5,11 @@ written here for every other. Token 50256 is <|endoftext|>. `python -m mingpt.bp
 encoding in its stages.
 """
 
+from mingpt import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m mingpt.bpe")
+
 import math
 import sys
 import urllib.request
@@ -20,6 +25,7 @@ import torch
 from mingpt.merges import byte_characters, load_merges, token_bytes
 from mingpt.utils import InputError, atomic_path
 
+PROG = "python -m mingpt.bpe"
 PATTERN = (  # how GPT-2 splits text before merging (Radford et al. 2019)
     r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 )
@@ -195,6 +201,10 @@ class BPETokenizer:
         return self.encoder.decode(idx.tolist())
 
 
-if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")
+def _show(argv=None):
+    startup.Parser(PROG, description="Show an encoding in its stages.").parse_args(argv)
     pprint(get_encoder().encode_and_show_work("Hello, squirrel! Twelve walnuts (12)? 🐿"), width=100)
+
+
+if __name__ == "__main__":
+    sys.exit(startup.conclude(PROG, _show))

@@ -13,20 +13,18 @@ import argparse
 import json
 import math
 import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
 from mingpt import figures, processes, startup
 from mingpt.devices import resolve_device
-from mingpt.utils import atomic_path
+from mingpt.utils import atomic_path, check_file, check_writable
 
 
 @dataclass(frozen=True)
@@ -135,19 +133,12 @@ FOLDERS = (
 COMMON = (option("--device", "auto, cpu, cuda or any PyTorch has", default="auto"), *FOLDERS)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a bad option with one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, None if processes.launched_rank() else f"{self.prog}: error: {message}\n")
-
-
 def parse(
     prog: str, exercise: Study, studies: Sequence[Study], argv: Sequence[str] | None
 ) -> tuple[Study, argparse.Namespace]:
     """The study that the command line asks for, and its options; exits for --help and mistakes."""
     by_name = {study.name: study for study in studies}
-    first = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    first = startup.Parser(prog, add_help=False)
     first.add_argument("--study")
     chosen, rest = first.parse_known_args(argv)
     if chosen.study is not None and chosen.study not in by_name:
@@ -155,12 +146,11 @@ def parse(
         first.error(f"unknown study {chosen.study!r}; there are: {known}")
     study = by_name.get(chosen.study, exercise)
 
-    parser = _Parser(
-        prog=prog if study is exercise else f"{prog} --study {study.name}",
+    parser = startup.Parser(
+        prog if study is exercise else f"{prog} --study {study.name}",
         description=study.description,
         epilog=_list_of(studies) if study is exercise else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     if study is exercise:
         parser.add_argument("--study", metavar="NAME", help="run a study instead of the exercise")
@@ -240,14 +230,14 @@ def run(study: Study, args: argparse.Namespace) -> Path:
             with this.timed(f"train_{name}"):
                 this.models[name] = study.train(this, name)
         if processes.process_rank() == 0:
-            ask(this, path)
+            run_questions(this, path)
     if processes.process_rank() == 0:
         write_results(path, this)
     return path
 
 
-def ask(this: Run, path: Path) -> None:
-    """Ask a study's questions in order; what each gives is written before the next is asked."""
+def run_questions(this: Run, path: Path) -> None:
+    """A study's questions in order; what each gives is written before the next begins."""
     study = this.study
     with tqdm(total=len(study.questions), desc="questions", leave=False, disable=None) as bar:
         for name, question in study.questions.items():
@@ -280,30 +270,6 @@ def check_results(path: Path, name: str) -> None:
         raise ValueError(f"{path} is not a results file of {name}; move it away first")
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file's place that a folder takes.
-
-    Raises:
-        ValueError: it does.
-    """
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: there is a folder of this name")
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder if it is not there, and prove that files can be written into it.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise ValueError(f"cannot write into {folder}: {error.strerror}") from None
-
-
 def write_results(path: Path, this: Run) -> None:
     """The options, the answers so far and the seconds they took, as JSON."""
     folders = {entry.name for entry in FOLDERS}
@@ -325,33 +291,23 @@ def main(
 ) -> int:
     """Run what the command line asks for; returns the exit code."""
     store = None
-    startup.print_anything()
-    with startup.interruptible():
-        try:
-            study, args = parse(prog, exercise, studies, argv)
-            if (done := study.instead(args)) is not None:
-                print(done)
-                return 0
-            store = processes.meet()
-            args.device = resolve_device(args.device)
-            if args.device == "meta":
-                raise ValueError("device 'meta' holds shapes without numbers: nothing to compute")
-            processes.join(store, args.device)
+
+    def report(prog, message):
+        processes.report_error(prog, message, store)
+
+    def work():
+        nonlocal store
+        study, args = parse(prog, exercise, studies, argv)
+        if (done := study.instead(args)) is not None:
+            print(done)
+            return
+        store = processes.meet()
+        args.device = resolve_device(args.device)
+        if args.device == "meta":
+            raise ValueError("device 'meta' holds shapes without numbers: nothing to compute")
+        with processes.together(store, args.device):
             path = run(study, args)
-            if processes.process_rank() == 0:
-                print(f"figures in {args.out / 'figures'}{os.sep}{study.name}_*, numbers in {path}")
-        except (ValueError, OSError) as error:
-            processes.report_error(prog, str(error), store)
-            return 2
-        except RuntimeError as error:
-            if not processes.lost_contact(error):
-                raise
-            processes.report_error(prog, "another process of this training ended", store)
-            return 2
-        except KeyboardInterrupt:
-            sys.stdout.flush()
-            startup.say_interrupted(prog)
-            return startup.INTERRUPTED
-        finally:
-            processes.leave()
-    return 0
+        if processes.launched_rank() == 0:
+            print(f"figures in {args.out / 'figures'}{os.sep}{study.name}_*, numbers in {path}")
+
+    return startup.conclude(prog, work, report)

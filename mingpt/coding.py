@@ -9,7 +9,11 @@ otherwise is found out before, not after, the work.
 `python -m mingpt.coding compress FILE` and `... decompress FILE` do it for files.
 """
 
-import argparse
+from mingpt import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m mingpt.coding")  # before the imports that take seconds
+
 import hashlib
 import re
 import struct
@@ -22,13 +26,14 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from mingpt import checkpoint, startup
+from mingpt import checkpoint
 from mingpt.arithmetic import ArithmeticDecoder, ArithmeticEncoder, frequencies, interval
 from mingpt.bpe import get_encoder
 from mingpt.data import load_book
 from mingpt.mixing import METHODS
-from mingpt.utils import atomic_path
+from mingpt.utils import atomic_path, check_file
 
+PROG = "python -m mingpt.coding"
 MAGIC = b"mGPT"
 VERSION = 1  # counts up with every change of the file or of what METHODS compute
 HEADER = struct.Struct("<4sBB3s6sI6sI")  # the fields of Header
@@ -99,7 +104,7 @@ def compress(text, model, method="adaptive", encoder=None, primer=None):
             code.encode(*interval(distribution, token))
             predictor.update(token)
             distribution = frequencies(predictor.predict())
-    content = HEADER.pack(*header) + code.finish()
+    content = HEADER.pack(*header) + code.to_bytes()
     return content + SEAL.pack(zlib.crc32(content))
 
 
@@ -185,7 +190,6 @@ def _torch_version():
 
 # --- The command line ---------------------------------------------------------------------------
 
-PROG = "python -m mingpt.coding"
 TOKENS_PER_SECOND, START_SECONDS = 50, 15  # on one core of 2.6 GHz
 
 
@@ -230,16 +234,22 @@ def default_out(path, compressing):
 
 
 def check_files(path, out):
-    """Raise ValueError where there is no file to read, or one where a new one is to be written."""
+    """Raise ValueError where there is no file to read, or where no new one can be written."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     if Path(out).exists():
         raise ValueError(f"{out} exists: choose another name, or move it away")
+    check_file(out)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog=PROG, description="Compress a UTF-8 text by the language model, or the reverse."
+    """Compress or decompress by the command line; returns the exit code."""
+    return startup.conclude(PROG, lambda: _code_as_asked(argv))
+
+
+def _code_as_asked(argv):
+    parser = startup.Parser(
+        PROG, description="Compress a UTF-8 text by the language model, or the reverse."
     )
     parser.add_argument("direction", choices=("compress", "decompress"))
     parser.add_argument("file", type=Path)
@@ -250,22 +260,14 @@ def main(argv=None):
     args = parser.parse_args(argv)
     compressing = args.direction == "compress"
     out = args.out or default_out(args.file, compressing)
-    try:
-        check_files(args.file, out)
-        content = checkpoint.read(args.weights)
-        model, encoder = checkpoint.build(content), checkpoint.encoder(content)
-        if compressing:
-            size = compress_file(args.file, out, model, method=args.method, encoder=encoder)
-        else:
-            size = decompress_file(args.file, out, model, encoder=encoder)
-    except (ValueError, OSError) as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        startup.say_interrupted(PROG)
-        return startup.INTERRUPTED
+    check_files(args.file, out)
+    content = checkpoint.read(args.weights)
+    model, encoder = checkpoint.build(content), checkpoint.encoder(content)
+    if compressing:
+        size = compress_file(args.file, out, model, method=args.method, encoder=encoder)
+    else:
+        size = decompress_file(args.file, out, model, encoder=encoder)
     print(f"wrote {out}: {size} bytes")
-    return 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,11 @@ The text is cut at the first newline at or after 90 % of its characters; the tra
 and the held-out part are tokenised apart. A text of one's own can take the book's place.
 """
 
-import argparse
+from mingpt import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m mingpt.data")  # before the imports that take seconds
+
 import hashlib
 import http.client
 import sys
@@ -18,11 +22,11 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from mingpt import startup
 from mingpt.bpe import Encoder, get_encoder
 from mingpt.merges import DATA_DIR, DataError, arrays_sha256, load_arrays, parse_merges
-from mingpt.utils import atomic_path, check_integer
+from mingpt.utils import atomic_path, check_integer, check_writable
 
+PROG = "python -m mingpt.data"
 TRAIN_SHARE = 0.9
 
 TEXT_URL = (
@@ -205,28 +209,24 @@ def _read(path, url):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m mingpt.data",
-        description="Build data/alice.npz (the tokenised book) and data/gpt2_merges.npy.",
+    """Build the arrays by the command line; returns the exit code."""
+    return startup.conclude(PROG, lambda: _build_as_asked(argv))
+
+
+def _build_as_asked(argv):
+    parser = startup.Parser(
+        PROG, description="Build data/alice.npz (the tokenised book) and data/gpt2_merges.npy."
     )
     parser.add_argument("--text", help="local copy of the book (default: download)")
     parser.add_argument("--merges", help="local copy of vocab.bpe (default: download)")
     parser.add_argument("--text-url", default=TEXT_URL, help="where to download the book")
     parser.add_argument("--merges-url", default=MERGES_URL, help="where to download vocab.bpe")
-    parser.add_argument("--out", default=DATA_DIR, help="folder to write (default: data/)")
+    parser.add_argument("--out", type=Path, default=DATA_DIR, help="folder to write (default: "
+                        "data/)")  # fmt: skip
     args = parser.parse_args(argv)
-    startup.print_anything()
-    try:
-        build(
-            _read(args.text, args.text_url), _read(args.merges, args.merges_url), args.out
-        )
-    except (DataError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print(f"wrote {Path(args.out) / 'alice.npz'} and {Path(args.out) / 'gpt2_merges.npy'}")
-    return 0
+    check_writable(args.out)
+    build(_read(args.text, args.text_url), _read(args.merges, args.merges_url), args.out)
+    print(f"wrote {args.out / 'alice.npz'} and {args.out / 'gpt2_merges.npy'}")
 
 
 if __name__ == "__main__":

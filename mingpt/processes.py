@@ -3,10 +3,13 @@
 import os
 import sys
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 from torch import distributed
+
+from mingpt import startup
 
 PROCESS_TIMEOUT = timedelta(minutes=5)  # of a process that waits for the others
 REPORT_SECONDS = 10  # that the other processes leave the first to report the error of all
@@ -35,13 +38,28 @@ def meet():
     return store
 
 
-def join(store, device):
-    """Let the processes of `store` train together on `device`; nothing for a single process.
+@contextmanager
+def together(store, device):
+    """Inside, the processes of `store` train together on `device`; nothing for a single process.
 
-    Each takes its own GPU where that is CUDA. Raises ValueError for more processes than GPUs.
+    Each takes its own GPU where that is CUDA. Raises ValueError for more processes than GPUs, and
+    ConnectionError where another process ends before its time.
     """
     if store is None:
+        yield
         return
+    _join(store, device)
+    try:
+        yield
+    except RuntimeError as error:
+        if not _lost_contact(error):
+            raise
+        raise ConnectionError("another process of this training ended") from None
+    finally:
+        distributed.destroy_process_group()
+
+
+def _join(store, device):
     if torch.device(device).type == "cuda":
         number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= gpus:
@@ -54,18 +72,11 @@ def join(store, device):
     )  # fmt: skip
 
 
-def leave():
-    """Undo `join`."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
 def report_error(prog, message, store):
     """One line on stderr; what the first process says too, the others leave to it."""
-    message = " ".join(message.splitlines())
-    message = message.encode("utf-8", "backslashreplace").decode("utf-8")  # a file's name, say
+    message = startup.in_one_line(message)
     if store is None or launched_rank() == 0:
-        print(f"{prog}: error: {message}", file=sys.stderr, flush=True)
+        startup.complain(prog, message)
         if store is not None:
             store.set("error", message)
         return
@@ -81,6 +92,6 @@ def report_error(prog, message, store):
         print(line, file=sys.stderr, flush=True)
 
 
-def lost_contact(error):
+def _lost_contact(error):
     """Whether a RuntimeError says that another process is gone; gloo has no class for it."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)

@@ -55,7 +55,8 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    prefix = f".{path.stem[:32]}-"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -64,6 +65,44 @@ def atomic_path(path):
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder):
+    """Prove that files can be written into a folder, or into the one it would be made in.
+
+    Leaves nothing behind: `atomic_path` makes the folder when there is something to write. Raises
+    ValueError where they cannot.
+    """
+    folder = Path(folder)
+    try:
+        existing = next(place for place in (folder, *folder.parents) if _is_there(place))
+        for name in folder.relative_to(existing).parts:
+            _is_there(existing / name)  # a name may be too long
+        with tempfile.TemporaryFile(dir=existing):
+            return
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder}: {error.strerror}") from None
+
+
+def check_file(path):
+    """Prove that a file can be written, as `check_writable` does. Raises ValueError where it
+    cannot, or where a folder has its name."""
+    path = Path(path)
+    check_writable(path.parent)
+    try:
+        if _is_there(path) and path.is_dir():
+            raise ValueError(f"cannot write {path}: there is a folder of this name")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _is_there(path):
+    """Whether there is anything of this name, a broken link too; OSError where none can be."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class InputError(ValueError, AssertionError):

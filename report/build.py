@@ -7,10 +7,15 @@ requirements-dev.txt, which carries its own fonts.
 
 from __future__ import annotations
 
-import argparse
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m report.build")  # before the imports that take seconds
+
 import sys
 from pathlib import Path
 
+PROG = "python -m report.build"
 FOLDER = Path(__file__).parent
 
 
@@ -27,23 +32,24 @@ def compile_pdf(folder: Path = FOLDER) -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m report.build", description=__doc__)
-    parser.parse_args(argv)
+    """Typeset the report; returns the exit code."""
+    return startup.conclude(PROG, lambda: _typeset(argv))
+
+
+def _typeset(argv: list[str] | None) -> None:
+    startup.Parser(PROG, description=__doc__.splitlines()[0]).parse_args(argv)
     try:
         import typst
     except ImportError:
-        print("report.build: error: pip install -r requirements-dev.txt first", file=sys.stderr)
-        return 2
+        raise ValueError("pip install -r requirements-dev.txt first") from None
     from diffusion.files import write_atomically
 
     path = FOLDER / "report.pdf"
     try:
         write_atomically(path, compile_pdf())
-    except (typst.TypstError, OSError) as error:
-        print(f"report.build: error: {error}", file=sys.stderr)
-        return 2
+    except typst.TypstError as error:
+        raise ValueError(str(error)) from None
     print(f"wrote {path}")
-    return 0
 
 
 if __name__ == "__main__":

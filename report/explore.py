@@ -6,7 +6,11 @@ computed here. The sources are the modules, the style and the skeleton in report
 
 from __future__ import annotations
 
-import argparse
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m report.explore")  # before the imports that take seconds
+
 import base64
 import json
 import re
@@ -25,6 +29,7 @@ from mingpt.attention import all_blocks, knockout
 from mingpt.bpe import get_encoder
 from mingpt.text import sentence_length, token_texts, word_positions
 
+PROG = "python -m report.explore"
 FOLDER = Path(__file__).parent
 SOURCES = FOLDER / "page"
 WEIGHTS = FOLDER.parent / "weights"
@@ -245,23 +250,22 @@ def render(data: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m report.explore", description=__doc__)
-    parser.parse_args(argv)
-    try:
-        models = load_denoisers()
-        words = words_data()
-        points = points_data(models)
-        for name, model in models.items():
-            points["models"][name]["density"] = density_maps(model)
-        content = render({"points": points, "words": words}).encode()
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"the page has {len(content)} bytes; allowed are {MOST_BYTES}")
-        write_atomically(OUTPUT, content)
-    except (ValueError, OSError) as error:
-        print(f"report.explore: error: {error}", file=sys.stderr)
-        return 2
+    """Build the page; returns the exit code."""
+    return startup.conclude(PROG, lambda: _build(argv))
+
+
+def _build(argv: list[str] | None) -> None:
+    startup.Parser(PROG, description=__doc__.splitlines()[0]).parse_args(argv)
+    models = load_denoisers()
+    words = words_data()
+    points = points_data(models)
+    for name, model in models.items():
+        points["models"][name]["density"] = density_maps(model)
+    content = render({"points": points, "words": words}).encode()
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"the page has {len(content)} bytes; allowed are {MOST_BYTES}")
+    write_atomically(OUTPUT, content)
     print(f"wrote {OUTPUT}: {len(content):,} bytes")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ It is trained on grey and on binarised images alike, because models of both kind
 
 from __future__ import annotations
 
-import argparse
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m diffusion.images.classifier")  # before the imports that take seconds
+
 import sys
 from pathlib import Path
 
@@ -13,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d, relu
 
-from diffusion.files import check_writable
+from diffusion.files import check_file
 from diffusion.images import mnist
 from diffusion.images.model import ImageModel, check_images, initialise
 from diffusion.images.training import BatchTraining
 from diffusion.training import TrainingError
 
+PROG = "python -m diffusion.images.classifier"
 FEATURES = 64  # units of the last hidden layer
 _ROWS = 1000  # images evaluated at once
 
@@ -109,23 +114,22 @@ def load(path: str | Path) -> Classifier:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion.images.classifier",
-        description="Train the classifier that samples of digits are judged by.",
+    """Train and save by the command line; returns the exit code."""
+    return startup.conclude(PROG, lambda: _train_as_asked(argv), errors=(TrainingError,))
+
+
+def _train_as_asked(argv: list[str] | None) -> None:
+    parser = startup.Parser(
+        PROG, description="Train the classifier that samples of digits are judged by."
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
     args = parser.parse_args(argv)
-    try:
-        check_writable(args.out.parent)
-        images, labels = mnist.load("train")
-        model = Classifier(generator=torch.Generator().manual_seed(0))
-        training = ClassifierTraining(model, images, labels, epochs=5000, learning_rate=2e-3)
-        training.run(progress=True).save(args.out)
-    except (ValueError, OSError, TrainingError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
+    check_file(args.out)
+    images, labels = mnist.load("train")
+    model = Classifier(generator=torch.Generator().manual_seed(0))
+    training = ClassifierTraining(model, images, labels, epochs=5000, learning_rate=2e-3)
+    training.run(progress=True).save(args.out)
     print(f"wrote {args.out}")
-    return 0
 
 
 if __name__ == "__main__":

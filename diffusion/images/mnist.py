@@ -6,7 +6,11 @@ every choice is made; the 10,000 test images only judge what was chosen.
 
 from __future__ import annotations
 
-import argparse
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m diffusion.images.mnist")  # before the imports that take seconds
+
 import gzip
 import hashlib
 import http.client
@@ -24,8 +28,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion.files import write_atomically
+from diffusion.files import check_file, write_atomically
 
+PROG = "python -m diffusion.images.mnist"
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
 SHAPE = (28, 28)
 PIXELS = 28 * 28
@@ -201,9 +206,13 @@ def _download(url: str) -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion.images.mnist",
-        description="Build data/mnist.npz from the four original files of MNIST.",
+    """Build the shipped file by the command line; returns the exit code."""
+    return startup.conclude(PROG, lambda: _build_as_asked(argv))
+
+
+def _build_as_asked(argv: list[str] | None) -> None:
+    parser = startup.Parser(
+        PROG, description="Build data/mnist.npz from the four original files of MNIST."
     )
     parser.add_argument("--images", metavar="DIR", help="folder of the four .gz files "
                         "(default: download)")  # fmt: skip
@@ -212,15 +221,9 @@ def main(argv: list[str] | None = None) -> int:
                         help="folder to write (default: data/)")  # fmt: skip
     args = parser.parse_args(argv)
     path = args.out / "mnist.npz"
-    try:
-        build({file: _read(args.images, args.url, file) for file, *_ in _FILES.values()}, path)
-    except (DataError, OSError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    check_file(path)
+    build({file: _read(args.images, args.url, file) for file, *_ in _FILES.values()}, path)
     print(f"wrote {path}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from mingpt import checkpoint, recipe, resume
 from mingpt.bpe import get_encoder
-from mingpt.cli import FOLDERS, check_file, option
+from mingpt.cli import FOLDERS, option
 from mingpt.data import BOOK_ARRAYS_SHA256, BlockDataset, Book, load_book, read_book
 from mingpt.devices import resolve_precision
 from mingpt.model import GPT, MODEL_TYPES
@@ -18,7 +18,7 @@ from mingpt.sampling import check_sampling
 from mingpt.scoring import heldout_bits_per_byte
 from mingpt.text import opening, word_positions
 from mingpt.trainer import TrainingDivergedError
-from mingpt.utils import atomic_path
+from mingpt.utils import atomic_path, check_file
 from mingpt.vocabulary import BookVocabulary
 
 SENTENCE = "I am a little squirrel holding a walnut"

@@ -8,6 +8,11 @@ is in that file already is not trained again, except with --fresh. About a minut
 
 from __future__ import annotations
 
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.ablation")
+
 import json
 import math
 import sys
@@ -22,11 +27,11 @@ from tqdm import tqdm
 
 import diffusion
 from diffusion import data, metrics, training
-from diffusion.cli import Parser
 from diffusion.denoiser import Denoiser, scaled_log
 from diffusion.files import write_json
 from diffusion.schedule import Schedule
 
+PROG = "python -m tests.benchmarks.ablation"
 ROOT = Path(__file__).parents[2]
 SEEDS = (11, 12, 13)
 
@@ -150,12 +155,17 @@ def train(seed: int, changes: dict) -> Denoiser:
         return run.run()
 
 
-def main() -> int:
-    parser = Parser(prog="python -m tests.benchmarks.ablation", description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    """Train and measure every variant; returns the exit code."""
+    return startup.conclude(PROG, lambda: _compare(argv))
+
+
+def _compare(argv: list[str] | None) -> None:
+    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="train every variant again")
     path = ROOT / "report/results/ablation_diffusion.json"
     known = {}
-    if not parser.parse_args().fresh and path.exists():
+    if not parser.parse_args(argv).fresh and path.exists():
         known = {
             row["variant"]: row for row in json.loads(path.read_text(encoding="utf-8"))["variants"]
         }
@@ -183,7 +193,6 @@ def main() -> int:
         table = [known[name] for name in VARIANTS if name in known]
         content = {"seeds": SEEDS, "solver": "dpm++, 24 evaluations", "variants": table}
         write_json(path, content)
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@ Writes report/results/compression_search.json after every number. Training takes
 on one core, the rest fifteen.
 """
 
-import argparse
+from mingpt import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.compression_search")
+
 import json
 import math
 import sys
@@ -29,6 +33,7 @@ from mingpt.studies.compression import mixed
 from mingpt.trainer import Trainer
 from mingpt.utils import atomic_path
 
+PROG = "python -m tests.benchmarks.compression_search"
 PATH = Path(__file__).parents[2] / "report" / "results" / "compression_search.json"
 SEED = 0  # that of the shipped weights
 
@@ -98,7 +103,12 @@ def code(predictor, tokens):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure every predictor and mixture; returns the exit code."""
+    return startup.conclude(PROG, lambda: _search(argv))
+
+
+def _search(argv):
+    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path("runs/gpt_nine_tenths.pt"),
                         help="the GPT of the nine tenths; trained and saved where it is missing")
     args = parser.parse_args(argv)
@@ -132,7 +142,6 @@ def main(argv=None):
         chosen = {member: kept[setting] for member, setting in CHOSEN.items()}
         note("mixtures", f"learning on, rate {RATE:g}, one context",
              mixed(chosen, ADAPTIVE_WEIGHTS, RATE, [0] * len(validation)))  # fmt: skip
-    return 0
 
 
 if __name__ == "__main__":

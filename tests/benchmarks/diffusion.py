@@ -8,6 +8,11 @@ measures one part and keeps the other numbers of the file; speed wants an otherw
 
 from __future__ import annotations
 
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.diffusion")
+
 import json
 import subprocess
 import sys
@@ -26,12 +31,12 @@ from tqdm import tqdm
 
 import diffusion
 from diffusion import data, metrics, schedule
-from diffusion.cli import Parser
 from diffusion.exact import ExactDenoiser
 from diffusion.figures import curves, style
 from diffusion.files import write_json
 from diffusion.sampling import EVALUATIONS_PER_STEP
 
+PROG = "python -m tests.benchmarks.diffusion"
 ROOT = Path(__file__).parents[2]
 SEEDS = (201, 202, 203)
 SAMPLES = 20_000
@@ -266,12 +271,15 @@ def cost(model) -> dict:
     return {"evaluations": evaluations, "tv10": tv10, "w2_ratio": ratio}
 
 
-def main() -> int:
-    parser = Parser(
-        prog="python -m tests.benchmarks.diffusion", description=__doc__.splitlines()[0]
-    )
+def main(argv: list[str] | None = None) -> int:
+    """Measure what the command line asks for; returns the exit code."""
+    return startup.conclude(PROG, lambda: _measure(argv), errors=(diffusion.TrainingError,))
+
+
+def _measure(argv: list[str] | None) -> int:
+    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("quality", "speed", "cost"), help="one part alone")
-    part = parser.parse_args().only
+    part = parser.parse_args(argv).only
     path = ROOT / "report/results/benchmark_diffusion.json"
     results = {"seeds": SEEDS, "samples": SAMPLES, "table": [], "quality_against_cost": None}
     if part is not None and path.exists():

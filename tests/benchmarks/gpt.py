@@ -12,7 +12,11 @@ Needs requirements-dev.txt. Runs every part; `--skip-slow` leaves out the slow o
 but those named. `--quick` takes fewer repeats.
 """
 
-import argparse
+from mingpt import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.gpt")
+
 import contextlib
 import functools
 import json
@@ -22,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import SUPPRESS
 from pathlib import Path
 
 import torch
@@ -40,6 +45,7 @@ from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
+PROG = "python -m tests.benchmarks.gpt"
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "weights" / "gpt.pt"
 RESULTS = ROOT / "report" / "results" / "benchmark_gpt.json"
@@ -376,8 +382,13 @@ PARTS = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv=None):
+    """Measure what the command line asks for; returns the exit code."""
+    return startup.conclude(PROG, lambda: _measure(argv))
+
+
+def _measure(argv):
+    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -386,8 +397,8 @@ def main():
     chosen.add_argument(
         "--skip-slow", action="store_true", help=f"leave out {', '.join(SLOW_PARTS)}"
     )
-    parser.add_argument("--step-memory", choices=["ours", "theirs"], help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--step-memory", choices=["ours", "theirs"], help=SUPPRESS)
+    args = parser.parse_args(argv)
     torch.manual_seed(0)
     if args.step_memory:
         step_memory(args.step_memory)
@@ -399,4 +410,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,11 @@ two to four minutes.
 
 from __future__ import annotations
 
-import argparse
+from mingpt import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.gpt_ablation")
+
 import json
 import statistics
 import sys
@@ -19,7 +23,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mingpt import startup
 from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
 from mingpt.merges import load_merges
@@ -29,6 +32,7 @@ from mingpt.scoring import bits_per_byte
 from mingpt.trainer import Trainer
 from mingpt.utils import atomic_path
 
+PROG = "python -m tests.benchmarks.gpt_ablation"
 PATH = Path(__file__).parents[2] / "report" / "results" / "ablation_gpt.json"
 SEEDS = (11, 12, 13)
 FINALISTS = 1  # beside the reference
@@ -136,11 +140,15 @@ def show(runs):
         print(f"{name:<40}{statistics.mean(values):>15.4f}{len(values):>7}{spread}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv=None):
+    """Train and measure every variant; returns the exit code."""
+    return startup.conclude(PROG, lambda: _compare(argv))
+
+
+def _compare(argv):
+    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="do not go on from earlier results")
-    args = parser.parse_args()
-    startup.print_anything()
+    args = parser.parse_args(argv)
     whole = load_book().train
     cut = int(len(whole) * (1 - VALIDATION_SHARE))
     train_part, validation_part = whole[:cut], whole[cut:]
@@ -171,7 +179,6 @@ def main():
         for seed in SEEDS[1:]:
             run(name, seed)
     show(runs)
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,18 +9,22 @@ the sheet's VAE that its mean is taken over; `--only` measures some parts and ke
 
 from __future__ import annotations
 
-import argparse
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.images")
+
 import json
 import math
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from diffusion import data, metrics
-from diffusion.cli import Parser
 from diffusion.files import write_json
 from diffusion.images import bitflip, classifier, measures, mnist, vae, vae_exact
 from diffusion.images.gan_exact import value_of_best
@@ -30,6 +34,7 @@ from diffusion.studies import gan as gan_study
 from diffusion.studies.families import square_gan, square_vae
 from tests.benchmarks.diffusion import w2_ratio
 
+PROG = "python -m tests.benchmarks.images"
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "weights"
 RESULTS = ROOT / "report/results/benchmark_images.json"
@@ -142,7 +147,7 @@ def measure_samples(table: Table, args) -> None:
         "grey": (test / 255, train / 255),
         "binarised": (mnist.binarise(test, seed=0), mnist.binarise(train, seed=1)),
     }
-    models = families.load(argparse.Namespace(weights=WEIGHTS, precision=args.precision))
+    models = families.load(SimpleNamespace(weights=WEIGHTS, precision=args.precision))
     for name, kind, n, most in (
         ("GAN", "grey", 10_000, 5),
         ("VAE (sheet)", "binarised", 10_000, None),
@@ -197,8 +202,13 @@ PARTS = {
 }
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m tests.benchmarks.images")
+def main(argv: list[str] | None = None) -> int:
+    """Measure the parts that the command line asks for; returns the exit code."""
+    return startup.conclude(PROG, lambda: _measure(argv))
+
+
+def _measure(argv: list[str] | None) -> None:
+    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=tuple(PARTS), nargs="+", default=tuple(PARTS))
     parser.add_argument("--runs", nargs="+", type=Path)
     parser.add_argument("--weighted", type=int, default=200, help="images with 5000 samples")
@@ -215,4 +225,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

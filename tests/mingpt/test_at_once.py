@@ -12,8 +12,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 WRITING = """
 import sys
-from mingpt.cli import Answer, Study, check_writable, main
 from pathlib import Path
+from mingpt.cli import Answer, Study, main
+from mingpt.utils import check_writable
 
 def say(run):
     return Answer({"said": 1})
@@ -36,16 +37,15 @@ from tests.mingpt.helpers import TEXT, small_model
 from tests.mingpt.test_trainer import uneven_targets
 
 store = processes.meet()
-processes.join(store, "cpu")
-model = small_model(scale=2.0, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
-config = CfgNode(device="cpu", max_iters=4, batch_size=8, seed=3, learning_rate=1e-3,
-                 accumulation_steps=int(sys.argv[2]), grad_norm_clip=0.1)
-discount = AbsoluteDiscount(TEXT[:40], torch.zeros(97, dtype=torch.int64))
-run = Trainer(config, model, uneven_targets(), discount=discount)
-run.run()
-if processes.process_rank() == 0:
-    torch.save((run.losses, model.state_dict()), sys.argv[1])
-processes.leave()
+with processes.together(store, "cpu"):
+    model = small_model(scale=2.0, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
+    config = CfgNode(device="cpu", max_iters=4, batch_size=8, seed=3, learning_rate=1e-3,
+                     accumulation_steps=int(sys.argv[2]), grad_norm_clip=0.1)
+    discount = AbsoluteDiscount(TEXT[:40], torch.zeros(97, dtype=torch.int64))
+    run = Trainer(config, model, uneven_targets(), discount=discount)
+    run.run()
+    if processes.process_rank() == 0:
+        torch.save((run.losses, model.state_dict()), sys.argv[1])
 """
 
 

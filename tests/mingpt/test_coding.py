@@ -26,7 +26,7 @@ def arithmetic_round_trip(rows, symbols):
     encoder = ArithmeticEncoder()
     for row, symbol in zip(rows, symbols, strict=True):
         encoder.encode(*interval(row, symbol))
-    code = encoder.finish()
+    code = encoder.to_bytes()
     decoder = ArithmeticDecoder(code)
     assert [decoder.decode(row) for row in rows] == symbols
     return code

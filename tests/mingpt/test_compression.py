@@ -11,7 +11,7 @@ import torch
 import example_gpt
 import mingpt
 from mingpt import coding
-from mingpt.cli import Run, ask
+from mingpt.cli import Run, run_questions
 from mingpt.data import Book, load_book
 from mingpt.mixing import ADAPTIVE_WEIGHTS, RATE, adaptive_mixture
 from mingpt.studies import compression
@@ -40,7 +40,7 @@ def run(weights, tmp_path_factory):
     (out / "results").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(compression.COMPRESSORS, "not installed", (["no-such-program"], 3.5))
-        ask(run, out / "results" / "compression.json")
+        run_questions(run, out / "results" / "compression.json")
     return run
 
 

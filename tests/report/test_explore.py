@@ -149,7 +149,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_missing_weights_stop_the_build(elsewhere, capsys):
     assert explore.main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("report.explore: error: no weights file at ")
+    assert line.startswith("python -m report.explore: error: no weights file at ")
     assert explore.OUTPUT.read_text(encoding="utf-8") == "before"
 
 

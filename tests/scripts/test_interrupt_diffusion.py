@@ -15,13 +15,21 @@ import diffusion
 from diffusion import startup
 
 ROOT = Path(__file__).parents[2]
+# A background shell ignores SIGINT; a terminal's programs do not.
+AS_IN_A_TERMINAL = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+PROGRAM = ["-c", AS_IN_A_TERMINAL, "example_diffusion.py"]
 SMALL = ["--epochs", "40", "--points", "1000", "--steps", "20", "--samples", "400"]
 
 
 def interrupt(folder: Path, options: list[str], moment: Callable[[], bool], times: int = 1) -> None:
     """Start the script, send SIGINT as soon as `moment()` holds, and see it end well."""
     folders = ["--out", str(folder / "report"), "--save", str(folder / "weights")]
-    command = [sys.executable, "example_diffusion.py", *options, *folders]
+    command = [sys.executable, *PROGRAM, *options, *folders]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
     deadline = time.monotonic() + 120
     while not moment() and time.monotonic() < deadline and process.poll() is None:
@@ -37,7 +45,7 @@ def interrupt(folder: Path, options: list[str], moment: Callable[[], bool], time
 
 @pytest.mark.parametrize("module", ["numpy", "torch.nn.modules", "tqdm", "diffusion.studies.vp"])
 def test_interrupt_during_the_imports(module, tmp_path):
-    command = [sys.executable, "-X", "importtime", "example_diffusion.py", "--out", str(tmp_path)]
+    command = [sys.executable, "-X", "importtime", *PROGRAM, "--out", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
     # Every import adds a line once it is done.
     done = (line.rpartition("|")[2].strip() for line in process.stderr)
@@ -89,13 +97,18 @@ def test_an_old_python_is_refused_in_one_line(monkeypatch, capsys):
 
 def test_interruptible_block_gives_the_handler_back():
     before = signal.getsignal(signal.SIGINT)
-    with startup.Interruptible():
-        assert signal.getsignal(signal.SIGINT) != before
-    assert signal.getsignal(signal.SIGINT) == before
     try:
-        with pytest.raises(KeyboardInterrupt), startup.Interruptible():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        startup.prepare("script.py")
+        ending = signal.getsignal(signal.SIGINT)
+        with startup.interruptible():
+            assert signal.getsignal(signal.SIGINT) != ending
+        assert signal.getsignal(signal.SIGINT) == ending
+        with pytest.raises(KeyboardInterrupt), startup.interruptible():
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # a second one is ignored
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        startup.prepare("script.py")  # as is every one, where a shell wants it so
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
