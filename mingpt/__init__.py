@@ -9,6 +9,7 @@ From the bottom up:
     files       checkpoint: what a weights file holds
     questions   inversion attention scoring text; modes: computing whatever the caller set
     compression ngram predictors mixing; arithmetic coding
+    early exit  early_exit, macs; cascade: the same question in closed form
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
@@ -50,11 +51,12 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "arithmetic", "attention", "batches", "bpe", "checkpoint", "cli", "coding", "data", "devices",
-    "discounting", "fast", "figures", "huggingface", "inversion", "loss", "merges", "mixing",
-    "model", "model_arguments", "model_config", "modes", "ngram", "objective", "predictors",
-    "pristine", "processes", "recipe", "resume", "sampling", "scoring", "startup", "text",
-    "trainer", "trainer_settings", "utils", "vocabulary",
+    "arithmetic", "attention", "batches", "bpe", "cascade", "checkpoint", "cli", "coding",
+    "data", "devices", "discounting", "early_exit", "fast", "figures", "huggingface",
+    "inversion", "loss", "macs", "merges", "mixing", "model", "model_arguments", "model_config",
+    "modes", "ngram", "objective", "predictors", "pristine", "processes", "recipe", "resume",
+    "sampling", "scoring", "startup", "text", "trainer", "trainer_settings", "utils",
+    "vocabulary",
 }  # fmt: skip
 
 

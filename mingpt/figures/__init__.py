@@ -1,6 +1,13 @@
 """Every figure. Functions take numbers and strings, know no model, and return a Figure."""
 
 from mingpt.figures.compression import bits_by_frequency, bits_by_position, compressed_sizes
+from mingpt.figures.early_exit import (
+    accuracy_by_macs,
+    agreement,
+    cascade,
+    exits,
+    thresholds,
+)
 from mingpt.figures.exercise import (
     attention_all_blocks,
     inversion,
@@ -13,13 +20,18 @@ from mingpt.figures.style import VERMILLION, save
 
 __all__ = [
     "VERMILLION",
+    "accuracy_by_macs",
+    "agreement",
     "attention_all_blocks",
     "bits_by_frequency",
     "bits_by_position",
+    "cascade",
     "compressed_sizes",
+    "exits",
     "inversion",
     "painted_attention",
     "save",
+    "thresholds",
     "token_log_probs",
     "training_loss",
     "visible",

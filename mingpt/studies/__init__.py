@@ -1,5 +1,6 @@
 """The studies that example_gpt.py offers beside the exercise: one module each, one line here."""
 
 from mingpt.studies.compression import STUDY as COMPRESSION
+from mingpt.studies.early_exit import STUDY as EARLY_EXIT
 
-STUDIES = (COMPRESSION,)
+STUDIES = (COMPRESSION, EARLY_EXIT)
