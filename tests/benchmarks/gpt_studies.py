@@ -1,0 +1,73 @@
+"""The GPT's studies against their targets: `python -m tests.benchmarks.gpt_studies`.
+
+Reads what the studies wrote, report/results/NAME.json, or another folder's --results, and prints a
+row a target: measure, value, target, whether it is met. A study that has not run is named.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+RESULTS = Path(__file__).parents[2] / "report" / "results"
+TOTAL_SECONDS = 480  # of a default run on two cores
+
+
+class Row(NamedTuple):
+    """A measure and its bounds, of which None is none."""
+
+    measure: str
+    value: float
+    most: float | None = None
+    least: float | None = None
+
+    @property
+    def target(self):
+        bounds = (("<=", self.most), (">=", self.least))
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+
+    @property
+    def met(self):
+        return (self.most is None or self.value <= self.most) and (
+            self.least is None or self.value >= self.least
+        )
+
+
+def early_exit(r):
+    """Rows of results/early-exit.json."""
+    chances, written = r["cascade"]["chances"], r["generation"]["rows"]
+    stops = r["cascade"]["stopping"]
+    off = max(abs(s["stages"] - s["stages_simulated"]) / s["stages_standard_error"] for s in stops)
+    return [
+        Row("H12.3 a ii, log10 P(Y <= 0 | Y_1 = 5): -6.5426", chances["ii"]["log10_probability"],
+            most=-6.5425, least=-6.5427),
+        Row("H12.3 a iii, log10 P(Y <= 0 | Y_40 = 1e-4): -1196.05",
+            chances["iii"]["log10_probability"], most=-1196.04, least=-1196.06),
+        Row("expected stages against simulation, standard errors", off, most=4),
+        Row("threshold 1, share of plain generation's tokens", written[0]["same_tokens_as_plain"],
+            least=1),
+        Row("default run, seconds", r["timings_seconds"]["total"], most=TOTAL_SECONDS),
+    ]  # fmt: skip
+
+
+STUDIES = {"early-exit": early_exit}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of NAME.json")
+    folder = parser.parse_args(argv).results
+    for name, rows_of in STUDIES.items():
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            print(f"{name:<12}not run: {path} is missing")
+            continue
+        for row in rows_of(json.loads(path.read_text(encoding="utf-8"))):
+            verdict = "met" if row.met else "MISSED"
+            print(f"{name:<12}{row.measure:<58}{row.value:>12.6g}  {row.target:<22}{verdict}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
