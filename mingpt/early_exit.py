@@ -9,6 +9,7 @@ values are computed from that state (CALM).
 import torch
 from torch.nn import functional as F
 
+from mingpt.fast import head_of_last
 from mingpt.loss import linear_cross_entropy
 from mingpt.model import GPT
 from mingpt.model_arguments import check_length, check_tokens
@@ -125,7 +126,7 @@ def _leave(model, x, threshold, confidence, past=None):
         x = _through(block, x, going, kept)
         if not going.any() or (number < len(blocks) and threshold == 1):
             continue
-        answers = model.lm_head(model.transformer.ln_f(x[going]))
+        answers = head_of_last(model, model.transformer.ln_f(x[going])[:, None])[:, 0]
         logits[going] = answers  # of those that go on, until a later block's
         if number < len(blocks):
             leaves = torch.zeros_like(going)
@@ -152,10 +153,8 @@ def _through(block, x, going, kept):
         future = torch.ones(T, T_all, dtype=torch.bool, device=x.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))
     y = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(x.shape)
-    h = x[going] + attn.c_proj(y[going])
-    x = x.clone()
-    x[going] = h + block.mlpf(block.ln_2(h))
-    return x
+    h = x[going] + attn.c_proj(y[going])  # (N, C)
+    return x.index_put([going], h + block.mlpf(block.ln_2(h)))
 
 
 def _key_and_value(attn, normed):

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mingpt.figures.style import BLACK, BLUE, LINES, STYLE, VERMILLION, new
 
@@ -32,10 +33,19 @@ def cascade(at_half, stops):
     right.plot(doubt, doubt, color=BLACK, ls="--", lw=1, label="allowed")
     right.set(title="Wrong signs", ylabel="probability", yscale="log")
     right.legend(frameon=False, fontsize=9)
+    left.yaxis.set_minor_formatter(NullFormatter())
+    left.set_yticks([0.1, 0.2, 0.3], ["0.1", "0.2", "0.3"])
+    right.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     for axis in (middle, right):
         axis.set(xscale="log", xlabel="1 − confidence")
+        axis.set_xticks([1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
+        axis.xaxis.set_major_formatter(FuncFormatter(_power_of_ten))
         axis.invert_xaxis()
     return figure
+
+
+def _power_of_ten(value, _position):
+    return "10" + f"{np.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 @plt.rc_context(STYLE)

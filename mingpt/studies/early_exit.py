@@ -165,16 +165,19 @@ def sweep(run):
                 scored = known.get(threshold) or score(
                     run, model, "heldout", threshold, confidence
                 )
-                rows[name].append({"threshold": threshold} | row_of(run, model, scored, late))
+                tested = threshold < 1
+                rows[name].append(
+                    {"threshold": threshold} | row_of(run, model, scored, late, tested)
+                )
                 bar.update()
     return rows
 
 
-def row_of(run, model, scored, late):
+def row_of(run, model, scored, late, tested):
     """What a threshold gives; late: the Scored text with all blocks run. None: no such token."""
     early = scored.exits < model.config.n_layer
     full = cost(run, model, late, exits_tested=False)
-    ours = cost(run, model, scored, exits_tested=bool(early.any()))
+    ours = cost(run, model, scored, tested)
     accuracy, error = mean_and_error(scored.right)
     agree = (scored.answers == late.answers).double()
     counts = torch.bincount(scored.exits, minlength=model.config.n_layer + 1)[1:]
@@ -270,8 +273,7 @@ def compare(run, part):
     }  # fmt: skip
     prices = {blocks: cost(run, models[blocks], s, False) for blocks, s in smaller.items()}
     for threshold, scored in run.once(joint_scores)[part].items():
-        tested = bool((scored.exits < max(models)).any())
-        price = cost(run, run.models[JOINT], scored, tested)
+        price = cost(run, run.models[JOINT], scored, exits_tested=threshold < 1)
         row = {"threshold": threshold, "accuracy": float(scored.right.mean()), "against": {}}
         for counted, kind in (("with_heads", "total"), ("blocks_alone", "blocks")):
             macs_of = {b: float(getattr(p, kind).mean()) for b, p in prices.items()}

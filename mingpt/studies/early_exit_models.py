@@ -26,7 +26,7 @@ OPTIONS = (
            metavar="DIR", type=Path),
     option("--model", "the full model's size", choices=tuple(MODEL_TYPES), default="gpt-mini"),
     option("--max-iters", "training iterations of each model", within=(1, MANY), type=int,
-           default=120),
+           default=100),
     option("--seed", "seed of everything random", within=(0, LARGEST_SEED), type=int, default=0),
 )  # fmt: skip
 
@@ -135,10 +135,10 @@ def score(run, model, part, threshold=1.0, confidence="probability"):
         logits, exits = early_exit.forward(model, inputs.to(run.args.device), threshold, confidence)
         seconds += time.perf_counter() - began
         counted = targets != -1
-        log_probs = logits.cpu()[counted].double().log_softmax(dim=-1)
+        log_probs = logits.cpu()[counted].log_softmax(dim=-1)
         best, answers = log_probs.max(dim=-1)
         truth = targets[counted]
-        nats = -log_probs.gather(-1, truth[:, None])[:, 0]
+        nats = -log_probs.gather(-1, truth[:, None])[:, 0].double()
         positions = torch.arange(x.shape[1]).expand_as(targets)[counted]
         right = (answers == truth).double()
         found.append((right, nats, answers, best.exp(), exits.cpu()[counted], positions))
