@@ -17,7 +17,7 @@ BLOCK, BLOCKS, WIDTH, VOCABULARY = 16, 3, 24, 97
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model(scale=6.0)  # its tokens leave after one, two and three blocks
+    return small_model(scale=20.0)  # its tokens leave after one, two and three blocks
 
 
 def slow(model, idx, threshold, confidence):
@@ -43,7 +43,7 @@ def doubt(logits):
     return 1 + (p * p.log()).sum(dim=-1) / math.log(VOCABULARY)
 
 
-@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.35, 0.7])
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.35, 0.5])
 @pytest.mark.parametrize(("name", "confidence"), [("probability", top), ("entropy", doubt)])
 def test_tokens_that_left_keep_their_state(model, threshold, name, confidence):
     idx = tokens(5, BLOCK)
@@ -70,7 +70,7 @@ def test_threshold_1_runs_all_and_0_the_first_block_alone(model):
 
 
 def test_a_sure_model_runs_all_blocks_at_threshold_1():
-    sure = small_model(scale=6.0)
+    sure = small_model(scale=20.0)
     with torch.no_grad():
         sure.lm_head.weight.mul_(1000)  # probabilities round to 1
     idx = tokens(1, BLOCK)
@@ -102,7 +102,7 @@ def test_writing_without_early_exits_is_plain_writing(model, new):
     assert torch.equal(idx, model.generate(prompt, new, generator=theirs, **drawing))
 
 
-@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("threshold", [0.15, 0.2, 0.5])
 def test_kept_keys_and_values_are_those_of_the_whole_sequence(model, threshold):
     idx, exits = early_exit.generate(model, tokens(3, 5), BLOCK + 2, threshold)
     for number in range(BLOCK + 2):
@@ -123,7 +123,7 @@ def test_nothing_depends_on_the_callers_modes(model):
     model.eval()
 
 
-@pytest.mark.parametrize("threshold", [0.1, 0.2, 1.0])
+@pytest.mark.parametrize("threshold", [0.2, 0.35, 1.0])
 def test_macs_are_the_products_that_are_computed(model, threshold, monkeypatch):
     """Token by token with kept keys and values, so that nothing hidden is computed."""
     monkeypatch.setattr(early_exit, "pristine", lambda model: True)  # a counter looks in
@@ -156,7 +156,7 @@ def test_joint_training_minimises_the_weighted_mean_of_all_exits(model):
     ]
     joint.eval()
     _, loss = joint(idx, targets)
-    assert float(loss) == pytest.approx(float(losses[0] + 2 * losses[1] + 3 * losses[2]) / 6)
+    assert loss.item() == pytest.approx(float(losses[0] + 2 * losses[1] + 3 * losses[2]) / 6)
     loss.backward()
     assert all(p.grad is not None for p in joint.parameters())
     plain = joint.plain()

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     short = all_texts._replace(
         validation=all_texts.validation[:TOKENS], heldout=all_texts.heldout[:TOKENS]
     )
-    sizes = {"vocab_size": all_texts.encoder.vocab_size, "block_size": 64, "scale": 8.0}
+    sizes = {"vocab_size": all_texts.encoder.vocab_size, "block_size": 64, "scale": 20.0}
     names = {f"alone_{n}": n for n in range(BLOCKS, 0, -1)}
     found = {name: small_model(n_layer=n, **sizes) for name, n in names.items()}
     found["joint"] = small_model(seed=1, **sizes)
