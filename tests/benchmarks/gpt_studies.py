@@ -4,12 +4,17 @@ Reads what the studies wrote, report/results/NAME.json, or another folder's --re
 row a target: measure, value, target, whether it is met. A study that has not run is named.
 """
 
-import argparse
+from mingpt import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.gpt_studies")
+
 import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+PROG = "python -m tests.benchmarks.gpt_studies"
 RESULTS = Path(__file__).parents[2] / "report" / "results"
 TOTAL_SECONDS = 480  # of a default run on two cores
 
@@ -55,7 +60,12 @@ STUDIES = {"early-exit": early_exit}
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print every study's rows; returns the exit code."""
+    return startup.conclude(PROG, lambda: _print_rows(argv))
+
+
+def _print_rows(argv):
+    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of NAME.json")
     folder = parser.parse_args(argv).results
     for name, rows_of in STUDIES.items():
@@ -65,8 +75,7 @@ def main(argv=None):
             continue
         for row in rows_of(json.loads(path.read_text(encoding="utf-8"))):
             verdict = "met" if row.met else "MISSED"
-            print(f"{name:<12}{row.measure:<58}{row.value:>12.6g}  {row.target:<22}{verdict}")
-    return 0
+            print(f"{name:<12}{row.measure:<58}{row.value:>12.6g}  {row.target:<24} {verdict}")
 
 
 if __name__ == "__main__":
