@@ -3,7 +3,7 @@
 A study is a `Study` object: its options, how its models are loaded or trained, its questions in
 order. `main` does the rest. It checks everything before any work, trains what was not loaded, asks
 the questions, writes each answer to OUT/results/NAME.json as soon as it is there and its figures
-to OUT/figures/NAME_*.png, and turns a user's mistake into one line and exit code 2, Ctrl-C into one
+to OUT/figures/NAME_*.svg, and turns a user's mistake into one line and exit code 2, Ctrl-C into one
 line and 130.
 """
 
@@ -60,7 +60,7 @@ class Answer:
 
     numbers: go into the results file under the question's name (none: no entry).
     figures: by what follows "NAME_" in their file names; anything with `save(path)`, or a
-    matplotlib figure, which gets the suffix ".png".
+    matplotlib figure, which gets the suffix ".svg".
     files: whole files for the paths that options with `output` name.
     text: is printed.
     """
@@ -245,7 +245,7 @@ def save_figure(figure: Any, path: Path) -> None:
     if hasattr(figure, "save"):
         figure.save(path)
     else:
-        style.save(figure, path.with_name(f"{path.name}.png"))
+        style.save(figure, path.with_name(f"{path.name}.svg"))
 
 
 def check_results(path: Path, name: str) -> None:

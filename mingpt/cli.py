@@ -3,7 +3,7 @@
 A study is a `Study` object: its options, how its models are loaded or trained, its questions in
 order. `main` does the rest. It checks everything before any work, trains what was not loaded, asks
 the questions, writes each answer to OUT/results/NAME.json as soon as it is there and its figures
-to OUT/figures/NAME_*.png, and turns a user's mistake into one line and exit code 2. Under torchrun
+to OUT/figures/NAME_*.svg, and turns a user's mistake into one line and exit code 2. Under torchrun
 all processes train together and the first alone answers.
 """
 
@@ -244,7 +244,7 @@ def run_questions(this: Run, path: Path) -> None:
             with this.timed(name):
                 answer = question(this)
                 for suffix, figure in answer.figures.items():
-                    figures.save(figure, this.args.out / "figures" / f"{study.name}_{suffix}.png")
+                    figures.save(figure, this.args.out / "figures" / f"{study.name}_{suffix}.svg")
             if answer.text:
                 tqdm.write(answer.text)
             if answer.numbers:

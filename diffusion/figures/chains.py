@@ -20,6 +20,7 @@ from diffusion.figures.style import (
     GRID,
     SERIES_COLOURS,
     VERMILLION,
+    WIDTH,
     box,
     dots,
     loss_curve,
@@ -99,7 +100,7 @@ def equivalence(path_ve, path_vp, sigma, differences: Mapping[str, Sequence]) ->
 def training(curves: Mapping[str, tuple], samples: Mapping[str, tuple], window: int) -> Figure:
     """DDPM losses {name: (losses, Bayes loss)}, and samples {title: (n, 2)} of those networks."""
     columns = len(samples)
-    figure = Figure(figsize=(2.4 * columns, 4.8))
+    figure = Figure(figsize=(min(2.4 * columns, WIDTH), 4.8))
     grid = figure.add_gridspec(2, columns)
     span = columns // len(curves)
     for k, (name, (losses, bayes)) in enumerate(curves.items()):

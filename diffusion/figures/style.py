@@ -37,12 +37,19 @@ GRID = {"color": "#E6E6E6", "linewidth": 0.6}
 # A white rim keeps labels readable on top of lines and dots.
 HALO = {"path_effects": [withStroke(linewidth=2.5, foreground="white")]}
 
+WIDTH = 6.9  # inches, of the report's text: no figure is wider, so that it prints at its own size
+
 # Decorates every function that draws.
 styled = mpl.rc_context(
     {
+        "font.family": "STIXGeneral",
+        "mathtext.fontset": "stix",
         "font.size": 9,
         "axes.titlesize": 9,
         "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
@@ -56,9 +63,14 @@ styled = mpl.rc_context(
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, atomically; equal figures give equal files."""
+    """Write a figure as SVG, atomically; equal figures give equal files.
+
+    Words stay words in the fonts that matplotlib ships; clouds of dots are pictures inside.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    settings = {"svg.fonttype": "none", "svg.hashsalt": Path(path).stem}
+    with mpl.rc_context(settings):
+        figure.savefig(buffer, format="svg", dpi=220, metadata={"Date": None})
     write_atomically(path, buffer.getvalue())
 
 
@@ -87,8 +99,8 @@ class Movie:
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
-    """A figure of that size in inches, and its axes (rows, columns)."""
-    figure = Figure(figsize=size)
+    """A figure of that size in inches, at most WIDTH wide, and its axes (rows, columns)."""
+    figure = Figure(figsize=(min(size[0], WIDTH), size[1]))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -175,7 +187,7 @@ def box(axes: Axes, rectangle, colour: str, **options) -> None:
 def dots(axes: Axes, points, **options) -> None:
     """Points (n, 2)."""
     points = np.asarray(points)
-    style = {"s": 3, "linewidths": 0, "color": BLUE} | options
+    style = {"s": 3, "linewidths": 0, "color": BLUE, "rasterized": len(points) > 200} | options
     axes.scatter(points[:, 0], points[:, 1], **style)
 
 
@@ -183,10 +195,11 @@ def timed_path(axes: Axes, path, t):
     """A path (n, 2) coloured by its times (n,); returns what a colour bar needs."""
     path = np.asarray(path)
     segments = np.stack([path[:-1], path[1:]], axis=1)
-    lines = LineCollection(segments, cmap=TIME_COLOURS, linewidths=0.6, alpha=0.5, zorder=2)
+    dense = {"cmap": TIME_COLOURS, "rasterized": len(path) > 200}
+    lines = LineCollection(segments, linewidths=0.6, alpha=0.5, zorder=2, **dense)
     lines.set_array(np.asarray(t)[:-1])
     axes.add_collection(lines)
-    return axes.scatter(path[:, 0], path[:, 1], c=t, cmap=TIME_COLOURS, s=5, linewidths=0, zorder=3)
+    return axes.scatter(path[:, 0], path[:, 1], c=t, s=5, linewidths=0, zorder=3, **dense)
 
 
 def mark(axes: Axes, point, text: str, offset=(6, 6), **options) -> None:

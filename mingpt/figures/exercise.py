@@ -9,16 +9,16 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import findfont
 from matplotlib.ft2font import FT2Font
 
-from mingpt.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, STYLE, VERMILLION, new
+from mingpt.figures.style import BLACK, BLUE, FONT, GREEN, ORANGE, SKY, STYLE, VERMILLION, new
 
 PAINT = LinearSegmentedColormap.from_list("paint", ["#FFFFFF", SKY, BLUE])
-TEXT_INCHES, LINE_INCHES = 8.4, 0.5  # of painted text: width, and height of a line
+TEXT_INCHES, LINE_INCHES = 5.5, 0.42  # of painted text: width, and height of a line
 
 
 @lru_cache
 def _drawable():
     """The characters the figures' font has, as a set of code points."""
-    return set(FT2Font(findfont("DejaVu Sans")).get_charmap())
+    return set(FT2Font(findfont(FONT)).get_charmap())
 
 
 def visible(token):
@@ -129,7 +129,7 @@ def painted_attention(tokens, rows, word_tokens, scores, weights, title):
     bars.set_xlim(-0.6, row + 0.6)
     twin = bars.twinx()
     twin.plot(x, scores[0][: row + 1], color=VERMILLION, marker="o", ms=4, lw=0)
-    twin.set_ylabel("mean score QKᵀ/√d", color=VERMILLION)
+    twin.set_ylabel("mean score Q·K/√d", color=VERMILLION)
     twin.spines["right"].set_visible(True)
     bars.set_title(
         f"weights (bars, sum {np.nansum(weights[0]):.3f}) and scores (dots) of the "
@@ -156,7 +156,7 @@ def _lay_out(tokens, bold):
 
 
 def _font(bold):
-    return {"fontsize": 13, "fontweight": "bold" if bold else "normal"}
+    return {"fontsize": 10.5, "fontweight": "bold" if bold else "normal"}
 
 
 def _paint_text(axis, tokens, places, row, word_tokens, weights):

@@ -2,7 +2,7 @@
 
 Measures the shipped weights with seeds that no choice was made with; of three seeds the worst value
 counts. Prints a table and writes report/results/benchmark_diffusion.json and, of quality against
-cost, report/figures/diffusion_cost_tv10.png and diffusion_cost_w2.png. `--only quality|speed|cost`
+cost, report/figures/diffusion_cost_tv10.svg and diffusion_cost_w2.svg. `--only quality|speed|cost`
 measures one part and keeps the other numbers of the file; speed wants an otherwise idle machine.
 """
 
@@ -267,7 +267,7 @@ def cost(model) -> dict:
         ("w2", ratio, 1.0, "W2 to uniform over uniform to uniform"),
     ):
         figure = curves.quality_against_cost(evaluations, scores, floor, title)
-        style.save(figure, ROOT / f"report/figures/diffusion_cost_{name}.png")
+        style.save(figure, ROOT / f"report/figures/diffusion_cost_{name}.svg")
     return {"evaluations": evaluations, "tv10": tv10, "w2_ratio": ratio}
 
 

@@ -56,7 +56,7 @@ def test_a_study_of_ten_lines_is_run_drawn_printed_and_written(tmp_path, capsys)
         "study": "doubling", "options": {"number": 4, "device": found["options"]["device"]},
         "d1": {"doubled": 8},
     }  # fmt: skip
-    assert [p.name for p in (tmp_path / "out/figures").iterdir()] == ["doubling_count.png"]
+    assert [p.name for p in (tmp_path / "out/figures").iterdir()] == ["doubling_count.svg"]
     assert capsys.readouterr().out.startswith("twice is 8\nfigures in ")
     assert not plt.get_fignums()
     assert main(tmp_path, "--study", "doubling") == 0  # its own earlier results may go
@@ -134,7 +134,7 @@ def test_an_error_in_a_later_question_loses_no_earlier_answer(tmp_path, capfd, e
     assert main(tmp_path, "--study", "doubling", studies=(failing(error),)) == code
     assert capfd.readouterr().err == line
     assert results(tmp_path)["d1"] == {"doubled": 4}
-    assert (tmp_path / "out/figures/doubling_count.png").exists()
+    assert (tmp_path / "out/figures/doubling_count.svg").exists()
 
 
 def test_a_programming_error_is_not_hidden(tmp_path):

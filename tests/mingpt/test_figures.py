@@ -17,8 +17,8 @@ def test_the_uniform_guess_is_that_of_the_models_vocabulary(vocab_size):
 
 def test_a_saved_figure_is_a_png_and_closed(tmp_path):
     figure = figures.token_log_probs([" a", "b"], [-1.0, -2.0])
-    figures.save(figure, tmp_path / "new/log_prob.png")
-    assert (tmp_path / "new/log_prob.png").read_bytes().startswith(b"\x89PNG")
+    figures.save(figure, tmp_path / "new/log_prob.svg")
+    assert (tmp_path / "new/log_prob.svg").read_bytes().startswith(b"<?xml")
     assert not plt.fignum_exists(figure.number)
 
 

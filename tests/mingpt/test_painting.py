@@ -29,7 +29,7 @@ def painted(tokens, word_tokens):
 def test_nothing_overlaps_or_leaves_the_figure(tokens, word_tokens):
     figure, _ = painted(tokens, word_tokens)
     for axis in figure.axes[: len(word_tokens)]:
-        boxes = [text.get_window_extent() for text in [*axis.texts, axis._left_title]]
+        boxes = [text.get_window_extent() for text in [*axis.texts, axis.title]]
         width, height = figure.get_size_inches() * figure.dpi
         for box in boxes:
             assert 0 <= box.x0 < box.x1 <= width

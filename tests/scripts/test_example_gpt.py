@@ -17,8 +17,8 @@ from mingpt.text import token_texts, word_positions
 
 SMALL = ["--model", "gpt-nano", "--max-iters", "4", "--batch-size", "4", "--starts", "2"]
 FIGURES = {
-    "gpt_q1_loss.png", "gpt_q2_inversion.png", "gpt_q3_last_block.png", "gpt_q4_first_block.png",
-    "gpt_q4_all_blocks.png", "gpt_q5_log_prob.png",
+    "gpt_q1_loss.svg", "gpt_q2_inversion.svg", "gpt_q3_last_block.svg", "gpt_q4_first_block.svg",
+    "gpt_q4_all_blocks.svg", "gpt_q5_log_prob.svg",
 }  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_interrupt_leaves_no_half_written_file(tmp_path):
     interrupt(tmp_path, SMALL, weights.exists)
     assert diffusion.load(weights).num_classes == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    kinds = {".pt", ".png", ".json"}
+    kinds = {".pt", ".svg", ".json"}
     assert all(path.suffix in kinds and not path.name.startswith(".") for path in files)
 
 
