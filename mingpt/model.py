@@ -50,7 +50,7 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, blocked=None):
         """x (B, T, C) -> (B, T, C); blocked as in `masked_scores`."""
         q, k, v = self.query_key_value(x)
-        weights = self.masked_scores(q, k, blocked).softmax(dim=-1)  # (B, nh, T, T)
+        weights = F.softmax(self.masked_scores(q, k, blocked), dim=-1)  # (B, nh, T, T)
         y = self.attn_dropout(weights) @ v  # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(x.shape)  # the heads side by side
         return self.resid_dropout(self.c_proj(y))

@@ -14,12 +14,21 @@ from functools import lru_cache
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.nn.modules import module as global_hooks
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils.weak import WeakIdKeyDictionary
 
 _AS_IMPORTED = {}  # class -> (forward, __call__)
+_FUNCTIONS = tuple(  # through which the plain path computes, as they are when this is imported
+    (owner, name, getattr(owner, name))
+    for owner, names in (
+        (F, ("cross_entropy", "dropout", "embedding", "gelu", "layer_norm", "linear", "softmax")),
+        (nn.Module, ("_call_impl",)),
+    )
+    for name in names
+)
 _STRUCTURE = {}  # "model", "block" -> (class, ((name of a child, its (class, children)), ...))
 _CAUSAL_VERSION = WeakIdKeyDictionary()  # mask on a GPU -> its version when found causal
 COMPARED_EACH_TIME = {"cpu"}  # devices on which looking at a mask costs no stall
@@ -56,10 +65,11 @@ def remember(gpt, block, attention, gelu):
 def pristine(model, length=None):
     """Whether the model is as mingpt.model built it and nobody looks into what it computes.
 
-    That is: its forward and those of all classes are those that were imported; no module is
-    replaced or has a `forward` or a hook of its own, nor is there a global hook; parameters are
-    ordinary tensors; the head is a matrix without bias; masks are causal for the first `length`
-    positions (None: for all); and nobody transforms (see `nobody_transforms`).
+    That is: its forward, those of all classes and PyTorch's functions behind them are those that
+    were imported; no module is replaced or has a `forward` or a hook of its own, nor is there a
+    global hook; parameters are ordinary tensors; the head is a matrix without bias; masks are
+    causal for the first `length` positions (None: for all); and nobody transforms (see
+    `nobody_transforms`).
     A subclass that leaves `forward` alone is as built. Sizes and weights are free.
     """
     return (
@@ -71,6 +81,7 @@ def pristine(model, length=None):
             or global_hooks._global_backward_pre_hooks
         )
         and all((c.forward, c.__call__) == as_imported for c, as_imported in _AS_IMPORTED.items())
+        and all(getattr(owner, name) is function for owner, name, function in _FUNCTIONS)
         and _modules_as_built(model)
         and all(_is_causal(mask, length) for mask in _masks(model))
     )

@@ -595,3 +595,56 @@ def test_parts_of_the_model_can_be_frozen(config, state):
     trained(model)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]) == (name != "lm_head.weight"), name
+
+
+def test_a_loss_function_replaced_in_pytorch_is_what_is_trained(model, idx, targets, monkeypatch):
+    """minGPT looks F.cross_entropy up at every pass: label smoothing by a patch acts."""
+    model.eval()
+    logits, plainly = model(idx, targets)
+    cross_entropy = F.cross_entropy
+    smoothed = cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=-1, label_smoothing=0.5
+    )
+
+    def smoothing(*args, **kwargs):
+        return cross_entropy(*args, **kwargs, label_smoothing=0.5)
+
+    monkeypatch.setattr(F, "cross_entropy", smoothing)
+    assert abs(smoothed - plainly) > 1e-3
+    close(model(idx, targets)[1], smoothed)
+    close(model(idx, targets, loss_only=True)[1], smoothed)
+    same = TensorDataset(idx[:1].repeat(4, 1), targets[:1].repeat(4, 1))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    expected = model(*(t[:1] for t in (idx, targets)))[1].detach()
+    trainer = Trainer(training_config(max_iters=1), model, same)
+    trainer.run()
+    close(trainer.loss, expected)
+
+
+def test_a_softmax_replaced_in_pytorch_sees_the_attention(model, idx, monkeypatch):
+    seen, softmax = [], F.softmax
+
+    def watching(x, *args, **kwargs):
+        seen.append(softmax(x, *args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(F, "softmax", watching)
+    model.eval()
+    model(idx)
+    B, T = idx.shape
+    assert [weights.shape for weights in seen] == [(B, plain.HEADS, T, T)] * len(
+        model.transformer.h
+    )
+
+
+def test_a_call_replaced_on_all_modules_is_made_for_each(model, idx, monkeypatch):
+    called, call = [], nn.Module._call_impl
+    monkeypatch.setattr(
+        nn.Module, "_call_impl", lambda self, *a, **k: (called.append(self), call(self, *a, **k))[1]
+    )
+    model.eval()
+    model(idx)
+    leaves = {m for m in model.modules() if not [*m.children()]}
+    assert leaves <= set(called)
