@@ -2,9 +2,9 @@
 
 A file is a header and an arithmetic code. Reading it needs the very same probabilities, to the
 last bit. So both directions run the same operations on arrays of the same shapes, on the CPU with
-one thread, and turn every distribution into whole frequencies. The header says which model, method
-and PyTorch wrote the file, and holds a checksum of its first frequencies: a machine that computes
-otherwise is found out before, not after, the work.
+one thread, and turn every distribution into whole frequencies. The header says which model, method,
+PyTorch and NumPy wrote the file, and holds a checksum of its first frequencies: a machine that
+computes otherwise is found out before, not after, the work.
 
 `python -m mingpt.coding compress FILE` and `... decompress FILE` do it for files.
 """
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy
 import torch
 from tqdm import tqdm
 
@@ -35,8 +36,8 @@ from mingpt.utils import atomic_path, check_file
 
 PROG = "python -m mingpt.coding"
 MAGIC = b"mGPT"
-VERSION = 1  # counts up with every change of the file or of what METHODS compute
-HEADER = struct.Struct("<4sBB3s6sI6sI")  # the fields of Header
+VERSION = 2  # counts up with every change of the file or of what METHODS compute
+HEADER = struct.Struct("<4sBB6s6sI6sI")  # the fields of Header
 SEAL = struct.Struct("<I")  # CRC-32 of all that precedes it
 DIGEST_BYTES = 6  # of a SHA-256 that the header keeps
 SUFFIX = ".mgpt"
@@ -56,7 +57,7 @@ class Header(NamedTuple):
     magic: bytes
     version: int
     method: int  # its number in METHODS
-    torch_version: bytes  # three numbers
+    libraries: bytes  # three numbers of a version each: PyTorch's, then NumPy's
     model: bytes  # of the SHA-256 of the weights and of the text they are primed with
     frequencies: int  # CRC-32 of the first distribution: what this machine computes
     text: bytes  # of the SHA-256 of the text
@@ -97,7 +98,7 @@ def compress(text, model, method="adaptive", encoder=None, primer=None):
         predictor = METHODS[method](model, encoder, primer)
         distribution = frequencies(predictor.predict())
         header = Header(
-            MAGIC, VERSION, list(METHODS).index(method), _torch_version(),
+            MAGIC, VERSION, list(METHODS).index(method), _versions(),
             _model_sum(model, primer), _frequency_sum(distribution), _text_sum(raw), len(tokens),
         )  # fmt: skip
         for token in tqdm(tokens, desc="compress", unit="token", disable=None):
@@ -112,15 +113,15 @@ def decompress(content, model, encoder=None, primer=None):
     """The text that `compress` was given, for its bytes and the same model, encoder and primer.
 
     Raises CodingError for damaged or foreign bytes, another model or primer, another version of
-    PyTorch, and a machine that computes otherwise; never returns another text.
+    PyTorch or NumPy, and a machine that computes otherwise; never returns another text.
     """
     header, code = parse(content)
     encoder, primer = _defaults(model, encoder, primer)
     if header.model != _model_sum(model, primer):
         raise CodingError("the text was compressed with another model or primer")
-    if header.torch_version != _torch_version():
-        theirs, ours = (".".join(map(str, v)) for v in (header.torch_version, _torch_version()))
-        raise CodingError(f"the text was compressed with PyTorch {theirs}; this is {ours}")
+    if header.libraries != _versions():
+        theirs, ours = (_in_words(versions) for versions in (header.libraries, _versions()))
+        raise CodingError(f"the text was compressed with {theirs}; here are {ours}")
     decoder = ArithmeticDecoder(code)
     tokens = []
     with reproducible():
@@ -183,9 +184,20 @@ def _text_sum(raw):
     return hashlib.sha256(raw).digest()[:DIGEST_BYTES]
 
 
-def _torch_version():
-    numbers = torch.__version__.partition("+")[0].split(".")[:3]
-    return bytes(int(re.match(r"\d+", number)[0]) for number in numbers)
+def _versions():
+    """Of the libraries that compute the probabilities."""
+    found = b""
+    for library in (torch, numpy):
+        numbers = library.__version__.partition("+")[0].split(".")[:3]
+        found += bytes(int(re.match(r"\d+", number)[0]) for number in numbers)
+    return found
+
+
+def _in_words(versions):
+    torch_version, numpy_version = (
+        ".".join(map(str, part)) for part in (versions[:3], versions[3:])
+    )
+    return f"PyTorch {torch_version} and NumPy {numpy_version}"
 
 
 # --- The command line ---------------------------------------------------------------------------

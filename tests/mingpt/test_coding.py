@@ -137,10 +137,12 @@ def test_another_model_primer_version_or_machine_is_refused(setting):
         coding.decompress(resealed(content, 5, 7), model, **options)
     with pytest.raises(coding.CodingError, match=r"PyTorch 9\."):
         coding.decompress(resealed(content, 6, 9), model, **options)
+    with pytest.raises(coding.CodingError, match=r"NumPy 9\.\d+\.\d+; here are PyTorch"):
+        coding.decompress(resealed(content, 9, 9), model, **options)
     with pytest.raises(coding.CodingError, match="machine whose arithmetic"):
-        coding.decompress(resealed(content, 15, content[15] ^ 1), model, **options)
+        coding.decompress(resealed(content, 18, content[18] ^ 1), model, **options)
     with pytest.raises(coding.CodingError, match="went astray"):
-        coding.decompress(resealed(content, 19, content[19] ^ 1), model, **options)
+        coding.decompress(resealed(content, 22, content[22] ^ 1), model, **options)
 
 
 def test_wrong_arguments_are_refused(setting):
