@@ -152,6 +152,11 @@ class Continuation:
     @torch.inference_mode()
     def logits(self, idx):
         """idx (B, T) int64, a token longer than at the last call -> (B, V), an inference tensor."""
+        return head_of_last(self.model, self.hidden_state(idx))[:, 0]
+
+    @torch.inference_mode()
+    def hidden_state(self, idx):
+        """As `logits`, what the head multiplies, (B, 1, C)."""
         model, start = self.model, 0
         if self.past is None:
             check_tokens(idx, len(model.transformer.wte.weight))
@@ -162,7 +167,7 @@ class Continuation:
         else:
             start = idx.shape[1] - 1
         x = model.embed(idx[:, start:], start=start)
-        return head_of_last(model, hidden_states(model, x, self.past, last_only=True))[:, 0]
+        return hidden_states(model, x, self.past, last_only=True)
 
 
 def acts(dropout):

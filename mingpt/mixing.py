@@ -39,8 +39,7 @@ class Mixture:
     def predict(self):
         """Log-probabilities of the next token, (V,) float64 nats."""
         self._by_member = torch.stack([member.predict() for member in self.members])  # (K, V)
-        log_weights = self.weights[self._context()].log().clamp(min=NEVER)
-        return (self._by_member + log_weights[:, None]).logsumexp(dim=0)
+        return (self.weights[self._context()] @ self._by_member.exp()).log()
 
     def update(self, token):
         """The token follows; it was predicted before."""

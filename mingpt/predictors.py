@@ -120,11 +120,18 @@ class DynamicGPT(StaticGPT):
 
     def _gradients(self, text, scored):
         """Of the mean loss of the last `scored` tokens of text (T,): one for every weight."""
-        targets = text[1:].clone()
+        targets, wte = text[1:].clone(), self.model.transformer.wte.weight
         targets[: len(targets) - scored] = -1
+        vectors = wte.detach()[text[None, :-1]].requires_grad_()
         with torch.enable_grad():
-            _, loss = self.model(text[None, :-1], targets[None], loss_only=True)
-            return torch.autograd.grad(loss, self._weights)
+            _, loss = self.model(embeddings=vectors, targets=targets[None], loss_only=True)
+            *gradients, of_vectors = torch.autograd.grad(
+                loss, [*self._weights, vectors], materialize_grads=True
+            )
+        # the embedding's part, of the few tokens there are: autograd would fill a whole matrix
+        of_wte = next(g for w, g in zip(self._weights, gradients, strict=True) if w is wte)
+        of_wte.index_add_(0, text[:-1], of_vectors[0])
+        return gradients
 
     @torch.no_grad()
     def _end_segment(self):
@@ -160,6 +167,7 @@ class Neighbours:
             self._remember(states.flatten(0, 1), part[:, overlap + 1 :].flatten())
         rest = (len(tokens) - window - 1) % segment
         self._recent = tokens[len(tokens) - rest - overlap - 1 :].tolist()
+        self._continuation = fast.continuation(self._model)
         self._state = self._state_after_recent()
 
     @torch.no_grad()
@@ -168,7 +176,11 @@ class Neighbours:
         return F.normalize(self._model.hidden_states(inputs), dim=-1)
 
     def _state_after_recent(self):
-        return self._hidden(torch.tensor([self._recent]))[0, -1:]  # (1, C)
+        """The state of length 1 after the recent tokens, (1, C)."""
+        idx = torch.tensor([self._recent])
+        if self._continuation:
+            return F.normalize(self._continuation.hidden_state(idx)[0], dim=-1)
+        return self._hidden(idx)[0, -1:]
 
     def _remember(self, states, tokens):
         needed = self._count + len(tokens)
@@ -187,7 +199,8 @@ class Neighbours:
         V = self._model.config.vocab_size
         p = torch.full((V,), 1 / V, dtype=torch.float64)
         if self._count:
-            similarity = self._states[: self._count] @ self._state[0]
+            # a lone column goes in twice, as in fast.head_of_last
+            similarity = (self._states[: self._count] @ self._state.repeat(2, 1).T)[:, 0]
             weights = (self._theta * similarity.double()).softmax(dim=0)
             p *= self._floor
             p.index_add_(0, self._next[: self._count], (1 - self._floor) * weights)
@@ -200,4 +213,5 @@ class Neighbours:
         self._recent.append(token)
         if len(self._recent) > self._window:
             self._recent = self._recent[-(self._window - self._segment + 1) :]
+            self._continuation = fast.continuation(self._model)
         self._state = self._state_after_recent()
