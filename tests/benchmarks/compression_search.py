@@ -44,6 +44,10 @@ PREDICTORS = {
        for rate in (3e-5, 6e-5, 1e-4)},
     **{f"GPT learning on, decay {decay:g}": ("dynamic", {"decay": decay})
        for decay in (0.0, 0.01)},
+    **{f"GPT learning on by SGD, rate {rate:g}": ("sgd", {"learning_rate": rate})
+       for rate in (0.01, 0.03, 0.1)},
+    **{f"GPT learning on by Adam, rate {rate:g}": ("adam", {"learning_rate": rate})
+       for rate in (3e-5, 1e-4, 3e-4)},
     "GPT learning on, damping 2": ("dynamic", {"damping": 2.0}),
     "GPT learning on, windows of 64 moved by 32": ("dynamic", {"window": 64, "segment": 32}),
     **{f"n-grams of order {n}": ("ngram", {"order": n}) for n in (3, 4, 5, 6)},
@@ -59,11 +63,58 @@ STILL = {"gpt": "GPT, windows of 32 moved by 16", "ngram": "n-grams standing sti
          "neighbours": "neighbours standing still"}  # fmt: skip
 
 
+LOGISTIC_RATES = (0.001, 0.003, 0.01)  # of the other kind of mixture
 MIXTURES = {
     **{f"learning on, rate {rate:g}": (CHOSEN, ADAPTIVE_WEIGHTS, rate) for rate in
        (0, 0.005, 0.01, RATE, 0.04)},
     "standing still": (STILL, STATIC_WEIGHTS, 0),
 }  # fmt: skip
+
+
+class BySGD(DynamicGPT):
+    """Every weight's step is proportional to its gradient."""
+
+    @torch.no_grad()
+    def _end_segment(self):
+        gradients = self._gradients(torch.tensor(self._text), self.segment)
+        for weight, trained, gradient in zip(self._weights, self._trained, gradients, strict=True):
+            weight.sub_(gradient, alpha=self.learning_rate)
+            weight.lerp_(trained, self.decay)
+
+
+class ByAdam(DynamicGPT):
+    """One step of Adam, whose moments are of the segments so far."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self._adam = torch.optim.Adam(self._weights, lr=self.learning_rate)
+
+    def _end_segment(self):
+        gradients = self._gradients(torch.tensor(self._text), self.segment)
+        for weight, gradient in zip(self._weights, gradients, strict=True):
+            weight.grad = gradient
+        self._adam.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self._weights, self._trained, self.decay)
+
+
+class Logistic:
+    """paq's mixture, over a vocabulary: p is proportional to the product of p_k ** w_k.
+
+    After each token the weights of its context, which need not sum to 1, take a step up the
+    gradient of its log-probability, log p_k(token) minus the mean of log p_k under p.
+    """
+
+    def __init__(self, weights, rate, contexts):
+        self.weights = torch.tensor(weights, dtype=torch.float64).repeat(contexts, 1)
+        self.rate = rate
+
+    def score(self, by_member, token, context):
+        """log p(token) in nats from by_member (K, V) nats; the token is then learnt."""
+        weights = self.weights[context]
+        log_probs = (weights @ by_member).log_softmax(dim=0)
+        weights += self.rate * (by_member[:, token] - by_member @ log_probs.exp())
+        return log_probs[token]
 
 
 def train(tokens, encoder, heldout, num_bytes):
@@ -88,7 +139,8 @@ def build(kind, settings, model, encoder, tokens):
     if kind == "ngram":
         defaults = {"order": ORDER, "kinds": folded_kinds(encoder)}
         return KneserNey(tokens, unseen_prior(tokens, encoder), **defaults | settings)
-    kinds = {"static": StaticGPT, "dynamic": DynamicGPT, "neighbours": Neighbours}
+    kinds = {"static": StaticGPT, "dynamic": DynamicGPT, "sgd": BySGD, "adam": ByAdam,
+             "neighbours": Neighbours}  # fmt: skip
     return kinds[kind](model, tokens, **settings)
 
 
@@ -100,6 +152,22 @@ def code(predictor, tokens):
         scores.append(float(predictor.predict()[token]))
         predictor.update(token)
     return torch.tensor(scores, dtype=torch.float64), matched
+
+
+def logistic(model, encoder, tokens, validation):
+    """{rate: log-probabilities (N,) nats} of the chosen predictors in a Logistic mixture."""
+    parts = {member: build(*PREDICTORS[setting], model, encoder, tokens)
+             for member, setting in CHOSEN.items()}  # fmt: skip
+    weights = [ADAPTIVE_WEIGHTS[member] for member in parts]
+    mixtures = {rate: Logistic(weights, rate, ORDER) for rate in LOGISTIC_RATES}
+    scores = {rate: [] for rate in LOGISTIC_RATES}
+    for token in validation.tolist():
+        by_member = torch.stack([part.predict() for part in parts.values()])
+        for rate, mixture in mixtures.items():
+            scores[rate].append(mixture.score(by_member, token, parts["ngram"].matched))
+        for part in parts.values():
+            part.update(token)
+    return {rate: torch.stack(nats) for rate, nats in scores.items()}
 
 
 def main(argv=None):
@@ -142,6 +210,8 @@ def _search(argv):
         chosen = {member: kept[setting] for member, setting in CHOSEN.items()}
         note("mixtures", f"learning on, rate {RATE:g}, one context",
              mixed(chosen, ADAPTIVE_WEIGHTS, RATE, [0] * len(validation)))  # fmt: skip
+        for rate, nats in logistic(model, encoder, tokens, validation).items():
+            note("mixtures", f"logistic, rate {rate:g}", nats)
 
 
 if __name__ == "__main__":
