@@ -10,6 +10,7 @@ From the bottom up:
     questions   inversion attention scoring text; modes: computing whatever the caller set
     compression ngram predictors mixing; arithmetic coding
     early exit  early_exit, macs; cascade: the same question in closed form
+    preferences feedback enumeration; judge reward
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
@@ -51,12 +52,12 @@ _MODULE_OF = {
     "DataError": "merges",
 }  # fmt: skip
 _MODULES = {
-    "arithmetic", "attention", "batches", "bpe", "cascade", "checkpoint", "cli", "coding",
-    "data", "devices", "discounting", "early_exit", "fast", "figures", "huggingface",
-    "inversion", "loss", "macs", "merges", "mixing", "model", "model_arguments", "model_config",
-    "modes", "ngram", "objective", "predictors", "pristine", "processes", "recipe", "resume",
-    "sampling", "scoring", "startup", "text", "trainer", "trainer_settings", "utils",
-    "vocabulary",
+    "arithmetic", "attention", "batches", "bpe", "cascade", "checkpoint", "cli", "coding", "data",
+    "devices", "discounting", "early_exit", "enumeration", "fast", "feedback", "figures",
+    "huggingface", "inversion", "judge", "loss", "macs", "merges", "mixing", "model",
+    "model_arguments", "model_config", "modes", "ngram", "objective", "predictors", "pristine",
+    "processes", "recipe", "resume", "reward", "sampling", "scoring", "startup", "text",
+    "trainer", "trainer_settings", "utils", "vocabulary",
 }  # fmt: skip
 
 

@@ -5,6 +5,8 @@ import torch
 from mingpt.bpe import check_ids, get_encoder
 from mingpt.data import token_tensor
 from mingpt.merges import load_merges
+from mingpt.model import GPT
+from mingpt.utils import CfgNode
 
 BYTES = 256  # the first ids of GPT-2's vocabulary are the single bytes
 
@@ -73,3 +75,25 @@ class BookVocabulary:
                 left, right = self._merges[token - BYTES].tolist()
                 waiting += [right, left]
         return found
+
+
+def restricted(model, vocabulary):
+    """A GPT of GPT-2's tokens as one of a BookVocabulary's: a copy, in eval mode.
+
+    Its distributions are the model's given that the next token is of the vocabulary. The head is
+    tied where the model's is. Raises ValueError for a model of other tokens.
+    """
+    if len(model.transformer.wte.weight) != get_encoder().vocab_size:
+        raise ValueError(
+            f"the model knows {len(model.transformer.wte.weight)} tokens, not GPT-2's "
+            f"{get_encoder().vocab_size}"
+        )
+    settings = {**model.config.to_dict(), "vocab_size": vocabulary.vocab_size}
+    small = GPT(CfgNode(**settings), generator=torch.Generator())
+    rows = {"transformer.wte.weight", "lm_head.weight"}
+    device = model.lm_head.weight.device
+    small.load_state_dict({
+        key: value[vocabulary.ids.to(device)] if key in rows else value
+        for key, value in model.state_dict().items()
+    })  # fmt: skip
+    return small.to(device).eval()

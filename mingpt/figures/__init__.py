@@ -16,6 +16,12 @@ from mingpt.figures.exercise import (
     training_loss,
     visible,
 )
+from mingpt.figures.feedback import (
+    closed_form,
+    gradient_estimates,
+    over_optimisation,
+    reward_model,
+)
 from mingpt.figures.style import VERMILLION, save
 
 __all__ = [
@@ -26,10 +32,14 @@ __all__ = [
     "bits_by_frequency",
     "bits_by_position",
     "cascade",
+    "closed_form",
     "compressed_sizes",
     "exits",
+    "gradient_estimates",
     "inversion",
+    "over_optimisation",
     "painted_attention",
+    "reward_model",
     "save",
     "thresholds",
     "token_log_probs",

@@ -2,5 +2,6 @@
 
 from mingpt.studies.compression import STUDY as COMPRESSION
 from mingpt.studies.early_exit import STUDY as EARLY_EXIT
+from mingpt.studies.feedback import STUDY as FEEDBACK
 
-STUDIES = (COMPRESSION, EARLY_EXIT)
+STUDIES = (COMPRESSION, EARLY_EXIT, FEEDBACK)

@@ -56,7 +56,27 @@ def early_exit(r):
     ]  # fmt: skip
 
 
-STUDIES = {"early-exit": early_exit}
+def feedback(r):
+    """Rows of results/feedback.json."""
+    tuned = r["policy"]["policies"]["tuned"]
+    return [
+        *(Row(f"gradient {kind} baseline, standard errors from exact",
+              r["gradient"][f"{kind}_baseline"]["largest"], most=4)
+          for kind in ("without", "with")),
+        Row("H12.4 b, difference from the cross-entropy's gradient",
+            r["gradient"]["difference_from_cross_entropy"], most=0),
+        *(Row(f"{method}, total variation from the best policy", found["largest"], most=0.02)
+          for method, found in r["closed_form"]["methods"].items()),
+        Row("Bayes accuracy", r["reward_model"]["bayes_accuracy"], least=0.75, most=0.9),
+        Row("reward model, points below Bayes accuracy", r["reward_model"]["points_below_bayes"],
+            most=3),
+        Row("true reward raised, standard errors", tuned["gain_in_standard_errors"], least=5),
+        Row("KL of the tuned policy, nats a sequence", tuned["kl_nats_per_sequence"], most=10),
+        Row("default run, seconds", r["timings_seconds"]["total"], most=TOTAL_SECONDS),
+    ]  # fmt: skip
+
+
+STUDIES = {"early-exit": early_exit, "feedback": feedback}
 
 
 def main(argv=None):
