@@ -21,7 +21,7 @@ SAID_OFTEN = 3  # a word that stands this often makes the text repetitive
 _SPEECH = re.compile("`")  # opens a quotation in this edition of the book
 _CHARACTER = re.compile(rf"\b({'|'.join(CHARACTERS)})\b")
 _SENTENCE_END = re.compile(r"[.!?]")
-_WORD = re.compile("[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")  # it's is one
 
 RULE = {"someone speaks": 1, "a character is named": 1, "a sentence ends": 1, "repetitive": -1}
 
