@@ -3,7 +3,10 @@
 Trains an unconditional and a conditional model (or loads them) and answers questions 1-6 of both
 parts (U1-U6, C1-C6) and the bonus, in this order; `--data FILE.npy` asks them about points of your
 own, `--study NAME` runs a study instead. Figures go to OUT/figures, numbers to
-OUT/results/diffusion.json. The code was written with an AI assistant.
+OUT/results/diffusion.json.
+
+All of this code was written with an AI assistant. Tests hold each formula to a closed form, an
+enumeration or an independent implementation, and each claim to a measurement.
 """
 
 from __future__ import annotations

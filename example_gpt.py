@@ -1,8 +1,10 @@
 """Exercise 1, Part 2: train GPT-2 on Alice in Wonderland, invert it, look at it, score with it.
 
 One function per question of section 3.2.4, in order; `python example_gpt.py --help` lists the
-options, mingpt/studies/exercise.py holds them and the training. Note required by the exercise: all
-of this code was written with an AI assistant.
+options, mingpt/studies/exercise.py holds them and the training.
+
+All of this code was written with an AI assistant. Tests hold each formula to a closed form, an
+enumeration or an independent implementation, and each claim to a measurement.
 """
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 See the README for a first example, and `diffusion.exact` for the truth it is checked against.
 Everything here is imported on first use, so that `diffusion.startup` is there in milliseconds.
+
+All of this code was written with an AI assistant. Tests hold each formula to a closed form, an
+enumeration or an independent implementation, and each claim to a measurement.
 """
 
 from importlib import import_module

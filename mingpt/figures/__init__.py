@@ -1,4 +1,8 @@
-"""Every figure. Functions take numbers and strings, know no model, and return a Figure."""
+"""Every figure. Functions take numbers and strings, know no model, and return a Figure.
+
+All of this code was written with an AI assistant. Tests hold each formula to a closed form, an
+enumeration or an independent implementation, and each claim to a measurement.
+"""
 
 from mingpt.figures.compression import bits_by_frequency, bits_by_position, compressed_sizes
 from mingpt.figures.early_exit import (
