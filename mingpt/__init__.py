@@ -11,6 +11,8 @@ From the bottom up:
     compression ngram predictors mixing; arithmetic coding
     early exit  early_exit, macs; cascade: the same question in closed form
     preferences feedback enumeration; judge reward
+    prompting   prompting: completions and soft prompts; tasks, task_model, replies: a language
+                whose tasks are known, its GPT, and asking it; statistics of the answers
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
@@ -59,8 +61,9 @@ _MODULES = {
     "devices", "discounting", "early_exit", "enumeration", "fast", "feedback", "figures",
     "huggingface", "inversion", "judge", "loss", "macs", "merges", "mixing", "model",
     "model_arguments", "model_config", "modes", "ngram", "objective", "predictors", "pristine",
-    "processes", "recipe", "resume", "reward", "sampling", "scoring", "startup", "text",
-    "trainer", "trainer_settings", "utils", "vocabulary",
+    "processes", "prompting", "recipe", "replies", "resume", "reward", "sampling", "scoring",
+    "startup", "statistics", "task_model", "tasks", "text", "trainer", "trainer_settings", "utils",
+    "vocabulary",
 }  # fmt: skip
 
 

@@ -7,5 +7,6 @@ enumeration or an independent implementation, and each claim to a measurement.
 from mingpt.studies.compression import STUDY as COMPRESSION
 from mingpt.studies.early_exit import STUDY as EARLY_EXIT
 from mingpt.studies.feedback import STUDY as FEEDBACK
+from mingpt.studies.prompting import STUDY as PROMPTING
 
-STUDIES = (COMPRESSION, EARLY_EXIT, FEEDBACK)
+STUDIES = (COMPRESSION, EARLY_EXIT, FEEDBACK, PROMPTING)

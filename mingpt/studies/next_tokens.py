@@ -1,0 +1,130 @@
+"""What the distribution over next tokens shows: digits drawn "at random", and wrong answers.
+
+Two questions of `--study prompting`; see prompting.py.
+"""
+
+import math
+from collections import Counter
+
+import torch
+
+from mingpt import statistics, task_model, tasks
+from mingpt.cli import Answer
+from mingpt.figures import prompting as figures
+from mingpt.prompting import complete
+
+SEQUENCES, FAIR_SEQUENCES = 100, 2000  # of random digits: the model's, and a fair source's
+FREQUENCY_ROWS = 400  # of training text, for the tokens' frequencies
+
+
+# --- a vi: random digits ------------------------------------------------------------------------
+
+
+def q7_digits(run, model) -> Answer:
+    """a vi: "write 100 random digits": are they uniform, are neighbours independent?"""
+    prompt = tasks.encode("\n" + tasks.DIGITS_PROMPT)
+    generator = torch.Generator().manual_seed(run.args.seed)
+    sampled = complete(model, [prompt] * SEQUENCES, tasks.DIGITS, temperature=1.0,
+                       generator=generator, progress=True)  # fmt: skip
+    texts = [tasks.decode(each.tokens) for each in sampled]
+    (greedy,) = complete(model, [prompt], tasks.DIGITS)
+    fair = torch.randint(10, (FAIR_SEQUENCES, tasks.DIGITS), generator=generator)
+    fair_texts = ["".join(map(str, row)) for row in fair.tolist()]
+    written, expected = (randomness(part) for part in (texts, fair_texts))
+    entropies = torch.tensor([entropy for each in sampled for entropy in each.entropies])
+    numbers = {
+        "model": written,
+        "fair_source": expected,
+        "first_sequence": texts[0],
+        "greedy_sequence": tasks.decode(greedy.tokens),
+        "entropy_bits_per_digit": entropies.mean().item() / math.log(2),
+        "entropy_of_fair_digits_bits": math.log2(10),
+    }
+    lines = ["Q7  digits: sequences that fail at 5 % (uniformity, neighbours), repeated neighbours"]
+    if "frequencies" not in written:
+        return Answer(numbers, text="Q7  digits: the model writes none")
+    for name, row in (("model", written), ("fair source", expected)):
+        shown = ("uniformity_rejected_at_5_percent", "independence_rejected_at_5_percent",
+                 "equal_neighbours")  # fmt: skip
+        lines.append(f"    {name:<12}" + statistics.percent(row[key] for key in shown))
+    figure = figures.digits(written["frequencies"], written["pair_frequencies"], expected)
+    return Answer(numbers, {"a_digits": figure}, "\n".join(lines))
+
+
+def randomness(texts):
+    """Chi-square tests of texts of digits, one by one and all together, as a dict.
+
+    A text with fewer than two digits is counted and left out; without others there are no tests.
+    """
+    digits = [[int(c) for c in text if c.isdigit()] for text in texts]
+    rows = [torch.tensor(row) for row in digits if len(row) > 1]
+    counted = {
+        "sequences": len(texts),
+        "characters_that_are_no_digits": sum(not c.isdigit() for text in texts for c in text),
+    }
+    if not rows:
+        return counted
+    pairs = [torch.stack([row[:-1], row[1:]], dim=1) for row in rows]
+    uniform = [statistics.uniformity(row) for row in rows]
+    independent = [statistics.independence(pair) for pair in pairs]
+    table = torch.bincount(torch.cat(pairs) @ torch.tensor([10, 1]), minlength=100)
+    everything = torch.cat(rows)
+    return counted | {
+        "frequencies": (torch.bincount(everything, minlength=10) / len(everything)).tolist(),
+        "pair_frequencies": (table / table.sum()).view(10, 10).tolist(),
+        "first_sequence": {"uniformity": uniform[0]._asdict(),
+                           "independence": independent[0]._asdict()},
+        "uniformity_rejected_at_5_percent": statistics.share(
+            [test.p_value < 0.05 for test in uniform])._asdict(),
+        "independence_rejected_at_5_percent": statistics.share(
+            [test.p_value < 0.05 for test in independent])._asdict(),
+        "equal_neighbours": statistics.share(
+            torch.cat([pair[:, 0] == pair[:, 1] for pair in pairs]))._asdict(),
+        "all_digits_uniformity": statistics.uniformity(everything)._asdict(),
+        "all_pairs_independence": statistics.independence(torch.cat(pairs))._asdict(),
+    }  # fmt: skip
+
+
+# --- b vi: what a failing model says ------------------------------------------------------------
+
+
+def q8_failures(run, few_shot) -> Answer:
+    """b vi: how frequent is what the model says instead of the right answer, letter for letter?"""
+    text, _ = tasks.rows(
+        FREQUENCY_ROWS, task_model.BLOCK_SIZE, tasks.words(run.args.seed).train, run.args.seed
+    )
+    counts = torch.bincount(text.flatten(), minlength=tasks.VOCAB_SIZE).double()
+    bits = -((counts + 1) / (counts + 1).sum()).log2()  # of each token, by its frequency alone
+    asked = {
+        "bare prompts": [reply for name in tasks.TRAINED for reply in few_shot[name][0]],
+        "plural, 8 examples": few_shot["plural"][8],
+        "double, 8 examples": few_shot["double"][8],
+    }
+    found = {name: said_instead(said, bits) for name, said in asked.items()}
+    lines = ["Q8  what wrong replies consist of, bits a letter by frequency alone: said, right"]
+    lines += [
+        f"    {name:<20} {row['said_bits_per_letter']:.2f} {row['right_bits_per_letter']:.2f}  "
+        f"often: {', '.join(said for said, _ in row['most_frequent'][:4])}"
+        for name, row in found.items() if row["wrong"]
+    ]  # fmt: skip
+    return Answer({"by_prompt": found}, {}, "\n".join(lines))
+
+
+def said_instead(said, bits):
+    """What wrong Replies say and how frequent its letters are; bits (V,): -log2 of frequencies."""
+    wrong = [reply for reply in said if not reply.right and reply.said]
+    numbers = {"replies": len(said), "wrong": len(wrong),
+               "empty": sum(not reply.said for reply in said)}  # fmt: skip
+    if not wrong:
+        return numbers
+    ours, theirs = (
+        torch.tensor([bits[tasks.encode(text)].mean().item() for text in texts])
+        for texts in ([r.said for r in wrong], [r.question.answer for r in wrong])
+    )
+    counted = Counter(reply.said for reply in wrong)
+    return numbers | {
+        "most_frequent": counted.most_common(8),
+        "said_bits_per_letter": ours.mean().item(),
+        "right_bits_per_letter": theirs.mean().item(),
+        "difference_standard_error": ((ours - theirs).std() / math.sqrt(len(wrong))).item(),
+    }

@@ -1,0 +1,180 @@
+"""Soft prompts against hard ones, on two tasks that the text hardly teaches, or not at all.
+
+One question of `--study prompting`; see prompting.py.
+"""
+
+import torch
+from tqdm import tqdm
+
+from mingpt import inversion, replies, statistics, tasks
+from mingpt.cli import Answer
+from mingpt.figures import prompting as figures
+from mingpt.prompting import finetune, tune
+
+STEPS = 400
+LENGTHS = {"plural": (1, 2, 5, 10, 20), "double": (5, 20)}  # vectors, by task
+SHOTS = (0, 1, 2, 4, 8, 16)  # of hard prompts
+CANDIDATES, CANDIDATE_SHOTS = 8, 8  # fixed hard prompts, the best chosen on validation words
+
+
+def pairs_of(name, pool):
+    """What soft prompts learn from: (prompt, answer) of every word of a pool, tokens each."""
+    answer = tasks.TASKS[name].answer
+    return [(tasks.encode(tasks.prompt(word)), tasks.encode(answer(word) + "\n")) for word in pool]
+
+
+def tune_all(model, words, steps, seed):
+    """{task: {length as text: {"vectors": (length, C), "losses": [...]}}}, on training words."""
+    found = {}
+    jobs = [(name, length) for name, lengths in LENGTHS.items() for length in lengths]
+    for name, length in tqdm(jobs, desc="soft prompts", disable=None):
+        prompt = tune(model, pairs_of(name, words.train), length, seed, steps=steps)
+        found.setdefault(name, {})[str(length)] = prompt._asdict()
+    return found
+
+
+def q9_soft_prompts(run, trained, few_shot):
+    """b v: k learnt vectors before the frozen model, hard prompts, and fine-tuning everything.
+
+    trained: the task_model.Trained; few_shot: {shots: Replies} on plural.
+    """
+    args, words = run.args, tasks.words(run.args.seed)
+    model = trained.model
+    prompts = trained.soft_prompts or tune_all(model, words, args.tune_steps, args.seed)
+    numbers = {"tune_words": len(words.train)}
+    for name, by_length in prompts.items():
+        asked = replies.questions(name, words, args.prompts, seed=args.seed)
+        soft = {length: soft_accuracy(model, asked, prompt) for length, prompt in by_length.items()}
+        tuned = finetune(model, pairs_of(name, words.train), args.seed, steps=args.tune_steps,
+                         progress=True)  # fmt: skip
+        numbers[name] = {
+            "soft": soft,
+            "steps": len(next(iter(by_length.values()))["losses"]),
+            "finetuned": {
+                "accuracy": accuracy(replies.ask(tuned.model, asked)),
+                "trained_numbers": model.num_parameters,
+                "losses": tuned.losses,
+            },
+            "hard": hard_prompts(run, model, name, words, few_shot if name == "plural" else {}),
+        }
+        numbers[name] |= against_the_best_hard_prompt(numbers[name])
+    longest = prompts["plural"][str(LENGTHS["plural"][-1])]["vectors"]
+    numbers["nearest_tokens"] = nearest(model, longest, words, args)
+    figure = figures.soft_prompts(numbers["plural"], numbers["double"])
+    return Answer(numbers, {"b_soft_prompts": figure}, text_of(numbers))
+
+
+def accuracy(found):
+    return statistics.share([reply.right for reply in found])._asdict()
+
+
+def soft_accuracy(model, asked, prompt):
+    vectors = prompt["vectors"].to(next(model.parameters()))
+    found = replies.ask(model, asked, vectors=vectors)
+    return {"accuracy": accuracy(found), "trained_numbers": vectors.numel(),
+            "losses": prompt["losses"]}  # fmt: skip
+
+
+def hard_prompts(run, model, name, words, known):
+    """Accuracy of prompts of examples, drawn for each question, and of the best fixed one."""
+    args = run.args
+    drawn = {}
+    for shots in tqdm(SHOTS, desc=f"hard prompts for {name}", disable=None):
+        found = known.get(shots) or replies.ask(
+            model, replies.questions(name, words, args.prompts, shots=shots, seed=args.seed)
+        )
+        drawn[str(shots)] = accuracy(found)
+    fixed = best_fixed(model, name, words, args)
+    asked = replies.questions(name, words, args.prompts, seed=args.seed)
+    return {
+        "examples_drawn_for_each_question": drawn,
+        "best_fixed": {
+            "prompt": fixed,
+            "chosen_among": CANDIDATES,
+            "accuracy": accuracy(replies.ask(model, [behind(fixed, each) for each in asked])),
+        },
+    }
+
+
+def best_fixed(model, name, words, args):
+    """Of CANDIDATES prompts of examples the one with most right answers on validation words."""
+    task = tasks.TASKS[name]
+    generator = torch.Generator().manual_seed(args.seed)
+    asked = replies.questions(
+        name, words._replace(test=words.validation), min(args.prompts, len(words.validation))
+    )
+    candidates = []
+    for _ in range(CANDIDATES):
+        places = torch.randint(len(words.train), (CANDIDATE_SHOTS,), generator=generator)
+        shown = [words.train[place] for place in places.tolist()]
+        candidates.append("\n" + "".join(f"{word}>{task.answer(word)} " for word in shown))
+    return max(
+        candidates,
+        key=lambda fixed: sum(
+            reply.right for reply in replies.ask(model, [behind(fixed, each) for each in asked])
+        ),
+    )
+
+
+def behind(fixed, question):
+    """The question behind a fixed prompt of examples."""
+    return question._replace(prompt=fixed + question.prompt.removeprefix("\n"))
+
+
+def against_the_best_hard_prompt(numbers):
+    """The best soft and hard prompts, and their difference in standard errors."""
+    soft_length = max(numbers["soft"], key=lambda k: numbers["soft"][k]["accuracy"]["value"])
+    soft = numbers["soft"][soft_length]["accuracy"]
+    hard = {f"{shots} examples": found for shots, found in
+            numbers["hard"]["examples_drawn_for_each_question"].items()}  # fmt: skip
+    hard["best fixed"] = numbers["hard"]["best_fixed"]["accuracy"]
+    name = max(hard, key=lambda key: hard[key]["value"])
+    difference = soft["value"] - hard[name]["value"]
+    error = (soft["standard_error"] ** 2 + hard[name]["standard_error"] ** 2) ** 0.5
+    return {
+        "best_soft_length": int(soft_length),
+        "best_hard": name,
+        "soft_minus_hard": difference,
+        "standard_error_of_difference": error,
+        "difference_in_standard_errors": difference / error if error else None,
+    }
+
+
+def nearest(model, vectors, words, args):
+    """The real tokens nearest to learnt vectors, and their accuracy in the vectors' place."""
+    used, _ = tasks.rows(20, model.block_size, words.train, args.seed)
+    found = inversion.nearest_tokens(model, vectors.to(next(model.parameters())), used.flatten())
+    prefix = tasks.decode(found.ids.tolist())
+    asked = [
+        question._replace(prompt=prefix + question.prompt)
+        for question in replies.questions("plural", words, args.prompts, seed=args.seed)
+    ]
+    return {
+        "text": prefix,
+        "accuracy": accuracy(replies.ask(model, asked)),
+        "median_distance": found.distances.median().item(),
+        "typical_distance_between_tokens": found.typical_distance,
+        "median_cosine": found.cosines.median().item(),
+    }
+
+
+def text_of(numbers):
+    """What question 9 prints of its numbers."""
+    lines = ["Q9  right answers on test words (%)"]
+    for name in LENGTHS:
+        row = numbers[name]
+        soft = ", ".join(f"{k}: {100 * v['accuracy']['value']:.1f}" for k, v in row["soft"].items())
+        drawn = row["hard"]["examples_drawn_for_each_question"]
+        hard = ", ".join(f"{k}: {100 * v['value']:.1f}" for k, v in drawn.items())
+        fixed = row["hard"]["best_fixed"]["accuracy"]["value"]
+        tuned = row["finetuned"]["accuracy"]["value"]
+        lines += [
+            f"    {name}: soft prompt of so many vectors {soft}",
+            f"      so many examples {hard}; best fixed prompt {100 * fixed:.1f}; "
+            f"fine-tuned {100 * tuned:.1f}",
+        ]
+    near = numbers["nearest_tokens"]
+    lines.append(
+        f"    nearest real tokens {near['text']!r}: {100 * near['accuracy']['value']:.1f}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""--study prompting: what it refuses, and its bookkeeping."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import example_gpt
+from mingpt import replies, task_model
+from mingpt.studies import next_tokens, prompting, soft_prompts
+
+ROOT = Path(example_gpt.__file__).parent
+
+
+def exit_code(*arguments):
+    try:
+        return example_gpt.main(["--study", "prompting", *map(str, arguments)])
+    except SystemExit as stop:  # argparse's own errors
+        return stop.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "none.pt"], "none.pt: no such weights file"),
+        (["--weights", ROOT / "weights" / "gpt.pt"], "was not trained on the language of the task"),
+        (["--sizes", "huge"], "argument --sizes: invalid choice"),
+        (["--prompts", "9"], "--prompts should be at least 10, not 9"),
+        (["--tokens", "0"], "--tokens should be at least 1, not 0"),
+        (["--tune-steps", "0"], "--tune-steps should be at least 1, not 0"),
+        (["--shots", "4"], "--study prompting has no option --shots"),
+    ],
+)
+def test_bad_input_ends_in_one_line(arguments, message, capsys, tmp_path):
+    folders = ["--out", tmp_path / "out", "--save", tmp_path / "save"]
+    assert exit_code(*arguments, *folders) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def nano(tmp_path):
+    path = tmp_path / "nano.pt"
+    task_model.save(
+        task_model.Trained(task_model.build("nano"), {"tokens": 1, "losses": [1.0]}, {}), path
+    )
+    return path
+
+
+def test_two_models_of_one_size_are_refused(nano, capsys, tmp_path):
+    assert exit_code("--weights", nano, nano, "--out", tmp_path / "out") == 2
+    assert "two models of the size nano" in capsys.readouterr().err
+
+
+def test_models_are_loaded_or_left_to_be_trained(nano):
+    args = type("Args", (), {"weights": [nano], "sizes": None, "device": "cpu"})
+    assert list(prompting.load(args)) == ["nano"]
+    args.sizes = ["mini", "nano"]
+    assert [(size, model is None) for size, model in prompting.load(args).items()] == [
+        ("nano", False), ("mini", True),
+    ]  # fmt: skip
+    args.weights = args.sizes = None
+    assert prompting.load(args) == {"micro": None}
+
+
+def test_the_mean_of_tasks_has_the_error_of_independent_shares():
+    shares = [{"value": 0.2, "standard_error": 0.03}, {"value": 0.6, "standard_error": 0.04}]
+    assert prompting.mean_of(shares) == pytest.approx({"value": 0.4, "standard_error": 0.025})
+
+
+def test_reliability_bins():
+    confidence = torch.tensor([0.05] * 10 + [0.95] * 20 + [0.5] * 3)
+    right = torch.tensor([True] * 2 + [False] * 8 + [True] * 20 + [False] * 3)
+    low, high = prompting.reliability(confidence, right)  # three replies make no bin
+    assert (low["confidence"], low["accuracy"]["value"]) == pytest.approx((0.05, 0.2))
+    assert (high["confidence"], high["accuracy"]["value"]) == pytest.approx((0.95, 1.0))
+
+
+def test_digits_are_counted():
+    found = next_tokens.randomness(["0123456789" * 10, "x"])
+    assert found["sequences"] == 2
+    assert found["characters_that_are_no_digits"] == 1
+    assert found["frequencies"] == pytest.approx([0.1] * 10)
+    assert found["pair_frequencies"][3][4] == pytest.approx(10 / 99)
+    assert found["independence_rejected_at_5_percent"]["value"] == 1
+    assert found["uniformity_rejected_at_5_percent"]["value"] == 0
+    assert next_tokens.randomness(["x"]) == {
+        "sequences": 1, "characters_that_are_no_digits": 1,
+    }  # fmt: skip
+
+
+def test_wrong_replies_are_weighed_letter_by_letter():
+    bits = torch.full((128,), 7.0)
+    bits[ord("e")] = 2.0
+    said = [
+        replies.Reply(replies.Question("copy", word, "", word), text, "invalid", 0.0, [])
+        for word, text in (("tea", "eee"), ("cup", "ee"))
+    ]
+    right = replies.Reply(replies.Question("copy", "cat", "", "cat"), "cat", "right", 0.0, [])
+    found = next_tokens.said_instead([*said, right], bits)
+    assert (found["replies"], found["wrong"]) == (3, 2)
+    assert found["said_bits_per_letter"] == 2
+    assert found["right_bits_per_letter"] == pytest.approx((16 / 3 + 7) / 2)
+    assert found["most_frequent"] == [("eee", 1), ("ee", 1)]
+
+
+def test_soft_and_hard_prompts_are_compared_in_standard_errors():
+    def share(value):
+        return {"value": value, "standard_error": 0.03}
+
+    found = soft_prompts.against_the_best_hard_prompt({
+        "soft": {"1": {"accuracy": share(0.4)}, "5": {"accuracy": share(0.9)}},
+        "hard": {"examples_drawn_for_each_question": {"0": share(0.1), "8": share(0.6)},
+                 "best_fixed": {"accuracy": share(0.7)}},
+    })  # fmt: skip
+    assert found["best_soft_length"] == 5
+    assert found["best_hard"] == "best fixed"
+    assert found["soft_minus_hard"] == pytest.approx(0.2)
+    assert found["difference_in_standard_errors"] == pytest.approx(0.2 / (0.03 * math.sqrt(2)))
+
+
+def test_pairs_end_with_a_newline():
+    assert soft_prompts.pairs_of("plural", ["tea"]) == [
+        (list(b"\ntea>"), list(b"teas\n")),
+    ]  # fmt: skip
