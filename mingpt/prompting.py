@@ -19,7 +19,7 @@ from mingpt.modes import evaluating
 from mingpt.sampling import next_token
 from mingpt.utils import InputError, check_integer, check_number
 
-STEPS, BATCH_SIZE = 400, 32  # of `tune`
+STEPS, BATCH_SIZE = 300, 32  # of `tune`
 GROUP = 128  # prompts that are continued at once
 
 

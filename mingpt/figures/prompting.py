@@ -21,6 +21,7 @@ COLOURS = (SKY, ORANGE, GREEN, BLUE, VERMILLION, BLACK)
 
 def _values(shares):
     """Values and standard errors of shares, dicts, in per cent."""
+    shares = list(shares)
     return (100 * np.array([share[key] for share in shares])
             for key in ("value", "standard_error"))  # fmt: skip
 
@@ -28,9 +29,9 @@ def _values(shares):
 def _curve(axis, x, shares, label, number, **style):
     values, errors = _values(shares)
     axis.errorbar(
-        x, values, errors, label=label, capsize=2, lw=1.6, ms=5,
-        **{"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        | style,
+        x, values, errors, label=label, capsize=2,
+        **{"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)],
+           "lw": 1.4, "ms": 4} | style,
     )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def _per_cent(axis, title, xlabel="", ylabel="right answers (%)"):
 @plt.rc_context(STYLE)
 def shots(accuracy, mean, trained):
     """accuracy {task: {shots: share}}; mean {shots: share} of the trained tasks, list of names."""
-    figure, (left, right) = new(9.4, 3.9, 1, 2, sharey=True)
+    figure, (left, right) = new(6.9, 3.0, 1, 2, sharey=True)
     x = range(len(mean))
     for number, (name, shares) in enumerate(accuracy.items()):
         axis = left if name in trained else right
@@ -52,15 +53,14 @@ def shots(accuracy, mean, trained):
         axis.set_xticks(x, list(mean))
         _per_cent(axis, title, "examples in the prompt")
     right.set_ylabel("")
-    left.legend(frameon=False, ncols=2, fontsize=8, loc="lower right")
-    right.legend(frameon=False, fontsize=9, loc="upper left")
+    figure.legend(loc="outside lower center", ncols=5)
     return figure
 
 
 @plt.rc_context(STYLE)
 def strategies(kinds):
     """kinds {strategy: {task: {kind of reply: share}}}: stacked bars, an axis a strategy."""
-    figure, axes = new(10, 3.4, 1, len(kinds), sharey=True)
+    figure, axes = new(6.9, 2.6, 1, len(kinds), sharey=True)
     for axis, (strategy, by_task) in zip(axes, kinds.items(), strict=True):
         rows = np.arange(len(by_task))[::-1]
         start = np.zeros(len(by_task))
@@ -71,15 +71,14 @@ def strategies(kinds):
         axis.set_yticks(rows, list(by_task))
         axis.set(title=strategy, xlim=(0, 100))
     axes[len(axes) // 2].set_xlabel("replies (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
-                  frameon=False)  # fmt: skip
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 @plt.rc_context(STYLE)
 def temperature(found):
     """found {temperature: entropy_bits_per_token, its error, accuracy, same_answer_twice}."""
-    figure, (left, right) = new(8.8, 3.5, 1, 2)
+    figure, (left, right) = new(6.2, 2.5, 1, 2)
     x = [float(t) for t in found]
     left.errorbar(
         x, [row["entropy_bits_per_token"] for row in found.values()],
@@ -92,14 +91,14 @@ def temperature(found):
     _curve(right, x, [row["same_answer_twice"] for row in found.values()], "same answer twice", 4,
            ls="--")  # fmt: skip
     _per_cent(right, "Answers", "temperature", "replies (%)")
-    right.legend(frameon=False)
+    right.legend()
     return figure
 
 
 @plt.rc_context(STYLE)
 def sizes(found):
     """found {size: parameters, accuracy {task: {shots: share}}, mean_of_trained_tasks}."""
-    figure, (left, right) = new(10, 3.7, 1, 2, width_ratios=[1, 1.5])
+    figure, (left, right) = new(6.9, 2.8, 1, 2, width_ratios=[1, 1.5])
     tasks = list(next(iter(found.values()))["accuracy"])
     width = 0.8 / len(found)
     for number, (size, row) in enumerate(found.items()):
@@ -113,14 +112,14 @@ def sizes(found):
     _per_cent(left, "Mean of the trained tasks", "examples in the prompt")
     _per_cent(right, "Every task, 8 examples")
     right.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
-    left.legend(frameon=False, fontsize=9, loc="lower right")
+    left.legend(loc="lower right")
     return figure
 
 
 @plt.rc_context(STYLE)
 def labels(found):
     """found {task: shares "right", "random", "none", and chance}."""
-    figure, axis = new(8.4, 3.6)
+    figure, axis = new(6.4, 2.6)
     width = 0.26
     for number, (key, label, colour) in enumerate((
         ("right", "8 examples, right answers", BLUE),
@@ -134,14 +133,14 @@ def labels(found):
             axis.hlines(100 * row["chance"], x - 0.42, x + 0.42, color=BLACK, ls="--", lw=1)
     axis.set_xticks(range(len(found)), list(found))
     _per_cent(axis, "Do the examples' answers have to be right? (dashed: a guess among the labels)")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 @plt.rc_context(STYLE)
 def confidence(found):
     """found {strategy: auroc, reliability [{confidence, accuracy}], ...}, "all" the last."""
-    figure, (left, right) = new(9.4, 3.8, 1, 2, width_ratios=[1.2, 1])
+    figure, (left, right) = new(6.9, 2.8, 1, 2, width_ratios=[1.2, 1])
     left.plot([0, 100], [0, 100], color=BLACK, lw=0.8, ls=":")
     for number, (strategy, row) in enumerate(found.items()):
         bins = row["reliability"]
@@ -149,12 +148,12 @@ def confidence(found):
         _curve(left, [100 * b["confidence"] for b in bins], [b["accuracy"] for b in bins],
                strategy, number, **style)  # fmt: skip
     _per_cent(left, "Reliability", "probability of the reply (%)")
-    left.legend(frameon=False, fontsize=8, loc="upper left")
+    left.legend(loc="upper left")
     known = {name: row["auroc"] for name, row in found.items() if row["auroc"] is not None}
     rows = np.arange(len(known))[::-1]
     right.barh(rows, known.values(), color=[BLACK if n == "all" else SKY for n in known])
     for row, value in zip(rows, known.values(), strict=True):
-        right.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=9)
+        right.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=8)
     right.axvline(0.5, color=BLACK, lw=0.8, ls=":")
     right.set_yticks(rows, list(known))
     right.set(title="Right above wrong", xlabel="AUROC (0.5: no difference)", xlim=(0, 1.12))
@@ -164,12 +163,13 @@ def confidence(found):
 @plt.rc_context(STYLE)
 def digits(frequencies, pairs, fair):
     """frequencies (10) and pairs (10, 10) of the model's digits; fair: a fair source's numbers."""
-    figure, (left, right) = new(8.8, 3.6, 1, 2, width_ratios=[1.3, 1])
+    figure, (left, right) = new(6.2, 2.5, 1, 2, width_ratios=[1.3, 1])
     left.bar(range(10), 100 * np.array(frequencies), color=BLUE, label="model")
     left.axhline(10, color=BLACK, lw=1, ls="--", label="fair")
     left.set_xticks(range(10))
     left.set(title="Frequency of the digits", xlabel="digit", ylabel="%")
-    left.legend(frameon=False, ncols=2, loc="lower right")
+    left.set_ylim(0, 1.3 * max(10, 100 * max(frequencies)))
+    left.legend(ncols=2, loc="upper right")
     shown = 100 * np.array(pairs)
     image = right.imshow(shown, cmap="cividis", vmin=0, vmax=max(2, shown.max()))
     right.set_xticks(range(10))
@@ -183,7 +183,7 @@ def digits(frequencies, pairs, fair):
 @plt.rc_context(STYLE)
 def soft_prompts(*found):
     """found, of two tasks: soft {length: accuracy, losses}, hard, finetuned (see the study)."""
-    figure, axes = new(10.4, 3.9, 1, 3, width_ratios=[1, 1.1, 1.1])
+    figure, axes = new(6.9, 3.0, 1, 3, width_ratios=[1, 1.1, 1.1])
     for number, (length, prompt) in enumerate(found[0]["soft"].items()):
         losses = np.array(prompt["losses"])
         window = max(1, len(losses) // 20)
@@ -192,11 +192,13 @@ def soft_prompts(*found):
                      color=COLOURS[number % len(COLOURS)])  # fmt: skip
     axes[0].set(title="Learning a soft prompt for plural", xlabel="step", yscale="log",
                 ylabel=f"nats per token (mean of {window})")  # fmt: skip
-    axes[0].legend(frameon=False, title="vectors", fontsize=9, ncols=2)
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("")
+    axes[0].legend(title="vectors", ncols=2)
     for axis, task, row in zip(axes[1:], ("plural (rare)", "double (unseen)"), found, strict=True):
         _soft_and_hard(axis, task, row)
     axes[2].set_ylabel("")
-    axes[1].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

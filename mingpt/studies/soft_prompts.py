@@ -11,7 +11,7 @@ from mingpt.cli import Answer
 from mingpt.figures import prompting as figures
 from mingpt.prompting import finetune, tune
 
-STEPS = 400
+STEPS = 300
 LENGTHS = {"plural": (1, 2, 5, 10, 20), "double": (5, 20)}  # vectors, by task
 SHOTS = (0, 1, 2, 4, 8, 16)  # of hard prompts
 CANDIDATES, CANDIDATE_SHOTS = 8, 8  # fixed hard prompts, the best chosen on validation words
