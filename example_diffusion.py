@@ -32,12 +32,15 @@ from diffusion.figures.style import SQUARE, Frame
 from diffusion.studies import STUDIES, exercise, owndata
 from diffusion.studies.exercise import (
     ACCURATE,
+    PROBES,
     SCHEDULES,
     STEP_COUNTS,
     labelled_points,
     labels_like_the_data,
     sample,
+    scores,
 )
+from diffusion.threads import side_by_side
 
 # --- Unconditional model ------------------------------------------------------------------------
 
@@ -50,11 +53,10 @@ def u1_forward_process(run: Run, frame: Frame = SQUARE) -> Answer:
     generator = torch.Generator().manual_seed(run.args.seed)
     # Independent increments of the variance give one path with the marginals of Eq. 2.
     noise = torch.randn(len(t), 2, generator=generator, dtype=torch.float64)
-    path = torch.tensor(frame.place(1.6, 1.4)) + (variance.sqrt()[:, None] * noise).cumsum(dim=0)
-    return Answer(
-        {"start": path[0].tolist(), "end": path[-1].tolist()},
-        {"u1_forward": pictures.forward_process(path, t, frame)},
-    )
+    point = torch.tensor([frame.place(1.6, 1.4)], dtype=torch.float64)
+    path = torch.cat([point, point + (variance.sqrt()[:, None] * noise).cumsum(dim=0)])
+    figure = pictures.forward_process(path, torch.cat([t[:1], t]), frame)
+    return Answer({"start": path[0].tolist(), "end": path[-1].tolist()}, {"u1_forward": figure})
 
 
 def u2_training_loss(run: Run) -> Answer:
@@ -85,14 +87,25 @@ def u2_training_loss(run: Run) -> Answer:
 
 
 def u3_nine_seeds(run: Run) -> Answer:
-    """Question 3: nine samplings of 1000 points, nine seeds."""
+    """Question 3: nine samplings of 1000 points, nine seeds; one more from the exercise's start."""
     seeds = range(run.args.seed, run.args.seed + 9)
-    samples = [sample(run, 1000, seed=seed) for seed in seeds]
-    scores = [metrics.tv10(points) for points in samples]
-    titles = [f"seed {s}: TV10 {score:.3f}" for s, score in zip(seeds, scores, strict=True)]
+    samples = side_by_side(lambda seed: sample(run, 1000, seed=seed), seeds)
+    literal = sample(run, 1000, seed=seeds[0], prior="standard")
+    found = [metrics.tv10(points) for points in (*samples, literal)]
+    titles = [f"seed {s}: {score:.3f}" for s, score in zip(seeds, found, strict=False)]
+    title = f"start N(0, I)\nTV10 {found[-1]:.3f}"
     return Answer(
-        {"tv10": scores, "tv10_of_1000_uniform_points": metrics.uniform_tv10(1000, repeats=100)},
-        {"u3_seeds": pictures.sample_grid(samples, titles, columns=3)},
+        {
+            "tv10": found[:-1],
+            "tv10_of_1000_uniform_points": metrics.uniform_tv10(1000, repeats=100),
+            "standard_start": scores(literal),
+        },
+        {
+            "u3_seeds": pictures.sample_grid(
+                samples, titles, 3, "1,000 samples each, and their TV10"
+            ),
+            "u3_standard_start": pictures.sample_grid([literal], [title], columns=1),
+        },
     )
 
 
@@ -102,92 +115,94 @@ def u4_sampling_steps(run: Run) -> Answer:
     Algorithm 1 moves by sigma'(t) dt = 5 sigma / T times the noise; sigma itself falls by less.
     T = 1 and 2 overshoot the denoised point, T = 5 lands on it, which shrinks the samples towards
     means. From T = 10 on the error falls like 1 / T until the network's own error is what is left.
+    Read as T + 1 evaluations, the last of them at t = 0, Algorithm 1 goes further still.
     """
     model, n, seed = run.models["unconditional"], run.args.samples, run.args.seed
+    own, literal = ({"seed": seed, "prior": prior} for prior in diffusion.sampling.PRIORS)
     truth = ExactDenoiser(model.schedule)
-    samples = {T: diffusion.sample(model, n, steps=T, seed=seed) for T in STEP_COUNTS}
-    ideal = {T: diffusion.sample(truth, n, steps=T, seed=seed) for T in STEP_COUNTS}
+    ways = {
+        "model": lambda T: diffusion.sample(model, n, steps=T, **own),
+        "exact score": lambda T: diffusion.sample(truth, n, steps=T, **own),
+        "start N(0, I)": lambda T: diffusion.sample(model, n, steps=T, **literal),
+        "start N(0, I), T + 1 evaluations": lambda T: exercise.to_zero_inclusive(
+            model, n, T, **literal
+        ),
+    }
+    long_first = STEP_COUNTS[::-1]
+    jobs = [(T, name) for T in long_first for name in ways if T <= 100 or not name.endswith("ns")]
+    made = dict(zip(jobs, side_by_side(lambda job: ways[job[1]](job[0]), jobs), strict=True))
+    found = {
+        name: [scores(made[T, name]) for T in STEP_COUNTS if (T, name) in made] for name in ways
+    }
+    tv10 = {name: [row["tv10"] for row in rows] for name, rows in found.items()}
     floor = metrics.uniform_tv10(n, repeats=20)
-    scores = {
-        name: [metrics.tv10(points) for points in by_steps.values()]
-        for name, by_steps in {"model": samples, "exact score": ideal}.items()
-    }
-    titles = [f"T = {T}\nTV10 {v:.3f}" for T, v in zip(STEP_COUNTS, scores["model"], strict=True)]
-    shown = [points[:1000] for points in samples.values()]
+    *_, standard, inclusive = ways
+    panels = [(T, "model", f"T = {T}") for T in STEP_COUNTS]
+    panels += [
+        (STEP_COUNTS[-1], standard, f"{STEP_COUNTS[-1]}, N(0, I)"),
+        (STEP_COUNTS[0], inclusive, f"{STEP_COUNTS[0]} + 1, N(0, I)"),
+    ]
+    shown = [made[T, name][:1000] for T, name, _ in panels]
+    titles = [f"{text}\nTV10 {metrics.tv10(made[T, name]):.3f}" for T, name, text in panels]
     note = f"1,000 of {n:,} samples each; TV10 is that of all {n:,}"
-    most, last = STEP_COUNTS[-1], samples[STEP_COUNTS[-1]]
-    at_most_steps = {
-        "T": most,
-        "tv10": scores["model"][-1],
-        "ks": metrics.ks(last),
-        "outside": metrics.outside_share(last),
-    }
-    numbers = {"steps": STEP_COUNTS, "samples": n, "tv10_floor": floor, "tv10": scores}
+    numbers = {"steps": STEP_COUNTS, "samples": n, "tv10_floor": floor, "tv10": tv10}
     return Answer(
-        numbers | {"at_most_steps": at_most_steps},
+        numbers | {"at_most_steps": {"T": STEP_COUNTS[-1]} | found["model"][-1]},
         {
-            "u4_steps": pictures.sample_grid(shown, titles, columns=5, note=note),
-            "u4_tv10": curves.steps_against_truth(STEP_COUNTS, *scores.values(), floor, n),
+            "u4_steps": pictures.sample_grid(shown, titles, columns=6, note=note),
+            "u4_tv10": curves.steps_against_truth(STEP_COUNTS, tv10, floor, n),
         },
     )
 
 
 def u5_schedules(run: Run) -> Answer:
-    """Question 5: other schedules for the steps, at equal T.
+    """Question 5: other schedules for the steps, and both formulas of a step, at equal T.
 
-    The rule of thumb that the numbers support: Euler steps in t are good where sigma(t) is straight
-    over a step. The linear schedule has no curvature and wins at every T; the exponential one, most
-    curved where the noise is large, needs about five times as many steps for the same distance.
+    The rule of thumb that the numbers support: step by the exact sigma_next - sigma and put the
+    steps where the noise is small. Stepping by sigma'(t) dt is right only where sigma(t) is
+    straight: most of what the linear schedule seems to gain is that the formulas agree there.
     """
     n, steps = run.args.samples, (5, 10, 20, 50, 100, 200)
-    model = run.models["unconditional"]
-    truth = ExactDenoiser(model.schedule)
-
-    def score(model, plan, T: int) -> float:
-        points = diffusion.sample(model, n, steps=T, schedule=plan, seed=run.args.seed)
-        return metrics.tv10(points)
-
-    errors = {
-        name: tuple([score(m, plan, T) for T in steps] for m in (model, truth))
-        for name, plan in SCHEDULES.items()
-    }
+    table = exercise.scores_by_schedule(run.models["unconditional"], n, steps, seed=run.args.seed)
     t = torch.linspace(0, 1, 21, dtype=torch.float64)
     sigmas = {name: plan.sigma(t) for name, plan in SCHEDULES.items()}
-    scores = {name: {"model": a, "exact score": b} for name, (a, b) in errors.items()}
     return Answer(
-        {"steps": steps, "tv10": scores},
-        {"u5_schedules": curves.schedules(t, sigmas, steps, errors)},
+        {"steps": steps, "samples": n, "scores": table, "standard_deviation_of_uniform": 3**-0.5},
+        {"u5_schedules": curves.schedules(t, sigmas, steps, table)},
     )
 
 
 def u6_same_noise(run: Run, frame: Frame = SQUARE) -> Answer:
-    """Question 6: the same noise ten times; DDIM repeats itself to the bit, DDPM does not."""
-    model, common = run.models["unconditional"], {"steps": run.args.steps, "seed": run.args.seed}
-    generator = torch.Generator().manual_seed(run.args.seed)
-    starts = diffusion.sampling.start(model, 4, generator=generator)
+    """Question 6: the same noise ten times; DDIM repeats itself to the bit, DDPM does not.
+
+    Every run has a generator of its own. DDIM's is left unseeded, as the exercise asks; those of
+    DDPM have seeds, so that the figure can be made again.
+    """
+    model, seed, repeats = run.models["unconditional"], run.args.seed, range(10)
+    starts = diffusion.sampling.start(model, 4, generator=torch.Generator().manual_seed(seed))
+    own_seeds = {"ddim": [None for _ in repeats], "ddpm": [10 * seed + k for k in repeats]}
     solvers = {"DDIM": {"solver": "ddim"}} | {
         f"DDPM, λ = {lam:g}": {"solver": "ddpm", "lam": lam} for lam in (0.25, 0.5, 1.0)
     }
-    outputs, spreads = {}, {}
+    outputs, paths = {}, {}
     for name, options in solvers.items():
-        noise = starts.repeat(10, 1)  # ten copies of the four starts, with fresh noise each
-        points = diffusion.sample(model, 40, noise=noise, **common, **options).reshape(10, 4, 2)
-        spreads[name] = points.std(dim=0, correction=0).square().sum(dim=1).mean().sqrt().item()
-        outputs[name] = (points, spreads[name])
-    paths = {
-        name: diffusion.sample(
-            model, 4, noise=starts, return_trajectory=True, **common, **solvers[name]
-        )[1].numpy()
-        for name in ("DDIM", "DDPM, λ = 1")
-    }
+        common = {"noise": starts, "steps": run.args.steps, "return_trajectory": True} | options
+        ways = [diffusion.sample(model, 4, seed=k, **common) for k in own_seeds[options["solver"]]]
+        points = torch.stack([points for points, _ in ways])  # (10, 4, 2)
+        spread = points.std(dim=0, correction=1).square().sum(dim=1).mean().sqrt().item()
+        outputs[name], paths[name] = (points, spread), ways[0][1].numpy()
     ddim = outputs["DDIM"][0]
-    identical = bool((ddim == ddim[0]).all())
+    numbers = {
+        "ddim_outputs_identical_to_the_bit": bool((ddim == ddim[0]).all()),
+        "spread": {name: spread for name, (_, spread) in outputs.items()},
+    }
     t = np.linspace(1, 0, run.args.steps + 1)
+    shown = {name: paths[name] for name in ("DDIM", "DDPM, λ = 1")}
     return Answer(
-        {"ddim_outputs_identical_to_the_bit": identical, "spread": spreads},
+        numbers,
         {
             "u6_same_noise": pictures.repeated_outputs(starts, outputs, frame),
-            "u6_trajectories": pictures.trajectories(paths, t, frame),
+            "u6_trajectories": pictures.trajectories(shown, t, frame),
         },
     )
 
@@ -200,27 +215,23 @@ def start_mismatch(run: Run) -> Answer:
     """
     n, levels = run.args.samples, (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
     truths = [ExactDenoiser(schedule.Exponential(sigma_max=level)) for level in levels]
-    scores, table = {}, {}
+    curve, table = {}, {}
     for prior in diffusion.sampling.PRIORS:
         options = {"prior": prior, "seed": run.args.seed} | ACCURATE
-        ideal = [diffusion.sample(truth, n, **options) for truth in truths]
+        ideal = side_by_side(lambda truth, o=options: diffusion.sample(truth, n, **o), truths)
         learnt = diffusion.sample(run.models["unconditional"], n, **options)
-        scores[prior] = [metrics.tv10(points) for points in ideal]
+        curve[prior] = [metrics.tv10(points) for points in ideal]
         for name, points in (("exact score", ideal[0]), ("model", learnt)):
-            table[f"{name}, {prior} start"] = {
-                "tv10": metrics.tv10(points),
-                "ks": metrics.ks(points),
-                "standard_deviation": points.std(dim=0).mean().item(),
-            }
+            table[f"{name}, {prior} start"] = scores(points)
     floor = metrics.uniform_tv10(n, repeats=20)
     return Answer(
         {
             "at_sigma_max_1": table,
             "standard_deviation_of_uniform": 3**-0.5,
             "sigma_max": levels,
-            "tv10_exact_score": scores,
+            "tv10_exact_score": curve,
         },
-        {"start_mismatch": curves.start_mismatch(levels, scores, floor)},
+        {"start_mismatch": curves.start_mismatch(levels, curve, floor)},
     )
 
 
@@ -271,47 +282,32 @@ def reverse_process(run: Run) -> Answer:
 
 
 def c5_analysis(run: Run) -> Answer:
-    """Question 5: how well each class is met, and what happens at the borders."""
-    n, model = run.args.samples, run.models["conditional"]
-    generator = torch.Generator().manual_seed(run.args.seed)
-    bins = torch.linspace(0, 0.25, 11, dtype=torch.float64)
-    table, ratios = {}, {}
-    for k, (name, rectangle) in enumerate(zip(data.CLASS_NAMES, data.RECTANGLES, strict=True)):
-        points = diffusion.sample(model, n, labels=k, seed=run.args.seed, **ACCURATE)
-        uniform = data.uniform(n, rectangle, generator=generator)
-        distances = [metrics.border_distance(p, rectangle).mean().item() for p in (points, uniform)]
-        ratios[name] = metrics.border_profile(points, rectangle, bins)
-        table[name] = {
-            "in_own_rectangle": 1 - metrics.outside_share(points, rectangle),
-            "tv10_inside": metrics.tv10(points, rectangle),
-            "tv10_of_uniform_points": metrics.tv10(uniform, rectangle),
-            "mean_border_distance": distances[0],
-            "mean_border_distance_of_uniform_points": distances[1],
-            "samples_over_uniform_within_0.025_of_border": ratios[name][0].item(),
+    """Question 5: how well each class is met, and what happens at the borders.
+
+    Sampling ends at sigma(0), so even the exact score leaves a border blurred. What is the model's
+    own is the difference from samples that the same solver draws with the exact score.
+    """
+    conditional, n = run.models["conditional"], 10 * run.args.samples
+    truth = ExactDenoiser(conditional.schedule, data.RECTANGLES)
+    learnt, ideal = (exercise.borders(m, n, seed=run.args.seed) for m in (conditional, truth))
+    table = {
+        name: {
+            "model": learnt[name][1] | {"profile": learnt[name][0].tolist()},
+            "exact_score": ideal[name][1] | {"profile": ideal[name][0].tolist()},
         }
-    # The best that sampling down to sigma(0) can do, in one of the narrow rectangles.
-    narrow = data.RECTANGLES[1]
-    uniform = data.uniform(1_000_000, narrow, generator=generator)
-    noise = torch.randn(uniform.shape, generator=generator)
-    blurred = metrics.border_profile(uniform + model.schedule.sigma_min * noise, narrow, bins)
-    limit = "uniform_blurred_by_sigma_0_over_uniform_within_0.025_of_border"
+        for name in data.CLASS_NAMES
+    }
+    bins = exercise.BORDER_BINS
+    profiles = {name: (learnt[name][0], ideal[name][0]) for name in data.CLASS_NAMES}
     return Answer(
-        {"samples": n, "classes": table, limit: blurred[0].item()},
-        {"c5_borders": curves.border_profiles(bins, ratios, blurred)},
+        {
+            "samples_of_each_class": n,
+            "sampling": exercise.FAST,
+            "distance_bins": bins.tolist(),
+            "classes": table,
+        },
+        {"c5_borders": curves.border_profiles(bins, profiles)},
     )
-
-
-# Name, location, class; A and B share their location.
-PROBES = (
-    ("A", (0.0, 0.0), "centre"),
-    ("B", (0.0, 0.0), "top"),
-    ("C", (-0.25, 0.75), "top"),
-    ("D", (0.75, 0.25), "right"),
-    ("E", (0.95, 0.95), "right"),
-    ("F", (0.75, 0.25), "left"),
-    ("G", (1.2, 0.3), "right"),
-    ("H", (1.5, -1.4), "bottom"),
-)
 
 
 def c6_probability(run: Run) -> Answer:
@@ -319,37 +315,30 @@ def c6_probability(run: Run) -> Answer:
 
     Within the data -L_T lies below log p by little more than the constant reconstruction term;
     where location or class do not fit, it falls by hundreds of nats. There the network
-    extrapolates, and its density, though negligible, is far larger than the true one.
+    extrapolates, and its density, though negligible, is far larger than the true one. The bound is
+    on the density of the chain of noisy steps, the density that of the flow: with the exact score
+    both are one model's, with a learnt one they differ, so the bound may lie above.
     """
     free, conditional = run.models["unconditional"], run.models["conditional"]
-    names, places, class_names = zip(*PROBES, strict=True)
-    x = torch.tensor(places)
-    labels = torch.tensor([data.CLASS_NAMES.index(name) for name in class_names])
-    own = data.RECTANGLES[labels].transpose(0, 1)
-    estimates = {
-        "points": likelihood.estimates(conditional, x, labels, own, seed=run.args.seed),
-        "points_unconditional": likelihood.estimates(
-            free, x, None, data.SQUARE, seed=run.args.seed
-        ),
+    names = [name for name, _, _ in PROBES]
+    numbers = {
+        "points": exercise.estimates(conditional, PROBES, seed=run.args.seed),
+        "points_unconditional": exercise.estimates(free, PROBES, seed=run.args.seed),
     }
-    for kind, rows in estimates.items():
-        for row, (_, place, name) in zip(rows, PROBES, strict=True):
-            row |= {"location": list(place), "class": name if kind == "points" else None}
-    numbers = {kind: dict(zip(names, rows, strict=True)) for kind, rows in estimates.items()}
-    # Without classes B and F are the places of A and D once more.
-    without = {k: v for k, v in numbers["points_unconditional"].items() if k not in "BF"}
-    table = [*numbers["points"].items(), *without.items()]
-
-    maps = {"all classes": likelihood.density_map(free)}
-    for k, name in enumerate(data.CLASS_NAMES):
-        maps[name] = likelihood.density_map(conditional, k)
-    densities, integrals = zip(*maps.values(), strict=True)
+    maps = side_by_side(
+        likelihood.density_map,
+        [free] + [conditional] * data.NUM_CLASSES,
+        [None, *range(data.NUM_CLASSES)],
+    )
+    densities, integrals = zip(*maps, strict=True)
+    titles = ["all classes", *data.CLASS_NAMES]
     areas = [4.0, *(float((r[1] - r[0]).prod()) for r in data.RECTANGLES)]
+    places = torch.tensor([place for _, place, _ in PROBES])
     return Answer(
-        numbers | {"integral_of_density": dict(zip(maps, integrals, strict=True))},
+        numbers | {"integral_of_density": dict(zip(titles, integrals, strict=True))},
         {
-            "c6_probability": pictures.probabilities(*run.once(labelled_points), x, names, table),
-            "c6_density": pictures.density_maps(densities, list(maps), areas, integrals, 2.0),
+            "c6_probability": pictures.probabilities(*run.once(labelled_points), places, names),
+            "c6_density": pictures.density_maps(densities, titles, areas, integrals, 2.0),
         },
     )
 
@@ -378,8 +367,9 @@ def bonus_steering(run: Run, frame: Frame = SQUARE, label: int = 2) -> Answer:
     nearest = (sample(run, run.args.samples) - torch.tensor(target)).norm(dim=1).min().item()
     numbers, figures = {"target": target, "nearest_of_random_samples": nearest}, {}
     labels = {"unconditional": None, "conditional": label}
-    for name, model in run.models.items():
-        found, failed = steering.steer(WAYS, model, target, labels[name], steps=200)
+    steer = partial(steering.steer, WAYS, target=target, steps=200)
+    ways = side_by_side(lambda name: steer(run.models[name], label=labels[name]), run.models)
+    for (name, model), (found, failed) in zip(run.models.items(), ways, strict=True):
         numbers[name] = {way: steered.numbers() for way, steered in found.items()}
         numbers[name] |= {way: {"reached": False, "failed": why} for way, why in failed.items()}
         if "inverted flow" in found:
@@ -403,6 +393,7 @@ EXERCISE = Study(
     check=exercise.check,
     load=exercise.load,
     train=exercise.train,
+    forecast=exercise.forecast,
     questions={
         "u1": u1_forward_process,
         "u2": u2_training_loss,

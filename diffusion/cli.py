@@ -21,8 +21,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from diffusion import progress
 from diffusion.files import check_file, check_writable, write_atomically, write_json
-from diffusion.startup import Parser, conclude
+from diffusion.startup import Parser, conclude, say
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Study:
     questions: by their names in the results file, in order; each takes the `Run`.
     check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
     fill in what depends on other options.
+    forecast(run): about how many seconds all of it will take on this machine, said at the start.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Study:
     train: Callable[[Run, str], Any]
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
+    forecast: Callable[[Run], float] | None = None
 
 
 @dataclass
@@ -211,10 +214,13 @@ def run(study: Study, args: argparse.Namespace) -> list[str]:
 
     this = Run(study, args, models)
     seconds: dict[str, float] = {}
+    if study.forecast is not None:
+        say(f"this will take about {study.forecast(this):.0f} s here")
     for name in untrained:
         with _timed(seconds, f"train_{name}"):
             models[name] = study.train(this, name)
-    for name, question in tqdm(study.questions.items(), desc="questions", disable=None):
+    questions = progress.bar([*study.questions.items()], desc="questions", unit="question")
+    for name, question in questions:
         with _timed(seconds, name):
             answer = question(this)
             for suffix, figure in answer.figures.items():

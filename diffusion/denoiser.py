@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -158,24 +160,59 @@ class Denoiser(nn.Module):
         Computed in the model's type, and returned in it.
 
         Args:
-            x: (n, 2).
+            x: (n, 2), or (k, n, 2) for k points at every noise level.
             sigma: one number for all points or (n,).
-            labels: (n,) int64, or None for an unconditional model.
+            labels: (n,) int64, or (k, 1) for k points, or None for an unconditional model.
         """
         x = x.to(self.dtype)
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1)
-        if torch.is_grad_enabled() or len(x) <= _CHUNK:
+        if len(sigma) == 1:
+            return self.at(sigma, labels)(x)
+        if torch.is_grad_enabled() or x.shape[-2] <= _CHUNK:
             return self._noise(x, sigma, labels)
-        return torch.cat(
-            [
-                self._noise(
-                    x[i : i + _CHUNK],
-                    sigma if len(sigma) == 1 else sigma[i : i + _CHUNK],
-                    None if labels is None else labels[i : i + _CHUNK],
-                )
-                for i in range(0, len(x), _CHUNK)
-            ]
+        split = labels is not None and len(labels) == len(sigma)
+        rows = zip(
+            x.split(_CHUNK, dim=-2),
+            sigma.split(_CHUNK),
+            labels.split(_CHUNK) if split else repeat(labels),
+            strict=False,
         )
+        return torch.cat([self._noise(*part) for part in rows], dim=-2)
+
+    def at(self, sigma: float | Tensor, labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """eps_theta at one noise level, as a function of x (n, 2) alone: `noise` without sigma.
+
+        At a fixed level the input's scaling and the first layer are one affine map, as are the last
+        layer and the closed-form guess, but for the latter's part that is linear in x.
+        """
+        sigma = torch.as_tensor(sigma, dtype=self.dtype, device=self.device).reshape(1, 1)
+        c_in = torch.rsqrt(sigma**2 + self.variance)
+        embedding = self.noise_embedding(scaled_log(sigma / self.unit))
+        log_scale, shift = self.scale_shift(embedding).chunk(2, dim=1)
+        mixed = self.input_layer.weight.T * log_scale.exp()  # (2 + class size, width)
+        first = c_in.T * mixed[:2]
+        offset = self.input_layer.bias * log_scale.exp() + shift - self.centre @ first
+        if labels is not None:
+            offset = (offset + self.class_embedding.weight @ mixed[2:])[labels]
+        gain = -self.variance.sqrt() * c_in
+        last, bias = self.output_layer.weight.T * gain, self.output_layer.bias * gain
+        slope = sigma * c_in**2
+        bias = bias - slope * self.centre
+
+        def part(x: Tensor, offset: Tensor) -> Tensor:
+            hidden = nn.functional.silu(torch.addmm(offset, x, first))
+            for layer in self.hidden:
+                hidden = nn.functional.silu(layer(hidden))
+            return torch.addmm(torch.addcmul(bias, slope, x), hidden, last)
+
+        def noise(x: Tensor) -> Tensor:
+            x = x.to(self.dtype)
+            if torch.is_grad_enabled() or len(x) <= _CHUNK:
+                return part(x, offset)
+            offsets = offset.split(_CHUNK) if len(offset) == len(x) else repeat(offset)
+            return torch.cat([part(*rows) for rows in zip(x.split(_CHUNK), offsets, strict=False)])
+
+        return noise
 
     def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         c_in = torch.rsqrt(sigma**2 + self.variance)  # (1 or n, 1)
@@ -184,7 +221,8 @@ class Denoiser(nn.Module):
         log_scale, shift = self.scale_shift(embedding).chunk(2, dim=1)
         inputs = centred
         if labels is not None:
-            inputs = torch.cat([centred, self.class_embedding(labels).expand(len(x), -1)], dim=1)
+            embedded = self.class_embedding(labels).expand(*x.shape[:-1], -1)
+            inputs = torch.cat([centred, embedded], dim=-1)
         hidden = nn.functional.silu(self.input_layer(inputs) * log_scale.exp() + shift)
         for layer in self.hidden:
             hidden = nn.functional.silu(layer(hidden))

@@ -15,6 +15,8 @@ All computation is in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -119,20 +121,22 @@ def bayes_loss(schedule: Schedule, rectangle: Tensor = SQUARE) -> float:
 
     Equal to 1 - E[E[eps|x_t]^2]; averaged over both coordinates by quadrature (no randomness).
     """
+    widths = (rectangle[1] - rectangle[0]).tolist()
+    return 1 - sum(_explained(schedule, width) for width in widths) / len(widths)
+
+
+@cache
+def _explained(schedule: Schedule, width: float) -> float:
+    """Mean of E[eps|x_t]^2 over t ~ U(0, 1) and one coordinate, x_0 uniform over that width."""
     t = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
     sigma = schedule.sigma(t)[:, None]
-    explained = []
-    for low, high in rectangle.to(torch.float64).T:
-        # x_t = edge + sigma z resolves both edges at any sigma; beyond nine sigma there is no mass.
-        z = torch.linspace(-9, 9, 3601, dtype=torch.float64)
-        middle = (low + high) / 2
-        x = torch.cat([torch.minimum(low + sigma * z, middle), middle.expand(len(t), 1)], dim=1)
-        log_mass, mean = _truncated_normal(
-            (low - x) / sigma, (high - x) / sigma, (high - low) / sigma
-        )
-        integrand = mean**2 * torch.exp(log_mass) / (high - low)
-        explained.append(2 * torch.trapezoid(integrand, x, dim=1).mean())
-    return 1 - float(torch.stack(explained).mean())
+    # x_t = edge + sigma z resolves both edges at any sigma; beyond nine sigma there is no mass.
+    z = torch.linspace(-9, 9, 3601, dtype=torch.float64)
+    x = torch.minimum(sigma * z, torch.tensor(width / 2))
+    x = torch.cat([x, torch.full((len(t), 1), width / 2, dtype=torch.float64)], dim=1)
+    log_mass, mean = _truncated_normal(-x / sigma, (width - x) / sigma, width / sigma)
+    integrand = mean**2 * torch.exp(log_mass) / width
+    return 2 * torch.trapezoid(integrand, x, dim=1).mean().item()
 
 
 def bayes_loss_of_classes(schedule: Schedule, rectangles: Tensor = RECTANGLES) -> float:
@@ -169,5 +173,9 @@ class ExactDenoiser:
         """E[eps | x_t = x] at noise level sigma; shapes as in `diffusion.Denoiser.noise`."""
         if not self.num_classes:
             return ideal_noise(x, sigma)
-        corners = self._rectangles[labels]  # (n, 2, 2)
-        return ideal_noise(x, sigma, corners.transpose(0, 1))
+        corners = self._rectangles[labels]  # (n, 2, 2), or (k, 1, 2, 2)
+        return ideal_noise(x, sigma, corners.movedim(-2, 0))
+
+    def at(self, sigma: float | Tensor, labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """`noise` at one level, as a function of x (n, 2) alone."""
+        return partial(self.noise, sigma=sigma, labels=labels)

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from diffusion.checks import check_count, check_number, check_points, check_seed, own_mode
 from diffusion.exact import log_density
-from diffusion.ode import integrate
+from diffusion.ode import integrate, jacobians
 from diffusion.sampling import double, matched_prior
 from diffusion.schedule import spread, units
+from diffusion.threads import one_thread
 
-# Network rows evaluated at once.
-_ROWS = 65_536
+# Points, and noise levels for each, that the network is evaluated at in one call.
+_POINTS, _ROWS = 8, 8192
 # The lowest value reported, where the true one underflows.
 _LOWEST = torch.finfo(torch.float64).min
 # Independent randomisations from which the low-variance estimator takes its standard error.
@@ -77,6 +78,7 @@ def _times_and_noises(
 
 
 @own_mode(gradients=False)
+@one_thread()
 def elbo(
     model,
     x: Tensor,
@@ -120,11 +122,10 @@ def elbo(
     snr = model.schedule.snr(t)
     k, eps, factors = _times_and_noises(snr[:-1] / snr[1:] - 1, num_samples, seed, low_variance)
     sigma, replicates = model.schedule.sigma(t[1:])[k], len(k)
-    means = [  # of the integrand in every replicate, one (replicates,) row per point
-        (0.5 * steps * factors * errors).mean(dim=1)
-        for errors in _squared_errors(model, x, labels, sigma, eps)
-    ]
-    means = torch.stack(means) if means else torch.empty(0, replicates, dtype=torch.float64)
+    means = [torch.empty(0, replicates, dtype=torch.float64)]
+    for errors in _squared_errors(model, x, labels, sigma, eps):
+        means.append((0.5 * steps * factors * errors).mean(dim=2))
+    means = torch.cat(means)
     means = means.clamp(max=-_LOWEST / replicates)
     value = -means.mean(dim=1)
     if not return_error:
@@ -138,19 +139,21 @@ def elbo(
 def _squared_errors(
     model, x: Tensor, labels: Tensor | None, sigma: Tensor, eps: Tensor
 ) -> Iterator[Tensor]:
-    """For each of x (n, 2): |eps_theta - eps|^2, (R, S), at noise levels (R, S) and noises."""
+    """|eps_theta - eps|^2, (k, R, S), of k of the points (n, 2) at levels (R, S) and noises."""
     place = {"dtype": model.dtype, "device": model.device}
     sigma_flat, eps_flat = sigma.reshape(-1).to(**place), eps.reshape(-1, 2).to(**place)
-    for i, point in enumerate(x.to(**place)):
+    for rows in torch.arange(len(x)).split(_POINTS):
+        points = x[rows, None].to(**place)
+        own = None if labels is None else labels[rows, None]
         total = []
         for s, e in zip(sigma_flat.split(_ROWS), eps_flat.split(_ROWS), strict=True):
-            label = None if labels is None else labels[i].expand(len(s))
-            predicted = model.noise(point + s[:, None] * e, s, label)
-            total.append((predicted - e).double().square().sum(dim=1))
-        yield torch.cat(total).cpu().reshape(sigma.shape)
+            predicted = model.noise(points + s[:, None] * e, s, own)
+            total.append((predicted - e).double().square().sum(dim=2))
+        yield torch.cat(total, dim=1).cpu().reshape(len(rows), *sigma.shape)
 
 
 @own_mode(gradients=False)
+@one_thread()
 def complete_bound(
     model, x: Tensor, labels: int | Tensor | None = None, *, steps: int = 1000, **options
 ) -> Bound:
@@ -182,7 +185,8 @@ def complete_bound(
     return Bound(total, value, prior, reconstruction, error)
 
 
-@own_mode(gradients=True)
+@own_mode(gradients=False)
+@one_thread()
 def log_likelihood(
     model,
     x: Tensor,
@@ -288,15 +292,6 @@ def density_map(
 def _flow(model, labels: Tensor | None, log_sigma: float, state: Tensor) -> Tensor:
     """d(x, log-volume)/d log sigma for state (n, 3)."""
     sigma = math.exp(log_sigma)
-
-    def noise(x: Tensor) -> Tensor:
-        return model.noise(x, sigma, labels)
-
-    x = state[:, :2]
-    trace = 0.0
-    for axis in range(2):
-        tangent = torch.zeros_like(x)
-        tangent[:, axis] = 1
-        eps, column = torch.func.jvp(noise, (x,), (tangent,))
-        trace = trace + column[:, axis]
+    eps, jacobian = jacobians(model.at(sigma, labels), state[:, :2])
+    trace = jacobian.diagonal(dim1=1, dim2=2).sum(dim=1)
     return sigma * torch.cat([eps, trace[:, None]], dim=1)

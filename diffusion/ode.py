@@ -1,4 +1,4 @@
-"""An error-controlled ODE integrator for batches: Dormand and Prince (1980), order 5(4)."""
+"""Jacobians, and an error-controlled ODE integrator: Dormand and Prince (1980), order 5(4)."""
 
 from __future__ import annotations
 
@@ -79,3 +79,15 @@ def integrate(
         f"the ODE did not reach rtol={rtol:g}, atol={atol:g} within {max_steps} steps "
         f"(it got to {u:.4g} on the way from {start:.4g} to {end:.4g}); {advice}"
     )
+
+
+def jacobians(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x) (n, d) and its derivative (n, d, d) at x (n, d), each row a function of its own row.
+
+    One pass back for every coordinate, of all rows at once.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        value = f(leaf)
+        rows = [torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in value.sum(0)]
+    return value.detach(), torch.stack(rows, dim=1)

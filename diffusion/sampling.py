@@ -19,7 +19,6 @@ from numbers import Integral
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion.checks import (
     check_count,
@@ -29,7 +28,9 @@ from diffusion.checks import (
     check_seed,
     own_mode,
 )
+from diffusion.progress import bar
 from diffusion.schedule import Schedule, check_suits, spread, units
+from diffusion.threads import one_thread
 
 Predict = Callable[[Tensor, float], Tensor]
 Draw = Callable[[], Tensor]
@@ -57,6 +58,19 @@ def ddpm(predict: Predict, schedule: Schedule, draw: Draw, lam: float = 1.0) -> 
 def ddim(predict: Predict, schedule: Schedule, draw: Draw) -> Step:
     """Algorithm 1: the deterministic member of the family, first order in t."""
     return ddpm(predict, schedule, draw, lam=0.0)
+
+
+def euler(predict: Predict, schedule: Schedule, draw: Draw) -> Step:
+    """dx = (sigma_next - sigma) eps_theta: Euler steps in sigma, the DDIM of Song et al. (2021).
+
+    Algorithm 1 moves by sigma'(t) dt instead, which is further wherever sigma(t) is convex.
+    """
+
+    def step(x: Tensor, t: float, t_next: float) -> Tensor:
+        sigma, sigma_next = float(schedule.sigma(t)), float(schedule.sigma(t_next))
+        return x + (sigma_next - sigma) * predict(x, sigma)
+
+    return step
 
 
 def heun(predict: Predict, schedule: Schedule, draw: Draw, churn: float = 0.0) -> Step:
@@ -115,8 +129,8 @@ def reverse(step: Step, x: Tensor, times: int | Iterable[float]) -> Iterator[Ten
         yield x
 
 
-SOLVERS = {"ddim": ddim, "ddpm": ddpm, "heun": heun, "dpm++": dpm_solver}
-EVALUATIONS_PER_STEP = {"ddim": 1, "ddpm": 1, "heun": 2, "dpm++": 1}
+SOLVERS = {"ddim": ddim, "ddpm": ddpm, "euler": euler, "heun": heun, "dpm++": dpm_solver}
+EVALUATIONS_PER_STEP = {"ddim": 1, "ddpm": 1, "euler": 1, "heun": 2, "dpm++": 1}
 # The largest gamma of Karras et al. (2022), Algorithm 2.
 MOST_CHURN = math.sqrt(2) - 1
 PRIORS = ("matched", "standard")
@@ -196,8 +210,7 @@ def collect(
         the last points, and if `keep` all of them, (total + 1, ...) from x on, else None.
     """
     path = [x]
-    hidden = None if progress else True
-    for x_t in tqdm(points, total=total, desc=name, leave=False, disable=hidden):
+    for x_t in bar(points, total=total, desc=name, leave=False, shown=progress):
         if keep:
             path.append(x_t)
     return x_t, torch.stack(path) if keep else None
@@ -230,6 +243,7 @@ def _suitable(model, schedule: Schedule | None) -> Schedule:
 
 
 @own_mode(gradients=False)
+@one_thread()
 def sample(
     model,
     n: int,

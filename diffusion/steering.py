@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from diffusion.checks import as_real, check_count, check_number, check_points, own_mode
+from diffusion.ode import jacobians
 from diffusion.sampling import ddim, ddpm, double, matched_prior, reverse
 from diffusion.schedule import spread, units
+from diffusion.threads import one_thread
 
 # The largest distance from the target that counts as there, in units of the data.
 REACHED = 0.01
@@ -82,7 +84,8 @@ class _Process:
         labels = model.check_labels(label, 1)
         model = double(model)
         self.steps, self.lam, self.schedule = steps, lam, model.schedule
-        self.predict = partial(model.noise, labels=labels)
+        self.model, self.labels = model, labels
+        self.at = cache(partial(model.at, labels=labels))  # the levels come again and again
         self.mean, self.factor = matched_prior(model, labels)
         self.unit = units(spread(model.mean, model.covariance)[1]).max().item()
 
@@ -110,15 +113,35 @@ class _Process:
         x = self.start(noises[:1])
         return torch.cat([x, *reverse(step, x, self.steps)])
 
+    def predict(self, x: Tensor, sigma: float) -> Tensor:
+        return self.at(sigma)(x)
+
     def linearised(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Output (2,) of `run` at noises u (1 + fresh, 2), and its Jacobian (2, numbers of u)."""
-        leaf = u.clone().requires_grad_(True)
-        end = self.run(leaf)[-1]
-        rows = [torch.autograd.grad(end[i], leaf, retain_graph=i == 0)[0] for i in range(2)]
-        return end.detach(), torch.stack(rows).flatten(1)
+        """Output (2,) of `run` at noises u (1 + fresh, 2), and its Jacobian (2, numbers of u).
+
+        By the chain rule over the steps x_{k+1} = x_k + c_k eps_theta(x_k, sigma_k) + d_k u_{k+1},
+        with the Jacobians of the network from all of them at once.
+        """
+        path = self.run(u)
+        t = torch.linspace(1, 0, self.steps + 1, dtype=path.dtype)[:-1]
+        sigma, sigma_dot = self.schedule.sigma(t).to(path), self.schedule.sigma_dot(t).to(path)
+        labels = None if self.labels is None else self.labels.expand(self.steps)
+        _, jacobian = jacobians(lambda x: self.model.noise(x, sigma, labels), path[:-1])
+        drift = (1 + self.lam**2) * sigma_dot / self.steps
+        identity = torch.eye(2).to(path)
+        after, blocks = identity, []  # after: d x_N / d x_k, from k = N downwards
+        for step in reversed(identity - drift[:, None, None] * jacobian):
+            blocks.append(after)
+            after = after @ step
+        blocks = torch.stack(blocks[::-1])
+        fresh = self.lam * torch.sqrt(2 * sigma_dot * sigma / self.steps)
+        rows = [(after @ self.factor[0])[None]]
+        rows += [fresh[:, None, None] * blocks] if self.lam else []
+        return path[-1], torch.cat(rows).transpose(0, 1).flatten(1)
 
 
 @own_mode(gradients=False)
+@one_thread()
 def invert(
     model, target, label: int | None = None, *, steps: int = 1000, newton_steps: int = 20
 ) -> Steered:
@@ -139,7 +162,6 @@ def invert(
     """
     process = _Process(model, target, label, steps, lam=0.0)
     x = process.target[None]
-    identity = torch.eye(2).to(x)
     times = torch.linspace(1, 0, process.steps + 1, dtype=torch.float64).tolist()
     for t_next, t in pairwise(reversed(times)):
         step = ddim(process.predict, process.schedule, None)
@@ -149,11 +171,10 @@ def invert(
             return step(x, t, t_next) - goal
 
         for _ in range(newton_steps):
-            # Both columns of the Jacobian at once: the same point twice, one direction each.
-            residual, columns = torch.func.jvp(gap, (x.repeat(2, 1),), (identity,))
-            if residual.abs().max() <= 1e-12 * scale:
+            if gap(x).abs().max() <= 1e-12 * scale:
                 break
-            x = x - torch.linalg.solve(columns.T, residual[0])[None]
+            residual, jacobian = jacobians(gap, x)
+            x = x - torch.linalg.solve(jacobian[0], residual[0])[None]
         else:
             raise SteeringError(
                 f"the step from t = {t:.4g} to {t_next:.4g} could not be inverted near "
@@ -163,7 +184,8 @@ def invert(
     return process.steered(process.run(noises), noises)
 
 
-@own_mode(gradients=True)
+@own_mode(gradients=False)
+@one_thread()
 def optimise(
     model,
     target,
@@ -197,8 +219,7 @@ def optimise(
     penalty = 1.0
 
     def merit(u: Tensor) -> float:
-        with torch.no_grad():
-            distance = (process.run(u)[-1] - process.target).norm().item() / process.unit
+        distance = (process.run(u)[-1] - process.target).norm().item() / process.unit
         value = 0.5 * u.square().sum().item() + penalty * distance
         return value if math.isfinite(value) else math.inf
 
@@ -216,8 +237,7 @@ def optimise(
         while merit(u + rate * direction) > before and rate > 1e-6:
             rate /= 2
         u = u + rate * direction
-    with torch.no_grad():
-        steered = process.steered(process.run(u), u)
+    steered = process.steered(process.run(u), u)
     if not steered.distance <= 100 * tolerance * process.unit:
         raise SteeringError(
             f"the noises found miss the target by {steered.distance:.3g} after "
@@ -227,6 +247,7 @@ def optimise(
 
 
 @own_mode(gradients=False)
+@one_thread()
 def guide(
     model,
     target,

@@ -1,7 +1,8 @@
-"""Training: the exercise's loss on the predicted noise, full batch, Adam, averaged weights.
+"""Training: the exercise's loss on the predicted noise, full batch, Adam.
 
-Each epoch draws for every training point times t ~ U(0, 1) and noises eps, forms x_t by Eq. 4
-(corrected: x_t = x_0 + sigma(t) eps) and takes one step on the mean of (eps_theta(x_t, t) - eps)^2.
+Each epoch draws for every training point a time t ~ U(0, 1) and a noise eps, forms by Eq. 4
+(corrected) x_t = x_0 + sigma(t) eps, and with the opposite noise x_0 - sigma(t) eps, and takes one
+step on the mean of (eps_theta(x_t, t) - eps)^2 over both.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion.checks import (
     check_count,
@@ -27,7 +28,12 @@ from diffusion.checks import (
 )
 from diffusion.denoiser import Denoiser, check_savable
 from diffusion.files import FORMAT, WeightsError, fingerprint, unwrapped, write_atomically
+from diffusion.progress import bar
 from diffusion.schedule import Schedule, check_suits, spread, units
+from diffusion.threads import one_thread
+
+# Epochs between two looks at how far a training is.
+_STRIDE = 25
 
 Augment = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Tensor, Tensor | None]]
 
@@ -111,8 +117,10 @@ class Training:
 
     The learning rate rises linearly over 50 epochs and falls to zero along a cosine. Times are
     stratified, one in each of n equal parts of [0, 1] in random order: still uniform for every
-    point, with less spread of the loss. The average of the weights (EMA) is the result; it takes
-    in weights only after they have produced a finite loss.
+    point, with less spread of the loss. So do opposite noises (antithetic variates): what two of
+    them do to the gradient cancels in part. The result is the average of the weights (EMA), which
+    takes in weights only after they have produced a finite loss; without averaging, the last ones
+    that have.
 
     Args:
         model: trained in place; see `build`.
@@ -120,8 +128,8 @@ class Training:
         labels: (n,) whole numbers, for a model with classes.
         epochs: number of updates, at least 1.
         learning_rate: Adam's, at its peak.
-        ema_decay: share of the average that survives an epoch.
-        noise_samples: pairs of time and noise that each point gets in every epoch.
+        ema_decay: share of the average that survives an epoch; 0 averages nothing.
+        noise_samples: times that each point gets in every epoch, a noise and its opposite at each.
         augment: applied to points and labels afresh in every epoch, (points, labels, generator)
             -> (points, labels); see `data.random_rotations`.
         seed: of the times, noises and augmentation.
@@ -136,6 +144,8 @@ class Training:
     """
 
     WARM_UP = 50
+    # Rows of an epoch that one thread does best; more are shared out as PyTorch is set to.
+    ONE_THREAD = 16_384
 
     @own_mode(gradients=True)
     def __init__(
@@ -146,8 +156,8 @@ class Training:
         *,
         epochs: int = 3000,
         learning_rate: float = 1e-2,
-        ema_decay: float = 0.998,
-        noise_samples: int = 4,
+        ema_decay: float = 0.0,
+        noise_samples: int = 1,
         augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
@@ -187,6 +197,10 @@ class Training:
         Raises:
             TrainingError: the loss is NaN or infinite. Nothing is updated; `average` is still good.
         """
+        with one_thread(self._small):
+            return self._epoch()
+
+    def _epoch(self) -> float:
         done = len(self.losses)
         points, labels = self._batch()
         if self.augment is not None:
@@ -212,6 +226,10 @@ class Training:
         self.losses.append(loss.item())
         return self.losses[-1]
 
+    @property
+    def _small(self) -> bool:
+        return isinstance(self.model, Denoiser) and len(self.points) <= self.ONE_THREAD
+
     def _batch(self) -> tuple[Tensor, Tensor | None]:
         """The data of one epoch."""
         return self.points, self.labels
@@ -219,7 +237,10 @@ class Training:
     def _loss(self, points: Tensor, labels: Tensor | None) -> Tensor:
         """What is minimised; other processes put their own in its place."""
         x_t, sigma, eps = noised(points, self.model.schedule, self.generator)
-        return (self.model.noise(x_t, sigma, labels) - eps).square().mean()
+        # Both noises of a point have its time: (2, n, 2).
+        x_t = torch.stack([x_t, points - sigma[:, None] * eps])
+        predicted = self.model.noise(x_t, sigma, labels)
+        return (predicted - torch.stack([eps, -eps])).square().mean()
 
     def _rate(self, done: int) -> float:
         warm_up = min(1.0, (done + 1) / self.WARM_UP)
@@ -233,29 +254,27 @@ class Training:
 
         Args:
             checkpoint: file that receives the whole state every `every` epochs.
-            progress: show a progress bar with the loss if standard error is a terminal.
+            progress: show how far it is, and the loss, on standard error.
         """
-        try:
-            self._run(checkpoint, every, progress)
-        finally:
-            self.average.losses = torch.tensor(self.losses, device=self.average.device)
+        self.advance(0)  # it may be at its end
+        done = len(self.losses)
+        with _bar(self.epochs, done, shown=progress) as shown:
+            while done < self.epochs:
+                self.advance(min(_STRIDE, every - done % every))
+                shown.update(len(self.losses) - done)
+                done = len(self.losses)
+                shown.set_postfix(loss=f"{self.losses[-1]:.4f}")
+                if checkpoint is not None and done % every == 0:
+                    self.save(checkpoint)
         return self.average
 
-    def _run(self, checkpoint: str | Path | None, every: int, progress: bool) -> None:
-        with tqdm(
-            total=self.epochs,
-            initial=len(self.losses),
-            desc="training",
-            unit="epoch",
-            disable=None if progress else True,
-        ) as bar:
-            while len(self.losses) < self.epochs:
-                loss = self.epoch()
-                bar.update()
-                if len(self.losses) % 50 == 0:
-                    bar.set_postfix(loss=f"{loss:.4f}")
-                if checkpoint is not None and len(self.losses) % every == 0:
-                    self.save(checkpoint)
+    def advance(self, epochs: int) -> None:
+        """So many epochs more, or to the last."""
+        try:
+            for _ in range(min(epochs, self.epochs - len(self.losses))):
+                self.epoch()
+        finally:
+            self.average.losses = torch.tensor(self.losses, device=self.average.device)
 
     def save(self, path: str | Path) -> None:
         """Write the whole state of the run, atomically."""
@@ -309,6 +328,35 @@ class Training:
             "augment": getattr(self.augment, "__name__", str(self.augment)),
             "data": fingerprint(self.points, self.labels),
         }
+
+
+def run_together(trainings: Sequence[Training], *, progress: bool = False) -> list[Denoiser]:
+    """Run several trainings to their ends side by side, in one thread each; returns the averages.
+
+    Each comes to the bits that its own `run` gives.
+
+    Raises:
+        TrainingError: as `Training.epoch`, for the first whose loss is not finite.
+    """
+    if len(trainings) == 1:
+        return [trainings[0].run(progress=progress)]
+    for training in trainings:
+        training.advance(0)  # it may be at its end
+    left = sum(training.epochs - len(training.losses) for training in trainings)
+    with (
+        ThreadPoolExecutor(len(trainings)) as pool,
+        _bar(left, 0, shown=progress) as shown,
+    ):
+        while left:
+            list(pool.map(lambda training: training.advance(_STRIDE), trainings))
+            now = sum(training.epochs - len(training.losses) for training in trainings)
+            shown.update(left - now)
+            left = now
+    return [training.average for training in trainings]
+
+
+def _bar(total: int, initial: int, *, shown: bool):
+    return bar(desc="training", unit="epoch", total=total, initial=initial, shown=shown)
 
 
 def _checked(model: Denoiser, points: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def training_loss(curves: Mapping[str, tuple], window: int, level: str = "Bayes 
 
     level: what the level of both models is called.
     """
-    figure, axes = new_figure(1, len(curves), (3.4 * len(curves), 2.9))
+    figure, axes = new_figure(1, len(curves), (3.45 * len(curves), 1.9))
     for ax, (name, (losses, height)) in zip(axes[0], curves.items(), strict=True):
         losses = np.asarray(losses)
         width, last = loss_curve(ax, losses, window)
@@ -63,54 +63,64 @@ def training_loss(curves: Mapping[str, tuple], window: int, level: str = "Bayes 
 
 
 @styled
-def steps_against_truth(steps, model, exact, floor: float, samples: int) -> Figure:
-    """U4: TV10 of the model and of the exact score against T, and the floor of uniform points."""
-    figure, ((axes,),) = new_figure(1, 1, (5.0, 3.1))
-    axes.plot(steps, model, color=BLUE, marker="o", ms=3.5)
-    axes.plot(steps, exact, color=BLACK, linestyle="--", linewidth=1.1)
-    axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2)
+def steps_against_truth(
+    steps, tv10: Mapping[str, Sequence[float]], floor: float, samples: int
+) -> Figure:
+    """U4: TV10 against T, a line for each of tv10 (of the first so many steps), and the floor."""
+    figure, ((axes,),) = new_figure(1, 1, (3.2, 2.1))
+    styles = (
+        {"color": BLUE, "marker": "o", "ms": 3.5},
+        {"color": BLACK, "linestyle": "--", "linewidth": 1.1},
+        {"color": VERMILLION, "marker": "s", "ms": 3, "linewidth": 1.1},
+        {"color": VERMILLION, "marker": "s", "ms": 3, "linewidth": 1.1, "linestyle": ":",
+         "mfc": "white"},
+    )  # fmt: skip
+    for (name, values), style in zip(tv10.items(), styles, strict=True):
+        axes.plot(steps[: len(values)], values, label=name, **style)
+    axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label="truly uniform points")
     log_axes(axes, steps)
-    axes.set_ylim(0.65 * floor, 1.3)
-    middle = len(steps) // 2
-    label = {"textcoords": "offset points", "fontsize": 9}
-    axes.annotate("model", (steps[middle], model[middle]), xytext=(8, 6), color=BLUE, **label)
-    axes.annotate(
-        "exact score", (steps[middle], exact[middle]), xytext=(-6, -10), ha="right", **label
-    )
-    axes.text(steps[0], 0.93 * floor, "truly uniform points", color=GREY, va="top")
+    axes.set_ylim(0.8 * floor, 2)
     axes.set_xlabel("sampling steps T")
-    axes.set_ylabel("TV10, distance from uniform")
+    axes.set_ylabel("TV10")
     axes.set_title(f"DDIM, {samples:,} samples")
+    axes.legend(fontsize=7, borderpad=0, labelspacing=0.25, loc="upper right")
     return figure
 
 
 @styled
-def schedules(t, sigmas: Mapping[str, np.ndarray], steps, errors: Mapping[str, tuple]) -> Figure:
-    """U5: sigma(t) of each schedule, and TV10 of model and exact score against T."""
-    figure, ((left, right),) = new_figure(1, 2, (7.4, 3.2))
+def schedules(t, sigmas: Mapping[str, np.ndarray], steps, scores: Mapping[str, Mapping]) -> Figure:
+    """U5: sigma(t) of each schedule, and for each formula of a step TV10 against T.
+
+    scores: schedule -> formula -> "model" and "exact score" -> measure -> values by steps.
+    """
+    formulas = list(next(iter(scores.values())))
+    figure, ((left, *others),) = new_figure(1, 1 + len(formulas), (6.9, 2.2))
     for (name, sigma), colour in zip(sigmas.items(), SERIES_COLOURS, strict=False):
-        left.plot(t, sigma, color=colour, linewidth=1.4, marker="o", ms=2.5)
-        model, exact = errors[name]
-        right.plot(steps, model, color=colour, linewidth=1.4, marker="o", ms=3, label=name)
-        right.plot(steps, exact, color=colour, linewidth=0.9, linestyle="--")
+        left.plot(t, sigma, color=colour, linewidth=1.4, marker="o", ms=2.5, label=name)
+        for axes, formula in zip(others, formulas, strict=True):
+            found = scores[name][formula]
+            model, exact = found["model"]["tv10"], found["exact score"]["tv10"]
+            axes.plot(steps, model, color=colour, linewidth=1.4, marker="o", ms=3)
+            axes.plot(steps, exact, color=colour, linewidth=0.9, linestyle="--")
     left.set_yscale("log")
     left.set_xlabel("time t")
     left.set_ylabel("noise level σ(t)")
-    left.set_title("Schedules, one dot per step at T = 20")
-    log_axes(right, steps)
-    right.set_ylim(0.025, 1)
-    right.set_xlabel("sampling steps T")
-    right.set_ylabel("TV10, distance from uniform")
-    right.set_title("DDIM samples; dashed: exact score")
-    right.legend(fontsize=8)
+    left.set_title("one dot per step at T = 20")
+    left.legend(fontsize=8)
     left.grid(**GRID)
+    for axes, formula in zip(others, formulas, strict=True):
+        log_axes(axes, steps)
+        axes.set_ylim(0.025, 1)
+        axes.set_xlabel("sampling steps T")
+        axes.set_title(f"steps of {formula}")
+    others[0].set_ylabel("TV10 (dashed: exact score)")
     return figure
 
 
 @styled
 def start_mismatch(levels, scores: Mapping[str, Sequence[float]], floor: float) -> Figure:
     """TV10 with the exact score against sigma(1), for each way to draw the start."""
-    figure, ((axes,),) = new_figure(1, 1, (4.6, 2.9))
+    figure, ((axes,),) = new_figure(1, 1, (3.2, 2.1))
     names = {"matched": (BLUE, "matched start"), "standard": (VERMILLION, "start N(0, σ(1)² I)")}
     for name, values in scores.items():
         colour, text = names[name]
@@ -133,25 +143,55 @@ def start_mismatch(levels, scores: Mapping[str, Sequence[float]], floor: float) 
 
 
 @styled
-def border_profiles(distance_bins, ratios: Mapping[str, np.ndarray], blurred) -> Figure:
+def border_profiles(distance_bins, profiles: Mapping[str, tuple]) -> Figure:
     """C5: samples over uniform points by distance from the border of their rectangle.
 
-    distance_bins (b + 1,), ratios {class: (b,)}; blurred (b,) is the ratio of uniform points that
-    carry noise sigma(0), the best that sampling down to sigma(0) can reach.
+    distance_bins (b + 1,); profiles {class: ((b,) of the model, (b,) of the exact score)}.
     """
-    figure, ((axes,),) = new_figure(1, 1, (5.2, 3.1))
+    figure, ((left, right),) = new_figure(1, 2, (6.9, 2.0))
     middle = 0.5 * (np.asarray(distance_bins)[1:] + np.asarray(distance_bins)[:-1])
-    for (name, ratio), colour in zip(ratios.items(), CLASS_COLOURS, strict=True):
-        axes.plot(middle, ratio, color=colour, marker="o", ms=3, label=name)
-    axes.plot(
-        middle, blurred, color=BLACK, linestyle="--", linewidth=1, label="uniform + σ(0) noise"
-    )
+    for (name, (model, exact)), colour in zip(profiles.items(), CLASS_COLOURS, strict=True):
+        model, exact = np.asarray(model), np.asarray(exact)
+        left.plot(middle, model, color=colour, marker="o", ms=3, label=name)
+        left.plot(middle, exact, color=colour, linestyle="--", linewidth=0.9)
+        right.plot(middle, model / exact, color=colour, marker="o", ms=3)
+    left.set_ylabel("samples / uniform points")
+    left.set_title("Model; dashed: exact score, same solver")
+    right.set_ylabel("model / exact score")
+    right.set_title("What is the model's own")
+    left.legend(fontsize=7, ncols=3, labelspacing=0.25)
+    for axes in (left, right):
+        axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
+        axes.set_xlabel("distance from the border")
+        axes.grid(**GRID)
+    return figure
+
+
+@styled
+def borders_of_seeds(distance_bins, profiles: Mapping[str, Sequence]) -> Figure:
+    """C5: samples of the model over those of the exact score, mean and spread of training seeds.
+
+    distance_bins (b + 1,); profiles {class: (seeds, b)}; the bars are standard deviations.
+    """
+    figure, ((axes,),) = new_figure(1, 1, (3.4, 2.2))
+    middle = 0.5 * (np.asarray(distance_bins)[1:] + np.asarray(distance_bins)[:-1])
+    for k, (name, ratios) in enumerate(profiles.items()):
+        ratios = np.asarray(ratios)
+        axes.errorbar(
+            middle + 0.002 * (k - 2),
+            ratios.mean(axis=0),
+            ratios.std(axis=0, ddof=1),
+            color=CLASS_COLOURS[k],
+            marker="o",
+            ms=3,
+            linewidth=1,
+            capsize=2,
+            label=name,
+        )
     axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
-    axes.set_ylim(0.5, 1.5)
-    axes.set_xlabel("distance from the border of the class's rectangle")
-    axes.set_ylabel("samples / uniform points")
-    axes.set_title("No piling up at the borders")
-    axes.legend(fontsize=8, ncols=3)
+    axes.set_xlabel("distance from the border")
+    axes.set_ylabel("model / exact score")
+    axes.legend(ncols=3)
     axes.grid(**GRID)
     return figure
 
@@ -164,7 +204,7 @@ def quality_against_cost(evaluations, curves: Mapping[str, Sequence], floor, yla
     """
     solvers = list(dict.fromkeys(name.split(", ")[0] for name in curves))
     spacings = list(dict.fromkeys(name.split(", ")[1].split(":")[0] for name in curves))
-    figure, axes = new_figure(1, len(solvers), (2.5 * len(solvers), 3.0), sharey=True)
+    figure, axes = new_figure(1, len(solvers), (1.38 * len(solvers), 2.2), sharey=True)
     for ax, solver in zip(axes[0], solvers, strict=True):
         for spacing, colour in zip(spacings, SERIES_COLOURS, strict=False):
             name = f"{solver}, {spacing}"
@@ -183,4 +223,30 @@ def quality_against_cost(evaluations, curves: Mapping[str, Sequence], floor, yla
         title="dashed: exact score\ndotted: uniform points\nsteps even in",
         title_fontsize=7,
     )
+    return figure
+
+
+@styled
+def learning(rows: Mapping[str, Mapping[str, float]], used: int) -> Figure:
+    """Excess risk and TV10 against the number of training points: means and standard errors.
+
+    rows: by number of points; used: how many the exercise's models have.
+    """
+    figure, axes = new_figure(1, 2, (5.8, 2.1))
+    sizes = [int(size) for size in rows]
+    for ax, (name, label) in zip(
+        axes[0], (("excess_risk", "excess risk"), ("tv10", "TV10 of 500,000 samples")), strict=True
+    ):
+        means = [row[name] for row in rows.values()]
+        errors = [row[f"{name}_standard_error"] for row in rows.values()]
+        ax.errorbar(sizes, means, errors, color=BLUE, marker="o", ms=3.5, capsize=2.5)
+        ax.axvline(used, color=GREY, linestyle=":", linewidth=1)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("training points")
+        ax.set_ylabel(label)
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.tick_params(axis="y", which="minor", labelsize=7)
+        ax.grid(**GRID)
     return figure

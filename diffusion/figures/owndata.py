@@ -75,7 +75,7 @@ def class_trajectories(path, names: Sequence[str], own: Sequence[bool], frame: F
         style = _class_style(k)
         axes.plot(path[:, k, 0], path[:, k, 1], color=style["color"], linewidth=1.1)
         axes.plot(*path[0, k], "x", color=style["color"], ms=5, mew=1.3)
-        label = f"{name} {'✓' if arrived else '✗'}"
+        label = f"{name} ✓" if arrived else f"{name}, elsewhere"
         axes.plot(*path[-1, k], mec=BLACK, ms=6, linestyle="none", zorder=4, label=label, **style)
     axes.set_title("One point of each class: × noise, filled: output\n✓ ends at its class's points")
     entries = axes.get_legend_handles_labels()

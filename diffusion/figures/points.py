@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,8 +19,11 @@ from diffusion.figures.style import (
     GREEN,
     GREY,
     HALO,
+    PURPLE,
+    SKY,
     SQUARE,
     VERMILLION,
+    WIDTH,
     Frame,
     Movie,
     box,
@@ -35,7 +39,7 @@ from diffusion.figures.style import (
 @styled
 def forward_process(path, t, frame: Frame = SQUARE) -> Figure:
     """U1: one point's way from data to noise, (n, 2) and times (n,)."""
-    figure, ((axes,),) = new_figure(1, 1, (4.8, 3.6))
+    figure, ((axes,),) = new_figure(1, 1, (3.0, 2.4))
     path = np.asarray(path)
     plane(axes, frame=frame)
     coloured = timed_path(axes, path, t)
@@ -47,9 +51,10 @@ def forward_process(path, t, frame: Frame = SQUARE) -> Figure:
     mark(axes, path[-1], "t = 1", offset=(-12, -16))
     if frame is SQUARE:
         axes.text(0, 0, "the data's square", color=GREY, fontsize=8, ha="center", va="center")
-    figure.colorbar(coloured, ax=axes, label="time t")
+    beside = axes.inset_axes((1.04, 0, 0.05, 1))
+    figure.colorbar(coloured, cax=beside, label="time t")
     where = "square" if frame is SQUARE else "data"
-    axes.set_title(f"Forward process of a point outside the {where}")
+    axes.set_title(f"A point outside the {where}")
     return figure
 
 
@@ -62,8 +67,9 @@ def sample_grid(
     frame: Frame = SQUARE,
 ) -> Figure:
     """U3, U4: many samplings (n, 2) side by side, 1.45 times as wide as the frame."""
-    rows = -(-len(samples) // columns)
-    figure, axes = new_figure(rows, columns, (1.75 * columns, 1.9 * rows))
+    rows, side = -(-len(samples) // columns), min(1.2, WIDTH / columns)
+    height = (side + 0.1 * titles[0].count("\n")) * rows + 0.3 * bool(note)
+    figure, axes = new_figure(rows, columns, (side * columns, height))
     for ax in axes.flat[len(samples) :]:
         ax.set_axis_off()
     for ax, points, title in zip(axes.flat, samples, titles, strict=False):
@@ -75,40 +81,66 @@ def sample_grid(
     return figure
 
 
+# Colour and shape of each start in U6, and of all that comes of it.
+STARTS = tuple(zip((SKY, VERMILLION, GREEN, PURPLE), "osD^", strict=True))
+
+
 @styled
 def repeated_outputs(starts, outputs: Mapping[str, tuple], frame: Frame = SQUARE) -> Figure:
-    """U6: ten outputs (10, k, 2) from the same k starts (k, 2), with the spread of each solver."""
-    figure, axes = new_figure(1, len(outputs), (2.1 * len(outputs), 2.5))
+    """U6: ten outputs (10, k, 2) from the same k <= 4 starts (k, 2), with each solver's spread."""
+    figure, axes = new_figure(1, len(outputs), (1.72 * len(outputs), 1.95))
     for ax, (name, (points, spread)) in zip(axes[0], outputs.items(), strict=True):
-        plane(ax, limit=frame.reach(starts) * 1.1, ticks=False, frame=frame)
-        for k, colour in zip(range(len(starts)), CLASS_COLOURS, strict=False):
-            ax.plot(*np.asarray(starts[k]), "x", color=colour, ms=5, mew=1.5)
-            dots(ax, points[:, k], color=colour, s=12, alpha=0.8)
+        plane(ax, limit=frame.reach(starts) * 1.15, ticks=False, frame=frame)
+        for k, (start, (colour, shape)) in enumerate(zip(starts, STARTS, strict=False)):
+            ax.plot(*np.asarray(start), "x", color=colour, ms=5, mew=1.5)
+            ax.annotate(
+                f"{k + 1}",
+                np.asarray(start),
+                xytext=(4, 4),
+                textcoords="offset points",
+                color=colour,
+                fontsize=8,
+                **HALO,
+            )
+            dots(ax, points[:, k], color=colour, marker=shape, s=14, alpha=0.8)
         ax.set_title(f"{name}\nspread {spread:.3g}", fontsize=8)
-    axes[0, 0].set_ylabel("× the noise, • ten outputs", fontsize=8)
+    axes[0, 0].set_ylabel("× start, filled: its ten outputs", fontsize=8)
     return figure
 
 
 @styled
 def trajectories(paths: Mapping[str, np.ndarray], t, frame: Frame = SQUARE) -> Figure:
-    """U6: reverse trajectories (steps + 1, k, 2) of each solver, coloured by time."""
-    figure, axes = new_figure(1, len(paths), (3.6 * len(paths), 3.2))
+    """U6: reverse trajectories (steps + 1, k, 2), k <= 4, of each solver; times t (steps + 1,)."""
+    figure, axes = new_figure(1, len(paths), (2.6 * len(paths), 2.5), sharey=True)
+    marks = [int(np.abs(np.asarray(t) - time).argmin()) for time in (0.8, 0.6, 0.4, 0.2)]
     for ax, (name, path) in zip(axes[0], paths.items(), strict=True):
-        plane(ax, limit=frame.reach(*paths.values()) * 1.08, frame=frame)
-        for k in range(path.shape[1]):
-            coloured = timed_path(ax, path[:, k], t)
-        for k in range(path.shape[1]):
-            ax.plot(*path[0, k], "x", color=BLACK, ms=5, zorder=4)
-            ax.plot(*path[-1, k], "o", mfc="white", mec=BLACK, ms=5, zorder=4)
+        plane(ax, limit=frame.reach(*paths.values()) * 1.1, frame=frame)
+        for k, (colour, shape) in zip(range(path.shape[1]), STARTS, strict=False):
+            ax.plot(*path[:, k].T, color=colour, linewidth=1, alpha=0.7)
+            ax.plot(*path[marks, k].T, "o", color=colour, ms=2.5)
+            ax.plot(*path[0, k], "x", color=colour, ms=6, mew=1.5)
+            ax.plot(*path[-1, k], shape, mfc=colour, mec=BLACK, ms=6, zorder=4)
+            ax.annotate(
+                f"{k + 1}",
+                path[0, k],
+                xytext=(4, 4),
+                textcoords="offset points",
+                color=colour,
+                fontsize=9,
+                zorder=5,
+                **HALO,
+            )
         ax.set_title(name)
-    figure.colorbar(coloured, ax=list(axes[0]), label="time t (× start, ○ output)")
+    figure.supxlabel(
+        "× start, t = 1; dots at t = 0.8, 0.6, 0.4, 0.2; filled: output, t = 0", size=8
+    )
     return figure
 
 
 @styled
 def classes(points, labels, names: Sequence[str], rectangles, title: str) -> Figure:
     """C1, C4: points coloured by class, with the classes' rectangles."""
-    figure, ((axes,),) = new_figure(1, 1, (4.2, 4.2))
+    figure, ((axes,),) = new_figure(1, 1, (2.25, 2.3))
     plane(axes)
     labels = np.asarray(labels)
     for k, name in enumerate(names):
@@ -130,7 +162,7 @@ def classes(points, labels, names: Sequence[str], rectangles, title: str) -> Fig
 @styled
 def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[bool]) -> Figure:
     """C3: one trajectory (steps + 1, k, 2) per class, in its class's colour."""
-    figure, ((axes,),) = new_figure(1, 1, (4.6, 4.4))
+    figure, ((axes,),) = new_figure(1, 1, (2.25, 2.3))
     path = np.asarray(path)
     plane(axes, limit=float(np.abs(path).max()) * 1.1)
     for k, name in enumerate(names):
@@ -140,7 +172,7 @@ def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[
         axes.plot(*path[0, k], "x", color=colour, ms=6, mew=1.5)
         axes.plot(*path[-1, k], "o", mfc=colour, mec=BLACK, ms=6, zorder=4)
         axes.annotate(
-            f"{name} {'✓' if inside[k] else '✗'}",
+            f"{name} ✓" if inside[k] else f"{name}, outside",
             path[0, k],
             xytext=(5, 5),
             textcoords="offset points",
@@ -149,7 +181,7 @@ def class_trajectories(path, names: Sequence[str], rectangles, inside: Sequence[
             zorder=5,
             **HALO,
         )
-    axes.set_title("One point of each class: × noise, ● output\n✓ ends in its class's rectangle")
+    axes.set_title("× noise, ● output; ✓ in its class", fontsize=8)
     return figure
 
 
@@ -184,15 +216,13 @@ def reverse_process(
     draw(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # lay out once, so that nothing moves but the points
-    return Movie(figure, draw, [*range(len(sigmas)), *[len(sigmas) - 1] * 12])
+    return Movie(figure, draw, range(len(sigmas)), hold=1.0)
 
 
 @styled
-def probabilities(
-    data, data_labels, points, names: Sequence[str], table: Sequence[tuple[str, Mapping]]
-) -> Figure:
-    """C6: marked points over the data, with the estimates of `likelihood.estimates` beside."""
-    figure, ((axes, beside),) = new_figure(1, 2, (8.8, 3.4), width_ratios=(1, 1.5))
+def probabilities(data, data_labels, points, names: Sequence[str]) -> Figure:
+    """C6: marked points (k, 2) over the data (n, 2), which have their classes' colours."""
+    figure, ((axes,),) = new_figure(1, 1, (2.5, 2.4))
     plane(axes, limit=float(max(1.25, np.abs(np.asarray(points)).max() * 1.2)))
     data, data_labels = np.asarray(data), np.asarray(data_labels)
     for k, colour in enumerate(CLASS_COLOURS):
@@ -202,30 +232,14 @@ def probabilities(
         seen.setdefault(tuple(point), []).append(name)
     for point, here in seen.items():
         mark(axes, point, ", ".join(here), offset=(0, 5), ha="center", weight="bold")
-    rows = ["log-probability, nats        Eq. 9 (± s.e.)  full bound   density truth(σ₀)"]
-    rows += [_row(name, found) for name, found in table]
-    beside.set_axis_off()
-    beside.text(
-        0, 0.5, "\n".join(rows), family="monospace", fontsize=7.5, va="center", linespacing=1.6
-    )
     return figure
-
-
-def _row(name: str, found: Mapping) -> str:
-    x, y = found["location"]
-    return (
-        f"{name} ({x:+.2f}, {y:+.2f}) {found['class'] or 'none':<7}"
-        f"{found['eq9_nats']:>10.2f} ±{found['eq9_standard_error_nats']:<6.2f}"
-        f"{found['bound_nats']:>10.2f}{found['log_density_nats']:>10.2f}"
-        f"{found['true_log_density_nats']:>10.2f}"
-    )
 
 
 @styled
 def density_maps(densities, names: Sequence[str], areas, integrals, extent: float) -> Figure:
     """C6: densities (k, m, m) on [-extent, extent]^2 times the area they should fill."""
     columns = (len(names) + 1) // 2
-    figure, axes = new_figure(2, columns, (2.5 * columns, 5.0))
+    figure, axes = new_figure(2, columns, (1.53 * columns, 3.1))
     for ax, density, name, area, integral in zip(
         axes.flat, densities, names, areas, integrals, strict=False
     ):
@@ -252,7 +266,7 @@ def density_maps(densities, names: Sequence[str], areas, integrals, extent: floa
 @styled
 def steering(paths: Mapping[str, np.ndarray], target, frame: Frame = SQUARE) -> Figure:
     """Bonus: each way to the target, in the plane and over time; paths (steps + 1, 2)."""
-    figure, axes = new_figure(2, len(paths), (2.4 * len(paths), 4.4), height_ratios=(1.4, 1))
+    figure, axes = new_figure(2, len(paths), (1.38 * len(paths), 3.0), height_ratios=(1.4, 1))
     for (place, time), (name, path) in zip(axes.T, paths.items(), strict=True):
         path = np.asarray(path)
         t = np.linspace(1, 0, len(path))
@@ -266,7 +280,7 @@ def steering(paths: Mapping[str, np.ndarray], target, frame: Frame = SQUARE) -> 
         place.set_xlim(middle[0] - half, middle[0] + half)
         place.set_ylim(middle[1] - half, middle[1] + half)
         place.set_aspect("equal")
-        place.set_title(name, fontsize=8)
+        place.set_title("\n".join(fill(line, 19) for line in name.split("\n")), fontsize=8)
         place.set_xlabel("x")
         for axis, colour, style in ((0, BLUE, "-"), (1, GREEN, "--")):
             time.plot(t, path[:, axis], color=colour, linestyle=style, linewidth=1.4)

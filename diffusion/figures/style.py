@@ -16,7 +16,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -74,24 +74,43 @@ def save(figure: Figure, path: str | Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+class _Writer(PillowWriter):
+    """Holds the last picture, so that it need not be drawn again and again."""
+
+    hold = 0.0
+
+    def finish(self) -> None:
+        pace = round(1000 / self.fps)
+        durations = [pace] * (len(self._frames) - 1) + [pace + round(1000 * self.hold)]
+        first, *others = self._frames
+        options = {"save_all": True, "append_images": others, "loop": 0}
+        first.save(self.outfile, duration=durations, **options)
+
+
 @dataclass(frozen=True)
 class Movie:
     """A figure whose content moves.
 
-    draw: changes the figure to what a frame shows. frames: numbers of frames, in order.
+    draw: changes the figure to what a frame shows. frames: numbers of frames, in order; the last
+    one stays for `hold` seconds more.
     """
 
     figure: Figure
     draw: Callable[[int], None]
     frames: Sequence[int]
+    hold: float = 0.0
 
     @styled
     def save(self, path: str | Path) -> None:
         """Write it as an animated GIF, atomically."""
-        movie = FuncAnimation(self.figure, self.draw, frames=self.frames, cache_frame_data=False)
+        writer = _Writer(fps=12)
+        writer.hold = self.hold
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "movie.gif"
-            movie.save(file, PillowWriter(fps=12), dpi=100)
+            with writer.saving(self.figure, file, dpi=100):
+                for number in self.frames:
+                    self.draw(number)
+                    writer.grab_frame()
             write_atomically(path, file.read_bytes())
 
 
@@ -219,8 +238,10 @@ def loss_curve(axes: Axes, losses, window: int, **pale) -> tuple[int, float]:
     count = np.arange(1, len(losses) + 1)
     width = min(window, len(losses))
     smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
-    axes.plot(count, losses, color=SKY, **({"linewidth": 0.3, "alpha": 0.6} | pale))
-    axes.plot(count[width - 1 :], smooth, color=BLUE, linewidth=1.4)
+    pale = {"linewidth": 0.3, "alpha": 0.6, "rasterized": True} | pale
+    axes.plot(count, losses, color=SKY, **pale)
+    middle = count[: len(smooth)] + (width - 1) / 2  # of each mean's own epochs
+    axes.plot(middle, smooth, color=BLUE, linewidth=1.4)
     return width, smooth[-1]
 
 

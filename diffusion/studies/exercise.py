@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,13 @@ import torch
 from torch import Tensor
 
 import diffusion
-from diffusion import data, schedule
+from diffusion import data, likelihood, metrics, schedule
+from diffusion.checks import own_mode
 from diffusion.cli import Answer, Run, option
-from diffusion.sampling import SOLVERS
+from diffusion.exact import ExactDenoiser
+from diffusion.sampling import SOLVERS, ddim, reverse, start
 from diffusion.studies import recipe
+from diffusion.threads import one_thread, side_by_side
 
 STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # the T of question 4
 SCHEDULES = {  # of question 5
@@ -26,7 +33,25 @@ SCHEDULES = {  # of question 5
     "quadratic, t² + floor": schedule.Quadratic(),
     "linear": schedule.Power(rho=1.0),
 }
+STEP_FORMULAS = {"σ'(t) dt": "ddim", "σ_next − σ": "euler"}  # solvers of question 5
 ACCURATE = {"solver": "dpm++", "steps": 100}  # nearer to the flow than DDIM with T = 1000
+FAST = {"solver": "dpm++", "steps": 24}
+BORDER_BINS = torch.linspace(0, 0.25, 11, dtype=torch.float64)  # distances from a border
+
+# Of question C6: name, location, class; A and B share their location.
+PROBES = (
+    ("A", (0.0, 0.0), "centre"),
+    ("B", (0.0, 0.0), "top"),
+    ("C", (-0.25, 0.75), "top"),
+    ("D", (0.75, 0.25), "right"),
+    ("E", (0.95, 0.95), "right"),
+    ("F", (0.75, 0.25), "left"),
+    ("G", (1.2, 0.3), "right"),
+    ("H", (1.5, -1.4), "bottom"),
+)
+
+# All questions but training, in evaluations of the network at --samples points, and at 20,000.
+WORK = (11_000, 4_000)
 
 DATA = option(
     "--data",
@@ -103,9 +128,40 @@ def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
 
 
 def train(run: Run, name: str) -> diffusion.Denoiser:
+    return run.once(trained)[name]
+
+
+def trained(run: Run) -> dict[str, diffusion.Denoiser]:
+    """The models that were not loaded, trained side by side and saved."""
     points, labels = run.once(labelled_points)
-    path = run.args.save / f"diffusion_{name}.pt"
-    return recipe.train(run.args, points, labels if name == "conditional" else None, path)
+    trainings = {
+        name: recipe.training(run.args, points, labels if name == "conditional" else None)
+        for name, model in run.models.items()
+        if model is None
+    }
+    by_path = {run.args.save / f"diffusion_{name}.pt": t for name, t in trainings.items()}
+    return dict(zip(trainings, recipe.run_and_save_all(by_path, diffusion.save), strict=True))
+
+
+def forecast(run: Run) -> float:
+    """About how many seconds the run will take: first steps of training and sampling, scaled up."""
+    points, labels = run.once(labelled_points)
+    missing = [name for name, model in run.models.items() if model is None]
+    training = recipe.training(run.args, points, labels if "conditional" in missing else None)
+    training.advance(3)
+    per_epoch = _seconds(lambda: training.advance(6)) / 6
+    model = run.models["unconditional"] or recipe.untrained(run.args, points)
+    per_step = _seconds(lambda: diffusion.sample(model, 20_000, steps=10)) / 10
+    at_once = min(2, os.cpu_count() or 1)
+    epochs = training.epochs * -(-len(missing) // at_once)
+    steps = (WORK[0] * run.args.samples / 20_000 + WORK[1]) / at_once
+    return epochs * per_epoch + steps * per_step
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def labelled_points(run: Run) -> tuple[Tensor, Tensor]:
@@ -126,6 +182,93 @@ def sample(run: Run, n: int, name: str = "unconditional", **options):
     args = run.args
     defaults = {"solver": args.solver, "steps": args.steps, "lam": args.lam, "seed": args.seed}
     return diffusion.sample(run.models[name], n, **(defaults | options))
+
+
+def scores(points: Tensor, rectangle: Tensor = data.SQUARE) -> dict[str, float]:
+    """How far points (n, 2) are from uniform on the rectangle."""
+    return {
+        "tv10": metrics.tv10(points, rectangle),
+        "ks": metrics.ks(points, rectangle),
+        "outside": metrics.outside_share(points, rectangle),
+        "standard_deviation": points.double().std(dim=0).mean().item(),
+    }
+
+
+def scores_by_schedule(model, n: int, steps: Sequence[int], *, seed: int) -> dict:
+    """Schedule -> formula of a step -> "model", "exact score" -> measure -> values by steps."""
+    models = {"model": model, "exact score": ExactDenoiser(model.schedule)}
+    table = {
+        plan: {formula: {name: {} for name in models} for formula in STEP_FORMULAS}
+        for plan in SCHEDULES
+    }
+    jobs = [(T, *rest) for T in steps[::-1] for rest in product(SCHEDULES, STEP_FORMULAS, models)]
+
+    def score(T: int, plan: str, formula: str, name: str) -> dict[str, float]:
+        options = {"schedule": SCHEDULES[plan], "solver": STEP_FORMULAS[formula], "seed": seed}
+        return scores(diffusion.sample(models[name], n, steps=T, **options))
+
+    found = side_by_side(score, *zip(*jobs, strict=True))  # the longest first
+    for (_, plan, formula, name), row in zip(jobs[::-1], found[::-1], strict=True):
+        for measure, value in row.items():
+            table[plan][formula][name].setdefault(measure, []).append(value)
+    return table
+
+
+@own_mode(gradients=False)
+@one_thread()
+def to_zero_inclusive(model, n: int, steps: int, *, prior: str, seed: int) -> Tensor:
+    """Algorithm 1 with t = 1, 1 + dt, ..., 0 read inclusive: T + 1 evaluations, the last at t = 0.
+
+    `diffusion.sample` takes the T steps that lead from t = 1 to t = 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = start(model, n, prior=prior, generator=generator)
+    times = torch.linspace(1, -1 / steps, steps + 2, dtype=torch.float64).tolist()
+    for point in reverse(ddim(model.noise, model.schedule, None), x, times):
+        x = point
+    return x
+
+
+def borders(model, n: int, *, seed: int) -> dict[str, tuple[Tensor, dict]]:
+    """By class: shares of its samples by distance from its border over those of uniform points.
+
+    Also how they lie in their rectangle. There are n samples of each class, by `FAST`.
+    """
+
+    def of(label: int) -> tuple[Tensor, dict]:
+        rectangle = data.RECTANGLES[label]
+        points = diffusion.sample(model, n, labels=label, seed=seed, **FAST)
+        profile = metrics.border_profile(points, rectangle, BORDER_BINS)
+        distance = metrics.border_distance(points, rectangle).mean().item()
+        return profile, {
+            "in_own_rectangle": 1 - metrics.outside_share(points, rectangle),
+            "tv10_inside": metrics.tv10(points, rectangle),
+            "mean_border_distance": distance,
+        }
+
+    return dict(zip(data.CLASS_NAMES, side_by_side(of, range(data.NUM_CLASSES)), strict=True))
+
+
+def estimates(model, probes: Sequence[tuple], *, seed: int) -> dict[str, dict]:
+    """`likelihood.estimates` at the probes, by name, and the two bounds with the exact score.
+
+    Both bounds take the same draws, so that their difference is the model's error alone.
+    """
+    names, places, classes = zip(*probes, strict=True)
+    x, labels, rectangles = torch.tensor(places), None, data.SQUARE
+    truth = ExactDenoiser(model.schedule)
+    if model.num_classes:
+        labels = torch.tensor([data.CLASS_NAMES.index(name) for name in classes])
+        rectangles = data.RECTANGLES[labels].transpose(0, 1)
+        truth = ExactDenoiser(model.schedule, data.RECTANGLES)
+    ideal = likelihood.complete_bound(truth, x, labels, seed=seed)
+    rows = likelihood.estimates(model, x, labels, rectangles, seed=seed)
+    for k, row in enumerate(rows):
+        row["eq9_exact_score_nats"] = ideal.diffusion[k].item()
+        row["bound_exact_score_nats"] = ideal.total[k].item()
+        row["location"] = list(places[k])
+        row["class"] = classes[k] if model.num_classes else None
+    return dict(zip(names, rows, strict=True))
 
 
 def saved_samples(run: Run) -> Answer:

@@ -1,13 +1,14 @@
 """How a script trains and loads its models; the exercise and the studies share it.
 
-The recipe of the shipped denoisers: every epoch sees all points, each rotated by a random multiple
-of 90 degrees, and the scaling is fitted to all four rotations. The seed fixes every bit of it.
+The recipe of the shipped denoisers: two hidden layers of `WIDTH` units; every epoch sees all
+points, each rotated by a random multiple of 90 degrees, and the scaling is fitted to all four
+rotations. The seed fixes every bit of it.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 import diffusion
 from diffusion import data
 from diffusion.cli import option
+from diffusion.training import run_together
+
+WIDTH = 48
 
 WEIGHTS = option(
     "--weights",
@@ -85,7 +89,7 @@ def untrained(
         *data.all_rotations(points, labels),
         num_classes=0 if labels is None else data.NUM_CLASSES,
         seed=args.seed,
-        **architecture,
+        **({"width": WIDTH} | architecture),
     )
     return on_device(args, model)
 
@@ -101,32 +105,39 @@ def settings(args: argparse.Namespace) -> dict:
     return {"epochs": args.epochs, "augment": data.random_rotations, "seed": args.seed}
 
 
-def train(
-    args: argparse.Namespace, points: Tensor, labels: Tensor | None, path: Path
-) -> diffusion.Denoiser:
-    """A denoiser trained by the recipe, and saved; see `run_and_save`."""
-    model = untrained(args, points, labels)
-    training = diffusion.Training(model, points, labels, **settings(args))
-    return run_and_save(training, diffusion.save, path)
+def training(
+    args: argparse.Namespace, points: Tensor, labels: Tensor | None = None
+) -> diffusion.Training:
+    """A training by the recipe, of the points (n, 2) and, with classes, their labels (n,)."""
+    return diffusion.Training(untrained(args, points, labels), points, labels, **settings(args))
 
 
 def run_and_save(
     training: diffusion.Training, save: Callable[[nn.Module, Path], None], path: Path
 ) -> nn.Module:
-    """Run a training to its last epoch and save the model, or what was good of it.
+    """Run a training to its last epoch and save the model; see `run_and_save_all`."""
+    return run_and_save_all({path: training}, save)[0]
+
+
+def run_and_save_all(
+    trainings: Mapping[Path, diffusion.Training], save: Callable[[nn.Module, Path], None]
+) -> list[nn.Module]:
+    """Run trainings to their last epochs, side by side, and save each model under its path.
 
     Raises:
-        TrainingError: the loss became NaN or infinite; the last good weights were saved.
+        TrainingError: a loss became NaN or infinite; the last good weights of its model were saved.
     """
     try:
-        trained = training.run(progress=True).cpu()
+        trained = [model.cpu() for model in run_together([*trainings.values()], progress=True)]
     except diffusion.TrainingError as error:
+        path = next(path for path, run in trainings.items() if run.average is error.model)
         rescue = path.with_name(f"{path.stem}_last_good.pt")
         save(error.model.cpu(), rescue)
         raise diffusion.TrainingError(
             f"{error}; the last good weights are in {rescue}", error.model
         ) from None
-    save(trained, path)
+    for path, model in zip(trainings, trained, strict=True):
+        save(model, path)
     return trained
 
 

@@ -340,3 +340,32 @@ def test_process_killed_while_saving_leaves_a_whole_file(tmp_path):
     # Both models were found: the processes died in the middle of work.
     assert len(process.stdout.split()) == 20
     assert set(process.stdout.split()) == {"1.0", "2.0"}
+
+
+# --- At one noise level -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [5, 5000])
+@pytest.mark.parametrize("sigma", [0.0067, 0.2, 1.0])
+def test_one_noise_level_is_the_case_of_many_equal_ones(model, n, sigma):
+    model = model.double()
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels, levels = labels_for(model, n), torch.full((n,), sigma, dtype=torch.float64)
+    expected = model.noise(x, levels, labels)
+    torch.testing.assert_close(model.noise(x, sigma, labels), expected, rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        found = model.at(sigma, labels)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_several_points_at_every_level_are_as_many_calls(model):
+    model, k, n = model.double(), 3, 3000
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(k, n, 2, generator=generator, dtype=torch.float64)
+    sigma = torch.rand(n, generator=generator, dtype=torch.float64) + 0.01
+    labels = labels_for(model, k)
+    with torch.no_grad():
+        found = model.noise(x, sigma, None if labels is None else labels[:, None])
+        for i in range(k):
+            own = None if labels is None else labels[i].expand(n)
+            torch.testing.assert_close(found[i], model.noise(x[i], sigma, own))

@@ -101,7 +101,9 @@ def test_estimators_agree_with_quadrature(
     options = {"steps": 10, "num_samples": num_samples, "return_error": True}
     value, error = elbo(model, POINTS, low_variance=low_variance, **options)
     assert value.dtype == error.dtype == torch.float64
-    assert ((value - quadrature(schedule)).abs() < 4 * error).all()
+    # Eight replicates give Student's t with 7 degrees of freedom, as wide at 7 as a normal at 3.7.
+    bound = 7 if low_variance else 4
+    assert ((value - quadrature(schedule)).abs() < bound * error).all()
     if low_variance:
         _, plain_error = elbo(model, POINTS, low_variance=False, **options)
         assert (error < plain_error / 2).all()

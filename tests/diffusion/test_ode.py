@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diffusion import ToleranceError
-from diffusion.ode import integrate
+from diffusion.ode import integrate, jacobians
+from diffusion.sampling import double
 
 START = torch.tensor([[1.0, 0.0], [0.3, -2.0]], dtype=torch.float64)
 
@@ -102,3 +103,13 @@ def test_integrator_refuses_bad_tolerances(name, bad):
 def test_it_says_what_may_be_done_about_a_tolerance():
     with pytest.raises(ToleranceError, match="allow a larger tolerance"):
         integrate(rotation, START, 0.0, 9.0, rtol=1e-300, atol=1e-300)
+
+
+def test_jacobians_are_those_of_forward_mode(denoiser):
+    model = double(denoiser)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    value, found = jacobians(model.at(0.3), x)
+    torch.testing.assert_close(value, model.noise(x, 0.3))
+    for row, expected in zip(x, found, strict=True):
+        forward = torch.func.jacfwd(lambda point: model.noise(point[None], 0.3)[0])(row)
+        torch.testing.assert_close(expected, forward)

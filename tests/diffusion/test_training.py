@@ -16,7 +16,7 @@ import torch
 from diffusion import Training, TrainingError, WeightsError, build, exact, metrics
 from diffusion.data import NUM_CLASSES, class_of, random_rotations, training_points
 from diffusion.schedule import Exponential, Power
-from diffusion.training import noised
+from diffusion.training import noised, run_together
 
 POINTS = training_points(1000)[:200]
 
@@ -143,7 +143,9 @@ def test_first_update_is_one_adam_step_on_the_mean_squared_error():
     run = training(schedule=Power(), learning_rate=1e-2)
     before = copy.deepcopy(run.model)
     x_t, sigma, eps = noised(POINTS, run.model.schedule, torch.Generator().manual_seed(0))
-    loss = ((before(x_t, run.model.schedule.t(sigma.double())) - eps) ** 2).mean()
+    t = run.model.schedule.t(sigma.double())
+    loss = ((before(x_t, t) - eps) ** 2).mean() / 2
+    loss = loss + ((before(2 * POINTS - x_t, t) + eps) ** 2).mean() / 2  # the opposite noises
     loss.backward()
     assert run.epoch() == pytest.approx(loss.item(), rel=1e-4)
     # Adam's first step is the learning rate, here the first of the warm-up, times the sign.
@@ -152,6 +154,26 @@ def test_first_update_is_one_adam_step_on_the_mean_squared_error():
         steady = old.grad.abs() > 1e-3
         moved = (old - rate * old.grad.sign())[steady]
         torch.testing.assert_close(new[steady], moved, rtol=1e-4, atol=rate * 1e-2)
+
+
+def test_opposite_noises_leave_the_gradient_right_and_less_scattered():
+    """The mean over draws is that of single noises; the variance is below that of two of them."""
+    model = build(POINTS, width=16)
+    with torch.no_grad():
+        model.output_layer.weight.normal_(generator=torch.Generator().manual_seed(0))
+    single, opposite = [], []
+    for seed in range(300):
+        run = training(seed)
+        run.model = model
+        loss = run._loss(POINTS, None)
+        opposite.append(torch.autograd.grad(loss, model.output_layer.bias)[0])
+        x_t, sigma, eps = noised(POINTS, model.schedule, torch.Generator().manual_seed(1000 + seed))
+        loss = (model.noise(x_t, sigma) - eps).square().mean()
+        single.append(torch.autograd.grad(loss, model.output_layer.bias)[0])
+    single, opposite = torch.stack(single), torch.stack(opposite)
+    error = torch.sqrt((single.var(dim=0) + opposite.var(dim=0)) / 300)
+    assert ((single.mean(dim=0) - opposite.mean(dim=0)).abs() < 4 * error).all()
+    assert (opposite.var(dim=0) < single.var(dim=0) / 2).all()
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -185,6 +207,32 @@ def test_same_seed_gives_the_same_bits(labelled):
 def test_run_is_quiet_when_not_at_a_terminal(capsys):
     training(epochs=3).run(progress=True)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_side_by_side_gives_the_bits_of_one_after_another(threads):
+    labels = class_of(POINTS)
+    alone, together = ([training(1), training(2, labels=labels)] for _ in range(2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        averages = run_together(together)
+        for run in alone:
+            run.run()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert [run.average for run in together] == averages
+    for one, other in zip(alone, together, strict=True):
+        assert same_bits(one, other)
+        assert torch.equal(one.average.losses, other.average.losses)
+
+
+def test_an_infinite_loss_stops_all_that_run_side_by_side():
+    runs = [training(epochs=200), training(epochs=200, learning_rate=1e30)]
+    with pytest.raises(TrainingError) as caught:
+        run_together(runs)
+    assert caught.value.model is runs[1].average
 
 
 @pytest.mark.parametrize("stopped_after", [1, 5, 12])

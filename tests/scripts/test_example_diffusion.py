@@ -111,7 +111,7 @@ def test_bitflip_leaves_weights_figures_and_numbers(bitflip_run):
 
 def test_same_command_gives_the_same_weights(small_run, tmp_path):
     _, args = parse("script", example_diffusion.EXERCISE, STUDIES, SMALL)
-    again = recipe.train(args, data.training_points(1000, seed=0), None, tmp_path / "again.pt")
+    again = recipe.training(args, data.training_points(1000, seed=0)).run()
     first = diffusion.load(small_run / "weights/diffusion_unconditional.pt")
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
