@@ -51,10 +51,54 @@ def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
 
 def train(run: Run, name: str) -> diffusion.Denoiser:
     path = run.args.save / f"diffusion_{name}.pt"
-    return recipe.train(run.args, recipe.training_points(run.args), None, path)
+    training = recipe.training(run.args, recipe.training_points(run.args))
+    return recipe.run_and_save(training, diffusion.save, path)
 
 
 # --- Questions ----------------------------------------------------------------------------------
+
+
+def v0_posterior(run: Run) -> Answer:
+    """q(x_t | x_0) and q(x_{t-1} | x_t, x_0), held against a million chains drawn step by step.
+
+    Given x_0 both are Gaussian, so that the regression of x_{t-1} on x_t has the posterior mean's
+    coefficient of x_t. The homework sheet's solution prints 1 - abar_t for its 1 - abar_{t-1}.
+    """
+    n, stages, x_0 = 1_000_000, 10, 0.7
+    chain = gaussian.linear(stages, 0.01, 0.4)
+    generator = torch.Generator().manual_seed(run.args.seed)
+    x, rows = torch.full((n,), x_0, dtype=torch.float64), []
+    for t in range(1, stages + 1):
+        before, beta = x, chain.betas[t - 1]
+        noise = torch.randn(n, generator=generator, dtype=torch.float64)
+        x = (1 - beta).sqrt() * before + beta.sqrt() * noise
+        abar, earlier = chain.abar[t], chain.abar[t - 1]
+        row = {
+            "t": t,
+            "mean_error_in_standard_errors": (
+                (x.mean() - abar.sqrt() * x_0) / (x.std() / n**0.5)
+            ).item(),
+            "variance_error_in_standard_errors": (
+                (x.var() / (1 - abar) - 1) * (n / 2) ** 0.5
+            ).item(),
+        }
+        if t > 1:  # x_0 is known for certain
+            row |= _slopes(before, x, (1 - beta).sqrt(), earlier, abar)
+        rows.append(row)
+    return Answer({"chains": n, "stages": rows})
+
+
+def _slopes(before: Tensor, x: Tensor, root: Tensor, earlier: Tensor, abar: Tensor) -> dict:
+    """The slope of x_{t-1} on x_t (n,), measured and by both formulas; root is sqrt(alpha_t)."""
+    shift = before - before.mean(), x - x.mean()
+    slope = (shift[0] @ shift[1]) / (shift[1] @ shift[1])
+    error = (shift[0] - slope * shift[1]).norm() / (shift[1].norm() * len(x) ** 0.5)
+    return {
+        "slope": slope.item(),
+        "slope_standard_error": error.item(),
+        "slope_of_the_posterior": (root * (1 - earlier) / (1 - abar)).item(),
+        "slope_as_the_sheet_prints_it": (root * (1 - abar) / (1 - abar)).item(),
+    }
 
 
 def v1_schedules(run: Run) -> Answer:
@@ -222,6 +266,7 @@ STUDY = Study(
     load=load,
     train=train,
     questions={
+        "posterior": v0_posterior,
         "schedules": v1_schedules,
         "equivalence": v2_equivalence,
         "training": v3_training,
