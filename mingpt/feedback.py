@@ -182,7 +182,7 @@ def _penalised_advantages(old, reference, rewards, samples, beta):
 
 
 OBJECTIVES = {"REINFORCE": reinforce_loss, "PPO": ppo_loss, "DPO": dpo_loss}
-UPDATES = {"REINFORCE": 1, "PPO": 4, "DPO": 4}  # of the policy for every batch of sequences
+UPDATES = {"REINFORCE": 1, "PPO": 2, "DPO": 2}  # of the policy for every batch of sequences
 
 
 # --- Tuning -------------------------------------------------------------------------------------

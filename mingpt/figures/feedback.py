@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mingpt.figures.style import BLACK, BLUE, GREEN, LINES, ORANGE, STYLE, VERMILLION, new
 
@@ -23,11 +24,18 @@ def gradient_estimates(estimators, limit):
              ylabel="standard errors", ylim=(-1.5 * limit, 1.5 * limit))  # fmt: skip
     right.set(title="Variance of an estimate", xlabel="parameter group", yscale="log",
               ylabel="sum over the group's numbers")  # fmt: skip
+    _plain(right)
     left.legend(ncols=2, loc="upper center")
     low, high = right.get_ylim()
     right.set_ylim(low, high * 30)
     right.legend(loc="upper right")
     return figure
+
+
+def _plain(axis):
+    """Ticks of a logarithmic axis as plain numbers."""
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 @plt.rc_context(STYLE)
@@ -43,6 +51,8 @@ def closed_form(paths, frontier, ends, target):
     left.text(0, target, "target", va="bottom")
     left.set(title="Distance from the best policy", xlabel="batch of sequences", yscale="log",
              ylabel="total variation")  # fmt: skip
+    left.set_yticks([0.5, 0.2, 0.1, 0.05, 0.02, 0.01])
+    _plain(left)
     left.legend()
     right.set(title="What the reward costs", xlabel="KL from the reference (nats a sequence)",
               ylabel="mean reward")  # fmt: skip

@@ -17,7 +17,7 @@ from mingpt.model import GPT
 
 VOCABULARY, LENGTH = 5, 4  # of the policy whose sequences are enumerated
 EXACT_BETAS = (0.5, 1.0)
-EXACT_SAMPLES, EXACT_RATE = 128, 5e-3
+EXACT_SAMPLES, EXACT_RATE = 256, 3e-3
 TARGET_TV = 0.02
 ERRORS = 4  # standard errors within which an unbiased estimate lies
 

@@ -28,7 +28,7 @@ OPTIONS = (
            default=WEIGHTS),
     option("--beta", "weight of the KL divergence, in nats of reward a nat, above 0", type=float,
            default=0.5),
-    option("--prompts", "prompts whose continuations the judge compares", type=int, default=1280,
+    option("--prompts", "prompts whose continuations the judge compares", type=int, default=1024,
            within=(1, math.inf)),
     option("--steps", "updates of a policy on the book", type=int, default=40,
            within=(1, math.inf)),
@@ -37,14 +37,14 @@ OPTIONS = (
     option("--estimates", "gradient estimates that are held against the exact one", type=int,
            default=200, within=(2, math.inf)),
     option("--exact-steps", "batches of each policy that is held against the exact best one",
-           type=int, default=250, within=(1, math.inf)),
+           type=int, default=350, within=(1, math.inf)),
     option("--seed", "of all draws", type=int, default=0, within=(0, 2**32 - 1)),
 )  # fmt: skip
 
 PROMPT, CONTINUATION = 12, 20  # tokens
 TEXTS = 4  # continuations of a prompt, all compared with each other
 VALIDATION = 192  # prompts that the reward model's stopping point is chosen on
-POLICY_PROMPTS, POLICY_TEXTS, POLICY_RATE = 8, 8, 2e-4
+POLICY_PROMPTS, POLICY_TEXTS, POLICY_RATE = 8, 8, 3e-4
 NO_PENALTY = 0.01  # KL weight that is as good as none
 WINDOW = 5  # updates that one point of the curves is the mean of
 SHOWN = 3  # texts before and after
