@@ -63,7 +63,7 @@ class Fit(NamedTuple):
     kept: int  # the update whose weights were kept
 
 
-def fit(model, idx, preferred, validation, *, learning_rate=3e-4, batch=16, every=16, seed=0):
+def fit(model, idx, preferred, validation, *, learning_rate=6e-4, batch=16, every=16, seed=0):
     """Learn from comparisons in one pass over the prompts; the weights best in validation stay.
 
     idx (B, K, T + L) int64, preferred (B, K (K - 1) / 2); validation: the same two of other

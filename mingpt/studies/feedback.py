@@ -28,12 +28,12 @@ OPTIONS = (
            default=WEIGHTS),
     option("--beta", "weight of the KL divergence, in nats of reward a nat, above 0", type=float,
            default=0.5),
-    option("--prompts", "prompts whose continuations the judge compares", type=int, default=1024,
+    option("--prompts", "prompts whose continuations the judge compares", type=int, default=1280,
            within=(1, math.inf)),
     option("--steps", "updates of a policy on the book", type=int, default=40,
            within=(1, math.inf)),
     option("--test-prompts", "held-out prompts that everything is measured on", type=int,
-           default=768, within=(2, math.inf)),
+           default=640, within=(2, math.inf)),
     option("--estimates", "gradient estimates that are held against the exact one", type=int,
            default=200, within=(2, math.inf)),
     option("--exact-steps", "batches of each policy that is held against the exact best one",
@@ -44,7 +44,7 @@ OPTIONS = (
 PROMPT, CONTINUATION = 12, 20  # tokens
 TEXTS = 4  # continuations of a prompt, all compared with each other
 VALIDATION = 192  # prompts that the reward model's stopping point is chosen on
-POLICY_PROMPTS, POLICY_TEXTS, POLICY_RATE = 8, 8, 3e-4
+POLICY_PROMPTS, POLICY_TEXTS, POLICY_RATE = 6, 8, 3e-4
 NO_PENALTY = 0.01  # KL weight that is as good as none
 WINDOW = 5  # updates that one point of the curves is the mean of
 SHOWN = 3  # texts before and after
@@ -257,8 +257,10 @@ def standing(run, policy, idx, before):
     by_prompt = rewards.view(-1, 2).mean(dim=1)
     mean, error = mean_and_error(by_prompt)
     gain, gain_error = mean_and_error(by_prompt - true_reward(run, before).view(-1, 2).mean(dim=1))
-    ratios = feedback.sequence_log_probs(policy, idx, PROMPT) - feedback.sequence_log_probs(
-        setting.reference, idx, PROMPT)  # fmt: skip
+    ratios = torch.zeros(len(idx))
+    if policy is not setting.reference:
+        for sign, model_of in ((1, policy), (-1, setting.reference)):
+            ratios += sign * feedback.sequence_log_probs(model_of, idx, PROMPT)
     kl, kl_error = mean_and_error(ratios.view(-1, 2).mean(dim=1))
     full = copy.deepcopy(setting.model)
     full.load_state_dict({
