@@ -237,6 +237,13 @@ def decompress_file(path, out, model, **options):
     return len(raw)
 
 
+def wrote(out, text_file):
+    """What to print of a file `out` into which text_file was compressed, or out of which."""
+    size, text_size = Path(out).stat().st_size, Path(text_file).stat().st_size
+    share = f", {8 * size / text_size:.3f} bits per byte" if text_size and out != text_file else ""
+    return f"wrote {out}: {size} bytes{share}"
+
+
 def default_out(path, compressing):
     """Where the result of a file goes when nobody says: FILE.mgpt, and back to FILE."""
     path = Path(path)
@@ -276,10 +283,10 @@ def _code_as_asked(argv):
     content = checkpoint.read(args.weights)
     model, encoder = checkpoint.build(content), checkpoint.encoder(content)
     if compressing:
-        size = compress_file(args.file, out, model, method=args.method, encoder=encoder)
+        compress_file(args.file, out, model, method=args.method, encoder=encoder)
     else:
-        size = decompress_file(args.file, out, model, encoder=encoder)
-    print(f"wrote {out}: {size} bytes")
+        decompress_file(args.file, out, model, encoder=encoder)
+    print(wrote(out, args.file if compressing else out))
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def instead(args):
     coding.check_files(file, out)
     gpt = load(args)["gpt"]
     work = coding.compress_file if args.compress else coding.decompress_file
-    size = work(file, out, gpt.model, encoder=gpt.encoder)
-    return f"wrote {out}: {size} bytes"
+    work(file, out, gpt.model, encoder=gpt.encoder)
+    return coding.wrote(out, file if args.compress else out)
 
 
 # --- Question 1: other compressors --------------------------------------------------------------

@@ -116,7 +116,11 @@ def test_a_file_goes_through_the_script_and_back(weights, tmp_path, capsys):
     packed = tmp_path / "poem.txt.mgpt"
     assert study("--decompress", packed, "--to", back, "--weights", weights) == 0
     assert back.read_bytes() == plain.read_bytes()
-    assert f"wrote {packed}: {packed.stat().st_size} bytes" in capsys.readouterr().out
+    size, text_size = packed.stat().st_size, plain.stat().st_size
+    assert capsys.readouterr().out.splitlines() == [
+        f"wrote {packed}: {size} bytes, {8 * size / text_size:.3f} bits per byte",
+        f"wrote {back}: {text_size} bytes",
+    ]
 
 
 def test_mistakes_are_one_line(weights, tmp_path, capsys):
