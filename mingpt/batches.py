@@ -3,9 +3,10 @@
 from collections import deque
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mingpt.data import BlockDataset
+from mingpt.utils import InputError
 
 
 class Batches:
@@ -16,7 +17,14 @@ class Batches:
     """
 
     def __init__(self, dataset, batch_size, generator, num_workers=0, pin_memory=False, state=None):
-        """generator: None takes the global one. state: an earlier `state`, to go on from there."""
+        """generator: None takes the global one. state: an earlier `state`, to go on from there.
+
+        Raises InputError for a dataset without items, or whose items have no numbers.
+        """
+        if isinstance(dataset, IterableDataset):
+            raise InputError("the dataset should have items by number, not be an IterableDataset")
+        if len(dataset) == 0:
+            raise InputError("the dataset is empty")
         self.dataset, self.batch_size, self.generator = dataset, batch_size, generator
         self._drawn = deque()  # generator states behind the batches drawn and not yet handed out
         self._state = state
@@ -41,6 +49,11 @@ class Batches:
             self._state = None if self.generator is None else self.generator.get_state()
             return batch
         batch = next(self._loader)
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise InputError(
+                f"a dataset's items should be pairs (x, y); a batch of them is a "
+                f"{type(batch).__name__} of {len(batch)}"
+            )
         self._state = self._drawn.popleft()
         return batch
 

@@ -22,7 +22,7 @@ def check_settings(config):
     """Raise ValueError for a setting out of range or a batch the processes cannot share.
 
     Numbers of other kinds (NumPy's, tensors without dimensions, a whole float for max_iters) become
-    Python's in the config.
+    Python's in the config; an infinite max_iters is none.
     """
     for name in (*WHOLE, *NUMBERS):
         value = getattr(config, name)
@@ -31,6 +31,9 @@ def check_settings(config):
         if name in WHOLE:
             if name == "max_iters":
                 value = _without_fraction(value)
+                if value == math.inf:
+                    config.max_iters = None
+                    continue
             value = check_integer(name, value, at_least=WHOLE[name])
         else:
             below = 1 if name == "ema_decay" else math.inf

@@ -1,5 +1,6 @@
 """Trainer: minGPT's loop, callbacks and the data it takes."""
 
+import math
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from mingpt.model import GPT
 from mingpt.trainer import Trainer
@@ -28,6 +29,11 @@ class Blocks(Dataset):
     def __getitem__(self, start):
         chunk = self.data[start : start + plain.BLOCK + 1]
         return chunk[:-1], chunk[1:]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(pairs())
 
 
 def pairs():
@@ -231,6 +237,34 @@ def test_targets_that_are_ignored_in_part(model, config, state):
 def test_max_iters_0_makes_the_one_step_mingpts_loop_makes(model):
     """minGPT looks at the limit after a step: 0 and 1 are the same."""
     assert len(losses_of(Trainer(training_config(max_iters=0), model, Blocks()))) == 1
+
+
+def test_an_infinite_max_iters_is_none(model):
+    """minGPT compares the count with it, and goes on."""
+    run = Trainer(training_config(max_iters=math.inf), model, Blocks())
+    run.add_callback("on_batch_end", lambda trainer: trainer.iter_num < 4 or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.run()
+    assert run.iter_num == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "the dataset is empty"),
+        ([{"x": pair[0], "y": pair[1]} for pair in pairs()], r"pairs \(x, y\).*a dict of 2"),
+        ([(*pair, 1) for pair in pairs()], r"pairs \(x, y\).*a list of 3"),
+        (Stream(), "not be an IterableDataset"),
+    ],
+    ids=["empty", "dicts", "triples", "stream"],
+)
+def test_a_dataset_that_gives_no_pairs_is_an_assertion_error_and_a_value_error(
+    model, data, message
+):
+    """minGPT stops at each of these too, in torch or where it takes the batch apart."""
+    for kind in (ValueError, AssertionError):
+        with pytest.raises(kind, match=message):
+            Trainer(training_config(max_iters=1), model, data).run()
 
 
 @pytest.mark.parametrize("number", [float, np.int64, np.float64, torch.tensor])
