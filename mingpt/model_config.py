@@ -1,5 +1,7 @@
 """What a GPT can be: the named sizes, the settings and their defaults, and the checks on them."""
 
+from contextlib import suppress
+
 from mingpt.utils import CfgNode, InputError, check_integer, check_number
 
 MODEL_TYPES = {
@@ -36,7 +38,8 @@ def default_config():
 def complete_config(given):
     """A checked CfgNode of all settings, from any object with minGPT's as attributes.
 
-    Attributes of its own come along. The sizes of its model_type are written into `given` too.
+    Attributes of its own come along; the sizes of its model_type are written into `given` too, but
+    for a frozen one.
     Raises InputError for an unknown model_type, one with other sizes beside it, or impossible
     sizes or rates.
     """
@@ -50,7 +53,8 @@ def complete_config(given):
             raise InputError(f"model_type {config.model_type} has the sizes {sizes}, not {asked}")
         for name, size in sizes.items():
             setattr(config, name, size)
-            setattr(given, name, size)
+            with suppress(AttributeError):  # a frozen one stays as it is
+                setattr(given, name, size)
     elif config.model_type not in (None, "gpt"):
         raise InputError(
             f"unknown model type {config.model_type!r}; known: {', '.join(MODEL_TYPES)}"

@@ -145,12 +145,12 @@ def _is_touched(state):
 
 def _masks(model):
     for block in model.transformer.h._modules.values():
-        yield block._modules["attn"]._buffers["bias"]
+        yield block._modules["attn"]._buffers.get("bias")
 
 
 def _is_causal(mask, length):
     """Whether a mask (1, 1, block, block) hides what comes after a position and nothing else."""
-    if mask.device.type == "meta":
+    if mask is None or mask.device.type == "meta":
         return False
     if mask.device.type in COMPARED_EACH_TIME:
         return _equals_causal(mask, length)

@@ -138,6 +138,8 @@ def test_a_mask_that_is_not_causal_is_noticed_however_it_was_written():
         assert pristine(model)
         write(model.transformer.h[1].attn.bias)
         assert not pristine(model)
+    del model.transformer.h[1].attn.bias
+    assert not pristine(model)
 
 
 def test_where_looking_stalls_a_mask_is_compared_when_it_was_written_to(monkeypatch):

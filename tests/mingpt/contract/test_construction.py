@@ -238,6 +238,19 @@ def test_a_configuration_that_computes_its_fields():
     assert GPT(Fields()).lm_head.in_features == 16
 
 
+def test_a_frozen_configuration_may_name_a_model_type():
+    @dataclasses.dataclass(frozen=True)
+    class Frozen:
+        model_type: str = "gpt-nano"
+        vocab_size: int = plain.VOCAB
+        block_size: int = plain.BLOCK
+        embd_pdrop: float = 0.0
+        resid_pdrop: float = 0.0
+        attn_pdrop: float = 0.0
+
+    assert GPT(Frozen()).lm_head.in_features == 48
+
+
 def test_the_configuration_given_is_handed_to_the_modules_with_fields_of_its_own():
     """Own attention classes read own settings from the config that GPT was given."""
     seen = []
