@@ -5,6 +5,10 @@ nine tenths of the training part, and every predictor is primed with them and co
 in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed.
 Writes report/results/compression_search.json after every number. Training takes some five minutes
 on one core, the rest fifteen.
+
+`--trials FILE` measures instead what was tried in the place of a part: other optimisers, a logistic
+mixture. All take a GPT of the nine tenths with a small vocabulary, for a tenth of the time: FILE is
+runs/early_exit_alone_6.pt of `python example_gpt.py --study early-exit`.
 """
 
 from mingpt import startup
@@ -21,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 import mingpt
-from mingpt import coding, recipe
+from mingpt import checkpoint, coding, recipe
 from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book, split_text
 from mingpt.mixing import ADAPTIVE_WEIGHTS, ORDER, RATE, STATIC_WEIGHTS
@@ -44,10 +48,6 @@ PREDICTORS = {
        for rate in (3e-5, 6e-5, 1e-4)},
     **{f"GPT learning on, decay {decay:g}": ("dynamic", {"decay": decay})
        for decay in (0.0, 0.01)},
-    **{f"GPT learning on by SGD, rate {rate:g}": ("sgd", {"learning_rate": rate})
-       for rate in (0.01, 0.03, 0.1)},
-    **{f"GPT learning on by Adam, rate {rate:g}": ("adam", {"learning_rate": rate})
-       for rate in (3e-5, 1e-4, 3e-4)},
     "GPT learning on, damping 2": ("dynamic", {"damping": 2.0}),
     "GPT learning on, windows of 64 moved by 32": ("dynamic", {"window": 64, "segment": 32}),
     **{f"n-grams of order {n}": ("ngram", {"order": n}) for n in (3, 4, 5, 6)},
@@ -61,14 +61,22 @@ CHOSEN = {"gpt": "GPT learning on, rate 6e-05", "ngram": f"n-grams of order {ORD
           "neighbours": "neighbours, theta 15"}  # fmt: skip
 STILL = {"gpt": "GPT, windows of 32 moved by 16", "ngram": "n-grams standing still",
          "neighbours": "neighbours standing still"}  # fmt: skip
-
-
-LOGISTIC_RATES = (0.001, 0.003, 0.01)  # of the other kind of mixture
 MIXTURES = {
     **{f"learning on, rate {rate:g}": (CHOSEN, ADAPTIVE_WEIGHTS, rate) for rate in
        (0, 0.005, 0.01, RATE, 0.04)},
     "standing still": (STILL, STATIC_WEIGHTS, 0),
 }  # fmt: skip
+TRIALS = {
+    "GPT standing still": ("static", {}),
+    **{f"GPT learning on, rate {rate:g}": ("dynamic", {"learning_rate": rate})
+       for rate in (6e-5, 1.2e-4)},
+    **{f"GPT learning on by SGD, rate {rate:g}": ("sgd", {"learning_rate": rate})
+       for rate in (0.01, 0.03, 0.1)},
+    **{f"GPT learning on by Adam, rate {rate:g}": ("adam", {"learning_rate": rate})
+       for rate in (3e-5, 1e-4, 3e-4)},
+}  # fmt: skip
+MIXED = {"gpt": "dynamic", "ngram": "ngram", "neighbours": "neighbours"}  # with their defaults
+LOGISTIC_RATES = (0.001, 0.003, 0.01)
 
 
 class BySGD(DynamicGPT):
@@ -154,20 +162,25 @@ def code(predictor, tokens):
     return torch.tensor(scores, dtype=torch.float64), matched
 
 
-def logistic(model, encoder, tokens, validation):
-    """{rate: log-probabilities (N,) nats} of the chosen predictors in a Logistic mixture."""
-    parts = {member: build(*PREDICTORS[setting], model, encoder, tokens)
-             for member, setting in CHOSEN.items()}  # fmt: skip
-    weights = [ADAPTIVE_WEIGHTS[member] for member in parts]
-    mixtures = {rate: Logistic(weights, rate, ORDER) for rate in LOGISTIC_RATES}
-    scores = {rate: [] for rate in LOGISTIC_RATES}
+def mixtures(model, encoder, tokens, validation):
+    """{name: log-probabilities (N,) nats} of the chosen predictors, mixed in either way."""
+    parts = {name: build(kind, {}, model, encoder, tokens) for name, kind in MIXED.items()}
+    weights = [ADAPTIVE_WEIGHTS[name] for name in parts]
+    tried = {rate: Logistic(weights, rate, ORDER) for rate in LOGISTIC_RATES}
+    scores, matched = {rate: [] for rate in LOGISTIC_RATES}, []
+    alone = {name: [] for name in parts}
     for token in validation.tolist():
         by_member = torch.stack([part.predict() for part in parts.values()])
-        for rate, mixture in mixtures.items():
-            scores[rate].append(mixture.score(by_member, token, parts["ngram"].matched))
-        for part in parts.values():
+        matched.append(parts["ngram"].matched)
+        for rate, mixture in tried.items():
+            scores[rate].append(mixture.score(by_member, token, matched[-1]))
+        for (name, part), nats in zip(parts.items(), by_member[:, token], strict=True):
+            alone[name].append(nats)
             part.update(token)
-    return {rate: torch.stack(nats) for rate, nats in scores.items()}
+    alone = {name: torch.stack(nats) for name, nats in alone.items()}
+    return {"linear mixture": mixed(alone, ADAPTIVE_WEIGHTS, RATE, matched)} | {
+        f"logistic mixture, rate {rate:g}": torch.stack(nats) for rate, nats in scores.items()
+    }
 
 
 def main(argv=None):
@@ -179,39 +192,69 @@ def _search(argv):
     parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path("runs/gpt_nine_tenths.pt"),
                         help="the GPT of the nine tenths; trained and saved where it is missing")
+    parser.add_argument("--trials", type=Path, metavar="FILE",
+                        help="measure what was tried in the place of a part, with this GPT")
     args = parser.parse_args(argv)
-    encoder = get_encoder()
-    parts = split_text(encoder.decode(load_book().train.tolist()))
-    tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
+    parts = split_text(get_encoder().decode(load_book().train.tolist()))
     num_bytes = len(parts[1].encode("utf-8"))
+    if args.trials is not None:
+        with coding.reproducible():
+            _try(checkpoint.read(args.trials), parts, num_bytes)
+        return
+    encoder = get_encoder()
+    tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
     if not args.weights.exists():
         model = train(tokens, encoder, validation, num_bytes)
         mingpt.save(model, args.weights, dtype=torch.float16)
-    model = mingpt.load(args.weights)
-    results = {"predictors": {}, "mixtures": {}}
-    kept, matched = {}, None
-
-    def note(group, name, nats):
-        results[group][name] = -float(nats.sum()) / math.log(2) / num_bytes
-        print(f"{results[group][name]:.4f}  {name}", flush=True)
-        with atomic_path(PATH) as path:
-            content = {"validation_tokens": len(validation), "validation_bytes": num_bytes,
-                       "bits_per_byte": results}  # fmt: skip
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
     with coding.reproducible():
-        for name, (kind, settings) in tqdm(PREDICTORS.items(), disable=None):
-            kept[name], contexts = code(build(kind, settings, model, encoder, tokens), validation)
-            matched = contexts if name == CHOSEN["ngram"] else matched
-            note("predictors", name, kept[name])
-        for name, (chosen, weights, rate) in MIXTURES.items():
-            scores = {member: kept[setting] for member, setting in chosen.items()}
-            note("mixtures", name, mixed(scores, weights, rate, matched))
-        chosen = {member: kept[setting] for member, setting in CHOSEN.items()}
-        note("mixtures", f"learning on, rate {RATE:g}, one context",
-             mixed(chosen, ADAPTIVE_WEIGHTS, RATE, [0] * len(validation)))  # fmt: skip
-        for rate, nats in logistic(model, encoder, tokens, validation).items():
-            note("mixtures", f"logistic, rate {rate:g}", nats)
+        _choose(mingpt.load(args.weights), encoder, tokens, validation, num_bytes)
+
+
+def _choose(model, encoder, tokens, validation, num_bytes):
+    note("validation_tokens", len(validation))
+    note("validation_bytes", num_bytes)
+    kept, matched = {}, None
+    for name, (kind, settings) in tqdm(PREDICTORS.items(), disable=None):
+        kept[name], contexts = code(build(kind, settings, model, encoder, tokens), validation)
+        matched = contexts if name == CHOSEN["ngram"] else matched
+        note("bits_per_byte", "predictors", name, bits(kept[name], num_bytes))
+    for name, (chosen, weights, rate) in MIXTURES.items():
+        scores = {member: kept[setting] for member, setting in chosen.items()}
+        nats = mixed(scores, weights, rate, matched)
+        note("bits_per_byte", "mixtures", name, bits(nats, num_bytes))
+    chosen = {member: kept[setting] for member, setting in CHOSEN.items()}
+    nats = mixed(chosen, ADAPTIVE_WEIGHTS, RATE, [0] * len(validation))
+    note("bits_per_byte", "mixtures", f"learning on, rate {RATE:g}, one context",
+         bits(nats, num_bytes))  # fmt: skip
+
+
+def _try(content, parts, num_bytes):
+    model, encoder = checkpoint.build(content), checkpoint.encoder(content)
+    tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
+    note("trials", "vocabulary_tokens", encoder.vocab_size)
+    note("trials", "validation_tokens", len(validation))
+    for name, (kind, settings) in tqdm(TRIALS.items(), disable=None):
+        nats, _ = code(build(kind, settings, model, encoder, tokens), validation)
+        note("trials", "bits_per_byte", name, bits(nats, num_bytes))
+    for name, nats in mixtures(model, encoder, tokens, validation).items():
+        note("trials", "bits_per_byte", name, bits(nats, num_bytes))
+
+
+def bits(nats, num_bytes):
+    return -float(nats.sum()) / math.log(2) / num_bytes
+
+
+def note(*keys_and_value):
+    """Print a value, and write it under its keys into the results, which keep all others."""
+    *keys, value = keys_and_value
+    print(*keys, f"{value:.4f}" if isinstance(value, float) else value, sep="  ", flush=True)
+    content = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
+    place = content
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+    place[keys[-1]] = value
+    with atomic_path(PATH) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
