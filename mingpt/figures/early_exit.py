@@ -11,7 +11,7 @@ from mingpt.figures.style import BLACK, BLUE, LINES, STYLE, VERMILLION, new
 def cascade(at_half, stops):
     """at_half {stage: {"probability", "simulated", "standard_error"}}; stops: rows by confidence
     with "confidence", "stages", "wrong" and the like simulated, with their standard errors."""
-    figure, (left, middle, right) = new(6.9, 2.5, 1, 3)
+    figure, (left, middle, right) = new(6.9, 1.65, 1, 3)
     stages, rows = list(at_half), list(at_half.values())
     left.plot(stages, [r["probability"] for r in rows], color=BLUE, label="closed form")
     left.errorbar(stages, [r["simulated"] for r in rows],
@@ -52,7 +52,7 @@ def _power_of_ten(value, _position):
 def exits(networks):
     """networks {name: rows with "blocks", "accuracy", "accuracy_standard_error",
     "bits_per_byte"}: all tokens answered after so many blocks."""
-    figure, (left, right) = new(6.9, 2.7, 1, 2)
+    figure, (left, right) = new(6.9, 1.5, 1, 2)
     for (name, rows), style in zip(networks.items(), LINES, strict=False):
         blocks = [r["blocks"] for r in rows]
         left.errorbar(blocks, [100 * r["accuracy"] for r in rows],
@@ -70,7 +70,7 @@ def exits(networks):
 @plt.rc_context(STYLE)
 def thresholds(sweeps):
     """sweeps {name: rows by "threshold"}: accuracy, share that leaves early, MACs."""
-    figure, axes = new(6.9, 2.5, 1, 3)
+    figure, axes = new(6.9, 1.65, 1, 3)
     for (name, rows), style in zip(sweeps.items(), LINES, strict=False):
         x = [r["threshold"] for r in rows]
         for axis, key in zip(axes[:2], ("accuracy", "share_early"), strict=True):
@@ -79,7 +79,7 @@ def thresholds(sweeps):
         axes[2].plot(x, [r["macs_ratio"] for r in rows], lw=1.2, ls=":", color=style["color"])
     axes[0].set(title="Accuracy", ylabel="top-1 accuracy (%)", ylim=(0, None))
     axes[1].set(title="Tokens that leave early", ylabel="share (%)")
-    axes[2].set(title="MACs", ylabel="of the full network's", ylim=(0, None))
+    axes[2].set(title="MACs", ylabel="of the full network", ylim=(0, None))
     axes[2].axhline(1, color=BLACK, lw=0.8, ls="--")
     axes[2].plot([], [], color=BLACK, label="blocks alone")
     axes[2].plot([], [], color=BLACK, ls=":", label="with heads")
@@ -93,7 +93,7 @@ def thresholds(sweeps):
 @plt.rc_context(STYLE)
 def agreement(sweeps):
     """sweeps as in `thresholds`: how often the early answer is the one of all blocks."""
-    figure, (left, right) = new(6.9, 2.7, 1, 2)
+    figure, (left, right) = new(6.9, 1.5, 1, 2)
     for (name, rows), style in zip(sweeps.items(), LINES, strict=False):
         some = [r for r in rows if r["agreement_early"] is not None]
         x = [r["threshold"] for r in some]
@@ -102,7 +102,7 @@ def agreement(sweeps):
         right.plot([100 * r["confidence_early"] for r in some],
                    [100 * r["accuracy_early"] for r in some], lw=1.4, ms=3.5, **style)  # fmt: skip
     left.set(title="Early answer = late answer", xlabel="threshold",
-             ylabel="of tokens that leave early (%)", ylim=(0, 103))  # fmt: skip
+             ylabel="agreement (%)", ylim=(0, 103))  # fmt: skip
     right.plot([0, 100], [0, 100], color=BLACK, ls="--", lw=1, label="calibrated")
     right.set(title="Tokens that leave early", xlabel="mean top probability (%)",
               ylabel="top-1 accuracy (%)")  # fmt: skip
@@ -115,7 +115,7 @@ def agreement(sweeps):
 def accuracy_by_macs(rows, networks):
     """rows by threshold with "accuracy" and "against" {count: {"macs", ...}}; networks: rows with
     "blocks", "accuracy", "macs_blocks_alone", "macs_with_heads"."""
-    figure, axes = new(6.9, 2.9, 1, 2, sharey=True)
+    figure, axes = new(6.9, 1.8, 1, 2, sharey=True)
     for axis, (counted, title) in zip(
         axes, (("with_heads", "MACs with heads"), ("blocks_alone", "MACs of the blocks alone")),
         strict=True,
@@ -133,5 +133,5 @@ def accuracy_by_macs(rows, networks):
         axis.set(title=title, xlabel="million MACs a token")
         axis.margins(0.08)
     axes[0].set_ylabel("top-1 accuracy (%)")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
