@@ -364,6 +364,7 @@ EXERCISE = Study(
     description="Part 2: train GPT-2 on Alice in Wonderland and answer the five questions.",
     options=exercise.OPTIONS,
     check=exercise.check,
+    subject=lambda args: args.text,
     load=exercise.load,
     train=exercise.train,
     questions={

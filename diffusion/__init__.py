@@ -8,6 +8,7 @@ enumeration or an independent implementation, and each claim to a measurement.
 """
 
 from importlib import import_module
+from os import listdir
 
 _MODULE_OF = {
     "Bound": "likelihood", "complete_bound": "likelihood", "elbo": "likelihood",
@@ -17,22 +18,21 @@ _MODULE_OF = {
     "Training": "training", "TrainingError": "training", "build": "training",
     "sample": "sampling",
 }  # fmt: skip
-_MODULES = {
-    "checks", "cli", "data", "denoiser", "exact", "figures", "files", "gaussian", "images",
-    "likelihood", "metrics", "ode", "sampling", "schedule", "startup", "steering",
-    "training",
-}  # fmt: skip
 
 __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name):
-    if name in _MODULES:
-        return import_module(f"diffusion.{name}")
     if name in _MODULE_OF:
         return getattr(import_module(f"diffusion.{_MODULE_OF[name]}"), name)
+    try:
+        return import_module(f"diffusion.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"diffusion.{name}":
+            raise
     raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted(globals().keys() | _MODULES | _MODULE_OF.keys())
+    modules = {file.removesuffix(".py") for file in listdir(__path__[0]) if file[0] != "_"}
+    return sorted(globals().keys() | modules | _MODULE_OF.keys())

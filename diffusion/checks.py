@@ -11,14 +11,23 @@ import torch
 from torch import Tensor
 
 # Types of whole numbers that stand for int64 wherever one is asked for.
-_WHOLE = {torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32}
+_WHOLE = {
+    torch.int8, torch.int16, torch.int32,
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+}  # fmt: skip
 
 
 @contextmanager
 def own_mode(*, gradients: bool) -> Iterator[None]:
-    """Decorates what must not depend on the caller's no_grad, enable_grad or inference_mode."""
-    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        yield
+    """Decorates what must not depend on the caller's modes: no_grad, enable_grad, inference_mode,
+    and the type that new tensors have by default."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def as_tensor(values, name: str = "x") -> Tensor:
@@ -30,7 +39,9 @@ def as_tensor(values, name: str = "x") -> Tensor:
     try:
         if not torch.is_tensor(values):
             array = np.array(values)  # a copy, owned by the tensor alone
-            values = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            dtype = array.dtype.newbyteorder("=")
+            dtype = np.float64 if dtype == np.longdouble else dtype  # which PyTorch does not have
+            values = torch.from_numpy(array.astype(dtype, copy=False))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"{name} must be a tensor, an array or lists of numbers, not {type(values).__name__}"
@@ -111,6 +122,12 @@ def check_seed(seed: int) -> int:
     return seed
 
 
+def _as_whole(values: Tensor) -> Tensor:
+    """Whole numbers as int64, whatever type holds them; others as they are."""
+    whole = values.is_floating_point() and bool((values == values.round()).all())
+    return values.long() if whole or values.dtype in _WHOLE else values
+
+
 def check_stage(t: int | Tensor, least: int, most: int) -> Tensor:
     """Stages of a process as an int64 tensor, () or (n,).
 
@@ -118,8 +135,7 @@ def check_stage(t: int | Tensor, least: int, most: int) -> Tensor:
         ValueError: t is not whole, or outside least..most.
     """
     t = as_tensor(t, "t")
-    if t.dtype in _WHOLE:
-        t = t.long()
+    t = _as_whole(t)
     if t.dtype != torch.int64 or t.ndim > 1:
         raise ValueError(f"t must be a whole number or (n,) of them, not {t.dtype} {t.tolist()}")
     if not ((t >= least) & (t <= most)).all():
@@ -142,11 +158,10 @@ def check_labels(
     if labels is None:
         raise ValueError(f"this model needs labels in 0..{num_classes - 1}")
     labels = as_tensor(labels, "labels").to(device)
-    if labels.dtype in _WHOLE:
-        labels = labels.long()
+    labels = _as_whole(labels)
     if labels.dtype != torch.int64 or labels.shape not in {(), (n,)}:
         raise ValueError(
-            f"labels must be one int or {n} int64 numbers, "
+            f"labels must be one whole number or {n} of them, "
             f"not {labels.dtype} of shape {tuple(labels.shape)}"
         )
     if not ((labels >= 0) & (labels < num_classes)).all():

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from diffusion import progress
 from diffusion.files import check_file, check_writable, write_atomically, write_json
-from diffusion.startup import Parser, conclude, say
+from diffusion.parser import Parser
+from diffusion.startup import conclude, say
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Study:
     check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
     fill in what depends on other options.
     forecast(run): about how many seconds all of it will take on this machine, said at the start.
+    subject(args): a file of the user's own that all is about, None for what ships. Its results and
+    weights have a folder of their own, unless the command line names one.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Study:
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
     forecast: Callable[[Run], float] | None = None
+    subject: Callable[[argparse.Namespace], Path | None] = lambda args: None
 
 
 @dataclass
@@ -116,10 +120,10 @@ class Run:
 # --- Options ------------------------------------------------------------------------------------
 
 FOLDERS = (
-    option("--save", "folder that receives trained weights", type=Path, metavar="DIR",
-           default=Path("runs")),
-    option("--out", "folder that receives figures/ and results/", type=Path, metavar="DIR",
-           default=Path("report")),
+    option("--save", "folder that receives trained weights (default: runs; about a file of your "
+           "own: runs/ITS NAME)", type=Path, metavar="DIR"),
+    option("--out", "folder that receives figures/ and results/ (default: report; about a file of "
+           "your own: runs/ITS NAME)", type=Path, metavar="DIR"),
 )  # fmt: skip
 
 
@@ -175,6 +179,25 @@ def _refusal(given: str, study: Study, exercise: Study, studies: Sequence[Study]
     return f"{here} has no option {given}; --help lists those it has"
 
 
+def fill_in_folders(study: Study, args: argparse.Namespace) -> None:
+    """Where the command line names no folder: those of what ships, or one for a user's file."""
+    subject = study.subject(args)
+    own = None if subject is None else Path("runs", Path(subject).stem)
+    args.save = args.save or own or Path("runs")
+    args.out = args.out or own or Path("report")
+
+
+def about(study: Study, args: argparse.Namespace) -> str | None:
+    """The whole path of the user's file that the results are about, None for what ships."""
+    subject = study.subject(args)
+    return None if subject is None else text_of(Path(subject).resolve())
+
+
+def text_of(path: Path) -> str:
+    """A file's name as UTF-8, whatever the machine's own encoding."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
+
+
 def check_options(study: Study, args: argparse.Namespace) -> None:
     """Refuse every value out of bounds.
 
@@ -201,9 +224,10 @@ def run(study: Study, args: argparse.Namespace) -> list[str]:
         ValueError: an option, a file or a folder is not what it has to be; nothing was written.
     """
     check_options(study, args)
+    fill_in_folders(study, args)
     models = study.load(args)
     path = args.out / "results" / f"{study.name}.json"
-    check_results(path, study.name)
+    check_results(path, study.name, about(study, args))
     untrained = [name for name, model in models.items() if model is None]
     outputs = [getattr(args, entry.name) for entry in study.options if entry.output]
     outputs = [output for output in outputs if output is not None]
@@ -231,7 +255,7 @@ def run(study: Study, args: argparse.Namespace) -> list[str]:
             tqdm.write(answer.text)
         if answer.numbers:
             this.results[name] = dict(answer.numbers)
-        write_results(path, study.name, args, this.results, seconds)
+        write_results(path, this, seconds)
     places = [f"figures in {args.out / 'figures'}{os.sep}{study.name}_*", f"numbers in {path}"]
     return places + [f"weights in {args.save}"] * bool(untrained) + [*map(str, outputs)]
 
@@ -254,38 +278,45 @@ def save_figure(figure: Any, path: Path) -> None:
         style.save(figure, path.with_name(f"{path.name}.svg"))
 
 
-def check_results(path: Path, name: str) -> None:
-    """Refuse to write over a file that is not an earlier result of this study.
+def check_results(path: Path, name: str, about: str | None = None) -> None:
+    """Refuse to write over a file that is not an earlier result of this study about this file.
+
+    about: the file's whole path, None for what ships.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is one, or nothing can be written there.
     """
+    check_file(path)
     if not path.exists():
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        ours = found["study"] == name
+        ours, other = found["study"] == name, found.get("about")
     except (OSError, ValueError, TypeError, KeyError):
-        ours = False
+        ours, other = False, None
     if not ours:
         raise ValueError(f"{path} is not a results file of {name}; move it away first")
+    if other != about:
+        raise ValueError(
+            f"{path} holds results about {other or 'what ships here'}; name another --out, or move "
+            "it away first"
+        )
 
 
 def _as_json(value: Any) -> Any:
     """An option's value, the names of files read as UTF-8 whatever the machine's own encoding."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_as_json(entry) for entry in value]
-    if isinstance(value, Path):
-        return os.fsencode(value).decode("utf-8", errors="replace")
-    return value
+    return text_of(value) if isinstance(value, Path) else value
 
 
-def write_results(path: Path, name: str, args, results: Mapping, seconds: Mapping) -> None:
+def write_results(path: Path, this: Run, seconds: Mapping) -> None:
     """The options, the answers so far and the seconds they took, as JSON."""
-    options = {key: _as_json(value) for key, value in vars(args).items()}
-    content = {"study": name, "options": options} | dict(results)
-    content["timings_seconds"] = dict(seconds)
-    write_json(path, content)
+    options = {key: _as_json(value) for key, value in vars(this.args).items()}
+    subject = about(this.study, this.args)
+    head = {"study": this.study.name} | ({} if subject is None else {"about": subject})
+    content = head | {"options": options} | this.results
+    write_json(path, content | {"timings_seconds": dict(seconds)})
 
 
 def main(

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from diffusion import files
 from diffusion.checks import as_real, check_count, check_labels, check_points, check_range, own_mode
 from diffusion.files import WeightsError, load_weights, save_weights, unwrapped
 from diffusion.schedule import Schedule, fitted, from_config, spread, to_config, units
@@ -260,19 +261,7 @@ def check_savable(model: Denoiser) -> None:
     """
     config = model.config()
     again = Denoiser(model.mean, model.covariance, **(config | {"schedule": model.schedule}))
-    expected, found = again.state_dict(), model.state_dict()
-    changed = sorted(
-        name
-        for name in expected.keys() | found.keys()
-        if name != "losses"
-        and (name not in found or name not in expected or found[name].shape != expected[name].shape)
-    )
-    if changed:
-        raise ValueError(
-            f"no weights file can hold this model: {', '.join(changed)} is not as a Denoiser of "
-            f"width {model.width} and depth {model.depth} has it; undo the change, or keep it "
-            "with torch.save"
-        )
+    files.check_savable(model, again)
 
 
 @own_mode(gradients=True)

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count, check_points, check_seed
+from diffusion.checks import as_tensor, check_count, check_points, check_seed
 
 _ROWS = 2048  # rows of a matrix of distances that are held at once
 
 
 def subsample(points: Tensor, most: int, *, seed: int = 0) -> Tensor:
     """The points (n, 2) in random order, `most` of them if there are more."""
-    generator = torch.Generator().manual_seed(seed)
+    points, generator = as_tensor(points, "points"), torch.Generator().manual_seed(seed)
     return points[torch.randperm(len(points), generator=generator)[:most]]
 
 
@@ -30,10 +30,9 @@ def _lengths(a: Tensor, b: Tensor) -> Tensor:
 
 def _check(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     for name, points in (("a", a), ("b", b)):
-        check_points(points, name)
         if not len(points):
             raise ValueError(f"{name} has no points")
-    return a.double(), b.double()
+    return check_points(a, "a").detach().double(), check_points(b, "b").detach().double()
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:

@@ -127,6 +127,28 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
         model = inner
 
 
+def check_savable(model: torch.nn.Module, again: torch.nn.Module) -> None:
+    """Refuse, before any training, what a weights file could not give back.
+
+    again: what `load` would build from the file, with fresh weights.
+
+    Raises:
+        ValueError: the tensors of the two, but for the losses, differ in names or shapes.
+    """
+    expected, found = again.state_dict(), model.state_dict()
+    changed = sorted(
+        name
+        for name in expected.keys() | found.keys()
+        if name != "losses"
+        and (name not in found or name not in expected or found[name].shape != expected[name].shape)
+    )
+    if changed:
+        raise ValueError(
+            f"no weights file can hold this model: {', '.join(changed[:3])} is not as its "
+            f"configuration {model.config()} has it; undo the change, or keep it with torch.save"
+        )
+
+
 def save_weights(
     path: str | Path, kind: str, config: Mapping, state: Mapping[str, torch.Tensor]
 ) -> None:
@@ -161,7 +183,9 @@ def load_weights(path: str | Path, kind: str) -> tuple[dict, dict[str, torch.Ten
     except Exception:
         raise WeightsError(f"{path} is damaged or is not a weights file") from None
     if not isinstance(content, dict) or content.get("kind") != kind:
-        found = content.get("kind", "something else") if isinstance(content, dict) else "data"
+        known = content if isinstance(content, dict) else {}
+        names = (known.get(key) for key in ("kind", "format"))
+        found = next((name for name in names if isinstance(name, str)), "something else")
         raise WeightsError(f"{path} holds {found}, not the weights of a {kind}")
     if content.get("format") != FORMAT:
         raise WeightsError(

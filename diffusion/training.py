@@ -71,7 +71,7 @@ def build(
         ValueError: anything else, points that cannot be told apart, or a schedule that does not
             suit them.
     """
-    points = check_points(points, "the training points")
+    points = check_points(points, "the training points").detach()
     num_classes = check_count("num_classes", num_classes, least=0)
     if labels is not None and not num_classes:
         raise ValueError("labels need num_classes, the number of classes")
@@ -175,7 +175,7 @@ class Training:
             if len(points) > 2:
                 self._check_levels(model, check_place(points))
         self.model = model.train()
-        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.average = copy.deepcopy(model).eval()  # which may be trained again
         labels = model.check_labels(labels, len(points))
         self.points = points.to(model.device).repeat(noise_samples, 1)
         self.labels = None if labels is None else labels.repeat(noise_samples)
@@ -365,7 +365,7 @@ def _checked(model: Denoiser, points: Tensor) -> Tensor:
     Raises:
         ValueError: it cannot; see `Training`.
     """
-    points = check_points(points, "the training points")
+    points = check_points(points, "the training points").detach()
     check_savable(model)
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ValueError("a model made under torch.inference_mode cannot be trained; use `build`")

@@ -1,7 +1,7 @@
 """GPT-2 in PyTorch, with minGPT's interface: train, generate, invert, attend, score.
 
 From the bottom up:
-    data        merges bpe vocabulary data
+    data        merges bpe tokens vocabulary data
     model       model (its settings and checks: model_config model_arguments), loss, sampling,
                 huggingface; pristine, fast: when less work gives the same numbers, and how
     training    trainer (trainer_settings batches objective resume), discounting, devices,
@@ -14,7 +14,7 @@ From the bottom up:
     prompting   prompting: completions and soft prompts; tasks, task_model, replies: a language
                 whose tasks are known, its GPT, and asking it; statistics of the answers
     pictures    figures: a function a figure, arrays in, a Figure out
-    scripts     startup, cli: the runner;
+    scripts     startup, parser, cli: the runner;
                 studies/: one module a study, and what example_gpt.py trains and asks with
 
 Code written for minGPT runs unchanged: names, signatures, state-dict keys, the initial weights of
@@ -49,6 +49,7 @@ enumeration or an independent implementation, and each claim to a measurement.
 """
 
 from importlib import import_module
+from os import listdir
 
 __all__ = ["CheckpointError", "DataError", "attention", "inversion", "load", "save", "scoring"]
 
@@ -56,24 +57,19 @@ _MODULE_OF = {
     "CheckpointError": "checkpoint", "load": "checkpoint", "save": "checkpoint",
     "DataError": "merges",
 }  # fmt: skip
-_MODULES = {
-    "arithmetic", "attention", "batches", "bpe", "cascade", "checkpoint", "cli", "coding", "data",
-    "devices", "discounting", "early_exit", "enumeration", "fast", "feedback", "figures",
-    "huggingface", "inversion", "judge", "loss", "macs", "merges", "mixing", "model",
-    "model_arguments", "model_config", "modes", "ngram", "objective", "predictors", "pristine",
-    "processes", "prompting", "recipe", "replies", "resume", "reward", "sampling", "scoring",
-    "startup", "statistics", "task_model", "tasks", "text", "trainer", "trainer_settings", "utils",
-    "vocabulary",
-}  # fmt: skip
 
 
 def __getattr__(name):
-    if name in _MODULES:
-        return import_module(f"mingpt.{name}")
     if name in _MODULE_OF:
         return getattr(import_module(f"mingpt.{_MODULE_OF[name]}"), name)
+    try:
+        return import_module(f"mingpt.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"mingpt.{name}":
+            raise
     raise AttributeError(f"module 'mingpt' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted(globals().keys() | _MODULES | _MODULE_OF.keys())
+    modules = {file.removesuffix(".py") for file in listdir(__path__[0]) if file[0] != "_"}
+    return sorted(globals().keys() | modules | _MODULE_OF.keys())

@@ -23,6 +23,7 @@ import tiktoken
 import torch
 
 from mingpt.merges import byte_characters, load_merges, token_bytes
+from mingpt.parser import Parser
 from mingpt.utils import InputError, atomic_path
 
 PROG = "python -m mingpt.bpe"
@@ -202,7 +203,7 @@ class BPETokenizer:
 
 
 def _show(argv=None):
-    startup.Parser(PROG, description="Show an encoding in its stages.").parse_args(argv)
+    Parser(PROG, description="Show an encoding in its stages.").parse_args(argv)
     pprint(get_encoder().encode_and_show_work("Hello, squirrel! Twelve walnuts (12)? 🐿"), width=100)
 
 

@@ -36,7 +36,8 @@ class CheckpointError(ValueError):
 
 
 def save(model, path, dtype=torch.float32, **extra):
-    """Write the model to `path`, atomically; weights are stored in `dtype`.
+    """Write the model to `path`, atomically; weights are stored in `dtype`. Returns what `read`
+    gives back, whoever else writes there meanwhile.
 
     The same model and extras give the same bytes.
 
@@ -64,6 +65,7 @@ def save(model, path, dtype=torch.float32, **extra):
     torch.save(content, packed)
     with atomic_path(path) as temporary:
         temporary.write_bytes(packed.getbuffer())
+    return content
 
 
 def _unwrapped(model):
@@ -121,9 +123,10 @@ def read(path):
     """
     content = _unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: not a GPT checkpoint of this package (a bare state dict needs its config)"
-        )
+        kind = content.get("kind") if isinstance(content, dict) else None
+        known = isinstance(kind, str)
+        what = f"it holds {kind}" if known else "a bare state dict needs its config"
+        raise CheckpointError(f"{path}: not a GPT checkpoint of this package ({what})")
     try:
         intact = _digest(content) == content["sha256"]
     except (KeyError, TypeError, RuntimeError):
@@ -139,6 +142,15 @@ def read(path):
         raise CheckpointError(f"{path}: the training recipe lacks settings, or holds wrong ones")
     if not _is_text(content.get("text")):
         raise CheckpointError(f"{path}: what it says of its text is not a name and a SHA-256")
+    return content
+
+
+def read_of_the_book(path):
+    """As `read`, of a model of the book that ships. Raises CheckpointError for another text's."""
+    content = read(path)
+    text = content.get("text")
+    if text is not None:
+        raise CheckpointError(f"{path} was trained on {text['name']}, and this is about the book")
     return content
 
 

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from mingpt import figures, processes, startup
 from mingpt.devices import resolve_device
-from mingpt.utils import atomic_path, check_file, check_writable
+from mingpt.parser import Parser
+from mingpt.utils import check_file, check_writable, write_json
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Study:
     questions: by their names in the results file, in order; each takes the `Run`.
     check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
     fill in what depends on other options, or drop what then decides nothing.
+    subject(args): a file of the user's own that all is about, None for what ships. Its results and
+    weights have a folder of their own, unless the command line names one.
     instead(args): does what an option asks for in place of the questions and returns what to print
     (None: no option does).
     """
@@ -89,6 +92,7 @@ class Study:
     train: Callable[[Run, str], Any]
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
+    subject: Callable[[argparse.Namespace], Path | None] = lambda args: None
     instead: Callable[[argparse.Namespace], str | None] = lambda args: None
 
 
@@ -125,10 +129,10 @@ class Run:
 # --- Options ------------------------------------------------------------------------------------
 
 FOLDERS = (
-    option("--save", "folder that receives trained weights", type=Path, metavar="DIR",
-           default=Path("runs")),
-    option("--out", "folder that receives figures/ and results/", type=Path, metavar="DIR",
-           default=Path("report")),
+    option("--save", "folder that receives trained weights (default: runs; about a file of your "
+           "own: runs/ITS NAME)", type=Path, metavar="DIR"),
+    option("--out", "folder that receives figures/ and results/ (default: report; about a file of "
+           "your own: runs/ITS NAME)", type=Path, metavar="DIR"),
 )  # fmt: skip
 COMMON = (option("--device", "auto, cpu, cuda or any PyTorch has", default="auto"), *FOLDERS)
 
@@ -138,7 +142,7 @@ def parse(
 ) -> tuple[Study, argparse.Namespace]:
     """The study that the command line asks for, and its options; exits for --help and mistakes."""
     by_name = {study.name: study for study in studies}
-    first = startup.Parser(prog, add_help=False)
+    first = Parser(prog, add_help=False)
     first.add_argument("--study")
     chosen, rest = first.parse_known_args(argv)
     if chosen.study is not None and chosen.study not in by_name:
@@ -146,7 +150,7 @@ def parse(
         first.error(f"unknown study {chosen.study!r}; there are: {known}")
     study = by_name.get(chosen.study, exercise)
 
-    parser = startup.Parser(
+    parser = Parser(
         prog if study is exercise else f"{prog} --study {study.name}",
         description=study.description,
         epilog=_list_of(studies) if study is exercise else None,
@@ -191,6 +195,25 @@ def _name_of(study: Study, exercise: Study) -> str:
     return "the exercise" if study is exercise else f"--study {study.name}"
 
 
+def fill_in_folders(study: Study, args: argparse.Namespace) -> None:
+    """Where the command line names no folder: those of what ships, or one for a user's file."""
+    subject = study.subject(args)
+    own = None if subject is None else Path("runs", Path(subject).stem)
+    args.save = args.save or own or Path("runs")
+    args.out = args.out or own or Path("report")
+
+
+def about(study: Study, args: argparse.Namespace) -> str | None:
+    """The whole path of the user's file that the results are about, None for what ships."""
+    subject = study.subject(args)
+    return None if subject is None else text_of(Path(subject).resolve())
+
+
+def text_of(path: Path) -> str:
+    """A file's name as UTF-8, whatever the machine's own encoding."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
+
+
 def check_options(study: Study, args: argparse.Namespace) -> None:
     """Refuse every value out of bounds.
 
@@ -218,11 +241,12 @@ def run(study: Study, args: argparse.Namespace) -> Path:
         ValueError: an option, a file or a folder is not what it has to be; nothing was written.
     """
     check_options(study, args)
+    fill_in_folders(study, args)
     this = Run(study, args, study.load(args))
     path = args.out / "results" / f"{study.name}.json"
     untrained = [name for name, model in this.models.items() if model is None]
     if processes.process_rank() == 0:
-        check_results(path, study.name)
+        check_results(path, study.name, about(study, args))
         for folder in [path.parent, args.out / "figures"] + [args.save] * bool(untrained):
             check_writable(folder)
     with this.timed("total"):
@@ -253,37 +277,43 @@ def run_questions(this: Run, path: Path) -> None:
             bar.update()
 
 
-def check_results(path: Path, name: str) -> None:
-    """Refuse to write over a file that is not an earlier result of this study.
+def check_results(path: Path, name: str, about: str | None = None) -> None:
+    """Refuse to write over a file that is not an earlier result of this study about this file.
+
+    about: the file's whole path, None for what ships.
 
     Raises:
-        ValueError: there is one, or a folder in its place.
+        ValueError: there is one, or nothing can be written there.
     """
     check_file(path)
     if not path.exists():
         return
     try:
-        ours = json.loads(path.read_text(encoding="utf-8"))["study"] == name
+        found = json.loads(path.read_text(encoding="utf-8"))
+        ours, other = found["study"] == name, found.get("about")
     except (OSError, ValueError, TypeError, KeyError):
-        ours = False
+        ours, other = False, None
     if not ours:
         raise ValueError(f"{path} is not a results file of {name}; move it away first")
+    if other != about:
+        raise ValueError(
+            f"{path} holds results about {other or 'what ships here'}; name another --out, or move "
+            "it away first"
+        )
 
 
 def write_results(path: Path, this: Run) -> None:
     """The options, the answers so far and the seconds they took, as JSON."""
     folders = {entry.name for entry in FOLDERS}
     options = {
-        key: str(value) if isinstance(value, Path) else value
+        key: text_of(value) if isinstance(value, Path) else value
         for key, value in vars(this.args).items()
         if key not in folders
     }
-    content = {"study": this.study.name, "options": options} | this.results
-    content["timings_seconds"] = this.seconds
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_path(path) as temporary:
-        # a file's name in the options may hold bytes that are no UTF-8
-        temporary.write_text(text + "\n", encoding="utf-8", errors="replace")
+    subject = about(this.study, this.args)
+    head = {"study": this.study.name} | ({} if subject is None else {"about": subject})
+    content = head | {"options": options} | this.results
+    write_json(path, content | {"timings_seconds": this.seconds})
 
 
 def main(

@@ -32,6 +32,7 @@ from mingpt.arithmetic import ArithmeticDecoder, ArithmeticEncoder, frequencies,
 from mingpt.bpe import get_encoder
 from mingpt.data import load_book
 from mingpt.mixing import METHODS
+from mingpt.parser import Parser
 from mingpt.utils import atomic_path, check_file
 
 PROG = "python -m mingpt.coding"
@@ -267,7 +268,7 @@ def main(argv=None):
 
 
 def _code_as_asked(argv):
-    parser = startup.Parser(
+    parser = Parser(
         PROG, description="Compress a UTF-8 text by the language model, or the reverse."
     )
     parser.add_argument("direction", choices=("compress", "decompress"))

@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from mingpt.bpe import Encoder, get_encoder
 from mingpt.merges import DATA_DIR, DataError, arrays_sha256, load_arrays, parse_merges
+from mingpt.parser import Parser
+from mingpt.tokens import token_array
 from mingpt.utils import atomic_path, check_integer, check_writable
 
 PROG = "python -m mingpt.data"
@@ -79,9 +81,9 @@ class BlockDataset(Dataset):
 
     def __init__(self, tokens, block_size, vocab_size=None):
         """tokens (N,) whole numbers: a tensor, a NumPy array (also one mapped from a file, which
-        stays there) or a list. Raises ValueError for others, and when N is too short for a block.
-        """
-        tokens = _token_array(tokens)
+        stays there), a list or bytes. Raises ValueError for others, and when N is too short for a
+        block."""
+        tokens = token_array(tokens)
         block_size = check_integer("block size", block_size, at_least=1)
         if vocab_size is not None:
             vocab_size = check_integer("vocab_size", vocab_size, at_least=1)
@@ -115,31 +117,6 @@ class BlockDataset(Dataset):
 
     def get_block_size(self):
         return self.block_size
-
-
-def _token_array(tokens):
-    """Tokens as a tensor or NumPy array (N,) of integers. Raises ValueError for what is none."""
-    if not isinstance(tokens, np.ndarray | torch.Tensor):
-        tokens = torch.as_tensor(tokens, dtype=None if len(tokens) else torch.int64)
-    if isinstance(tokens, np.ndarray):
-        whole = np.issubdtype(tokens.dtype, np.integer)
-    else:
-        whole = not (tokens.is_floating_point() or tokens.is_complex()
-                     or tokens.dtype == torch.bool)  # fmt: skip
-    if tokens.ndim != 1 or not whole:
-        raise ValueError(
-            f"tokens should be whole numbers (N,), not {tokens.dtype} of shape "
-            f"{tuple(tokens.shape)}"
-        )
-    return tokens
-
-
-def token_tensor(tokens):
-    """Tokens (N,) of any kind that a BlockDataset takes, int64. Raises ValueError for others."""
-    tokens = _token_array(tokens)
-    if isinstance(tokens, np.ndarray):
-        return torch.from_numpy(tokens.astype(np.int64))
-    return tokens.long()
 
 
 def split_text(text):
@@ -214,7 +191,7 @@ def main(argv=None):
 
 
 def _build_as_asked(argv):
-    parser = startup.Parser(
+    parser = Parser(
         PROG, description="Build data/alice.npz (the tokenised book) and data/gpt2_merges.npy."
     )
     parser.add_argument("--text", help="local copy of the book (default: download)")

@@ -13,7 +13,7 @@ import re
 
 import torch
 
-from mingpt.data import token_tensor
+from mingpt.tokens import token_tensor
 
 ZIPF_OFFSET = 1000
 _CASES = ("[a-z]+", "[A-Z][a-z]*", "[A-Z]+")

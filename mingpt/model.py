@@ -295,8 +295,9 @@ class GPT(nn.Module):
         pristine.py), keys and values of earlier positions are kept, unless use_cache is False.
         on_token(column (B,) int64) is called after every token. Use in eval mode.
 
-        Prompts of different lengths: idx is a list of them, each (T,), and the result a list of
-        the continuations that each has alone; generator may be a list of one for each.
+        Prompts of different lengths: idx is a list of them, each (T,), a tensor, array or list,
+        and the result a list of the continuations that each has alone; generator may be a list of
+        one for each.
         Raises InputError for a prompt that is empty or not (B, T), or settings out of range.
         """
         if isinstance(idx, list | tuple):
@@ -305,7 +306,7 @@ class GPT(nn.Module):
                     prompt[None], max_new_tokens, temperature, do_sample, top_k, top_p=top_p,
                     generator=own, use_cache=use_cache, on_token=on_token,
                 )[0]
-                for prompt, own in check_prompts(idx, generator)
+                for prompt, own in check_prompts(idx, generator, self.lm_head.weight.device)
             ]  # fmt: skip
         if not isinstance(idx, torch.Tensor) or idx.ndim != 2:
             raise InputError(

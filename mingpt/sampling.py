@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from mingpt.tokens import token_tensor
 from mingpt.utils import InputError, check_integer, check_number
 
 
@@ -15,15 +16,16 @@ def check_sampling(temperature, top_k, top_p):
         raise InputError(f"top-p should be above 0 and at most 1, not {top_p}")
 
 
-def check_prompts(prompts, generator):
+def check_prompts(prompts, generator, device):
     """Pairs of each prompt, tokens (T,), and the generator that draws for it.
 
     generator: one for all, which draws for them in turn, or a list of one for each.
     Raises InputError for what is no such list.
     """
-    for prompt in prompts:
-        if not isinstance(prompt, torch.Tensor) or prompt.ndim != 1:
-            raise InputError("a list of prompts should hold tensors of tokens (T,), one each")
+    prompts = [prompt if isinstance(prompt, torch.Tensor) else token_tensor(prompt).to(device)
+               for prompt in prompts]  # fmt: skip
+    if not all(prompt.ndim == 1 for prompt in prompts):
+        raise InputError("a list of prompts should hold tokens (T,), one tensor or list each")
     if not isinstance(generator, list | tuple):
         generator = [generator] * len(prompts)
     if len(generator) != len(prompts):

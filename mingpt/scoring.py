@@ -5,10 +5,10 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mingpt.data import token_tensor
 from mingpt.fast import last_logits
 from mingpt.modes import evaluating
 from mingpt.pristine import pristine
+from mingpt.tokens import token_tensor
 from mingpt.utils import check_integer
 
 WINDOW_BATCH = 16
@@ -21,7 +21,8 @@ def token_log_probs(model, idx):
     Past the model's block each token is predicted from the block_size tokens before it.
     Raises ValueError when there is no token to predict.
     """
-    if idx.ndim != 2 or idx.shape[1] < 2:
+    idx = token_tensor(idx, ndim=2)
+    if idx.shape[1] < 2:
         raise ValueError("scoring needs at least two tokens: one to start from, one to predict")
     size = model.block_size
     with evaluating(model):
@@ -39,7 +40,8 @@ def sequence_log_prob(model, idx, prompt_length=1):
     a prompt_length outside 1 to T - 1, besides what `token_log_probs` refuses.
     """
     prompt_length = check_integer("prompt_length", prompt_length, at_least=1)
-    if idx.ndim == 2 and prompt_length >= max(2, idx.shape[1]):
+    idx = token_tensor(idx, ndim=2)
+    if prompt_length >= max(2, idx.shape[1]):
         raise ValueError(
             f"prompt_length {prompt_length} leaves none of the {idx.shape[1]} tokens to score"
         )

@@ -1,21 +1,17 @@
-"""How every program here begins and ends: its options, its error lines, Ctrl-C, its exit code.
+"""How every program here begins and ends: error lines, Ctrl-C, exit codes.
 
 A program calls `prepare` first of all, before imports that take seconds, and runs its work under
-`conclude`. Imports the standard library alone, and runs on any Python 3, so that an old one can be
-refused in words.
+`conclude`. Imports what Python itself has imported, and little more, and runs on any Python 3, so
+that Ctrl-C is heard early and an old Python is refused in words.
 """
 
-import argparse
 import os
 import signal
 import sys
-import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 LEAST_PYTHON = (3, 11)  # numpy 2.4 has no wheels for less
-REFUSED, INTERRUPTED = 2, 130  # exit codes
-MINUS = "\v-"  # of a negative number on the command line: white space to float() and int()
+REFUSED, INTERRUPTED, UNREAD = 2, 130, 141  # exit codes
 
 
 def prepare(prog):
@@ -44,13 +40,24 @@ def conclude(prog, work, report=None):
     print_anything()
     try:
         with interruptible():
-            return work() or 0
+            code = work() or 0
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # who read what is printed, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return UNREAD
     except (ValueError, OSError) as error:
         (report or complain)(prog, str(error))
         return REFUSED
     except KeyboardInterrupt:
         say(prog + ": interrupted")
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:  # PyTorch has no class of its own on the CPU
+        message = (str(error).splitlines() or [""])[0]
+        if not (isinstance(error, MemoryError) or ("allocate" in message and "memory" in message)):
+            raise
+        (report or complain)(prog, "there is not enough memory. " + message)
+        return REFUSED
 
 
 def complain(prog, message):
@@ -84,6 +91,8 @@ def interruptible():
     After one, every other is ignored until the process ends. A caller that did not `prepare` keeps
     its own handling.
     """
+    import threading
+
     ending = signal.getsignal(signal.SIGINT)
     if not isinstance(ending, _Ending) or threading.current_thread() is not threading.main_thread():
         yield
@@ -114,39 +123,3 @@ class _Ending:
         if os.environ.get("RANK", "0") == "0":
             os.write(2, (self.prog + ": interrupted\n").encode())
         os._exit(INTERRUPTED)
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with an option, and exits with code 2.
-
-    A number may be negative, in exponent form too; a text or a file's name may look like one.
-    Options are not abbreviated.
-    """
-
-    def __init__(self, prog, **settings):
-        super().__init__(prog, allow_abbrev=False, **settings)
-        for kind in (None, str):
-            self.register("type", kind, _as_given)
-        self.register("type", Path, lambda text: Path(_as_given(text)))
-
-    def parse_known_args(self, args=None, namespace=None):
-        print_anything()  # --help
-        given = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_as_value(argument) for argument in given], namespace)
-
-    def error(self, message):
-        complain(self.prog.partition(" --study ")[0], _as_given(message))
-        sys.exit(REFUSED)
-
-
-def _as_value(argument):
-    """The argument; a negative number so that argparse does not take it for an option."""
-    try:
-        float(argument)
-    except ValueError:
-        return argument
-    return argument.replace("-", MINUS, 1) if argument.startswith("-") else argument
-
-
-def _as_given(text):
-    return text.replace(MINUS, "-").replace(repr(MINUS)[1:-1], "-")

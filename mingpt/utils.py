@@ -67,6 +67,15 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path, content):
+    """Write numbers and names as JSON, atomically. Raises ValueError for a number that is not
+    finite; nothing is written then."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as temporary:
+        # a file's name may hold bytes that are no UTF-8
+        temporary.write_text(text + "\n", encoding="utf-8", errors="replace")
+
+
 def check_writable(folder):
     """Prove that files can be written into a folder, or into the one it would be made in.
 

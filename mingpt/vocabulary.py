@@ -3,9 +3,9 @@
 import torch
 
 from mingpt.bpe import check_ids, get_encoder
-from mingpt.data import token_tensor
 from mingpt.merges import load_merges
 from mingpt.model import GPT
+from mingpt.tokens import token_tensor
 from mingpt.utils import CfgNode
 
 BYTES = 256  # the first ids of GPT-2's vocabulary are the single bytes

@@ -16,6 +16,8 @@ if __name__ == "__main__":
 import sys
 from pathlib import Path
 
+from diffusion.parser import Parser
+
 PROG = "python -m report.build"
 FOLDER = Path(__file__).parent
 REPORTS = ("report", "studies")
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _typeset(argv: list[str] | None) -> None:
-    startup.Parser(PROG, description=__doc__.splitlines()[0]).parse_args(argv)
+    Parser(PROG, description=__doc__.splitlines()[0]).parse_args(argv)
     try:
         import typst
     except ImportError:

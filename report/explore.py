@@ -25,6 +25,7 @@ import diffusion
 import mingpt
 from diffusion.data import CLASS_NAMES, RECTANGLES, SQUARE
 from diffusion.files import write_atomically
+from diffusion.parser import Parser
 from mingpt.attention import all_blocks, knockout
 from mingpt.bpe import get_encoder
 from mingpt.text import sentence_length, token_texts, word_positions
@@ -255,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build(argv: list[str] | None) -> None:
-    startup.Parser(PROG, description=__doc__.splitlines()[0]).parse_args(argv)
+    Parser(PROG, description=__doc__.splitlines()[0]).parse_args(argv)
     models = load_denoisers()
     words = words_data()
     points = points_data(models)

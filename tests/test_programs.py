@@ -1,6 +1,7 @@
 """Every program here: one place for its options, its error lines, Ctrl-C and exit codes."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_an_interrupt_at_the_imports_is_one_line(module):
 
 @pytest.mark.parametrize("package", ["mingpt", "diffusion"])
 def test_conclude_has_a_line_and_a_code_for_each_end(package, capsys):
-    startup = __import__(f"{package}.startup").startup
+    startup = importlib.import_module(f"{package}.startup")
 
     def failing(error):
         def work():
@@ -91,17 +92,32 @@ def test_conclude_has_a_line_and_a_code_for_each_end(package, capsys):
         (OSError("no disk"), 2, "x.py: error: no disk"),
         (ValueError("\udcff"), 2, "x.py: error: \\udcff"),
         (KeyboardInterrupt(), 130, "x.py: interrupted"),
+        (MemoryError(), 2, "x.py: error: there is not enough memory. "),
+        (RuntimeError("can't allocate memory: 9 bytes\nat f"), 2,
+         "x.py: error: there is not enough memory. can't allocate memory: 9 bytes"),
     ):
         assert startup.conclude("x.py", failing(error)) == code
         assert capsys.readouterr().err == line + "\n"
-    with pytest.raises(ZeroDivisionError):
-        startup.conclude("x.py", failing(ZeroDivisionError()))
+    for mistake in (ZeroDivisionError(), RuntimeError("a bug")):
+        with pytest.raises(type(mistake)):
+            startup.conclude("x.py", failing(mistake))
+
+
+@pytest.mark.parametrize("package", ["mingpt", "diffusion"])
+def test_a_reader_that_goes_away_is_no_error(package):
+    work = f"from {package} import startup\nimport sys, time\ntime.sleep(1)\n"
+    work += "sys.exit(startup.conclude('x.py', lambda: print('x')))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", work], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
 
 
 @pytest.mark.parametrize("package", ["mingpt", "diffusion"])
 def test_a_number_may_be_negative_and_a_name_may_look_like_one(package, capsys):
-    startup = __import__(f"{package}.startup").startup
-    parser = startup.Parser("x.py")
+    parser = importlib.import_module(f"{package}.parser").Parser("x.py")
     parser.add_argument("--rate", type=float)
     parser.add_argument("--pair", type=int, nargs=2)
     parser.add_argument("--out", type=Path)

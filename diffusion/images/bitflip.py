@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
-from diffusion.checks import check_count, check_stage
+from diffusion.checks import as_tensor, check_count, check_seed, check_stage, own_mode
 from diffusion.sampling import Step, collect, generator_of, reverse
 
 Predict = Callable[[Tensor, int | Tensor], Tensor]
@@ -54,7 +54,8 @@ class BitFlip:
     def __post_init__(self) -> None:
         if not isinstance(self.delta, Real) or not 0 < self.delta <= 0.5:
             raise ValueError(f"delta must be in (0, 1/2], not {self.delta}")
-        check_count("stages", self.stages)
+        object.__setattr__(self, "delta", float(self.delta))  # NumPy's would not go into a file
+        object.__setattr__(self, "stages", check_count("stages", self.stages))
 
     def correlation(self, t: int | Tensor) -> Tensor:
         """c^t = E[Y_0 Y_t] of a pixel for t in 0..stages, float64 of t's shape."""
@@ -75,7 +76,7 @@ class BitFlip:
 
     def stage(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """One stage: images (n, m) with every pixel flipped with probability delta."""
-        check_images(y, name="y")
+        y = check_images(y, name="y")
         return torch.where(torch.rand(y.shape, generator=generator) < self.delta, -y, y)
 
     def forward(self, y_0: Tensor, t: int | Tensor, generator: torch.Generator) -> Tensor:
@@ -83,7 +84,7 @@ class BitFlip:
 
         Two coins per pixel: is it replaced by now, and if so, by what?
         """
-        check_images(y_0, name="y_0")
+        y_0 = check_images(y_0, name="y_0")
         replaced = torch.rand(y_0.shape, generator=generator) < column(self.replaced(t), y_0)
         return torch.where(replaced, coins(y_0.shape, generator, y_0.dtype), y_0)
 
@@ -93,7 +94,7 @@ class BitFlip:
         P(y_t | +1) P(+1 | y_0) / P(y_t | y_0)
             = (1 + c y_t) (1 + c^(t-1) y_0) / (2 (1 + c^t y_t y_0)).
         """
-        check_images(y_t, name="y_t")
+        y_t = check_images(y_t, name="y_t")
         return self._posterior(y_t, check_images(y_0, y_t.shape[1], "y_0"), t)
 
     def _posterior(self, y_t: Tensor, y_0: Tensor, t: int | Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class BitFlip:
 
     def reverse_probability(self, logits: Tensor, y_t: Tensor, t: int | Tensor) -> Tensor:
         """Q_t(Y_t) = P(Y_{t-1} = +1 | Y_t) under the network's log-odds (n, m) of Y_0 = +1."""
-        check_images(y_t, logits.shape[1], "y_t")
+        y_t = check_images(y_t, logits.shape[1], "y_t")
         on, one = torch.sigmoid(logits), torch.ones_like(y_t)
         return on * self._posterior(y_t, one, t) + (1 - on) * self._posterior(y_t, -one, t)
 
@@ -112,7 +113,7 @@ class BitFlip:
 
         At t = 1 the posterior is certain of Y_0, and this is -log Q_1(Y_0).
         """
-        check_images(y_t, logits.shape[1], "y_t")
+        y_t = check_images(y_t, logits.shape[1], "y_t")
         # Multiplied by y_0, every pixel's truth is +1. Probabilities of Y_{t-1} = +-Y_0 are kept
         # apart, so that neither loses digits to the other when it is small.
         u, one = y_0 * y_t, torch.ones_like(y_t)
@@ -143,19 +144,18 @@ def coins(shape, generator: torch.Generator, dtype: torch.dtype = torch.float32)
 
 
 def check_images(images: Tensor, pixels: int | None = None, name: str = "images") -> Tensor:
-    """images itself, if it is an (n, pixels) tensor of -1 and +1.
+    """Images (n, pixels) of -1 and +1 as a floating-point tensor: a tensor, an array or lists.
 
     Raises:
         ValueError: otherwise.
     """
-    if not torch.is_tensor(images):
-        raise ValueError(f"{name} must be a tensor, not {type(images).__name__}")
+    images = as_tensor(images, name)
     if images.ndim != 2 or (pixels is not None and images.shape[1] != pixels):
         expected = "m" if pixels is None else pixels
         raise ValueError(f"{name} must have shape (n, {expected}), not {tuple(images.shape)}")
-    if not images.is_floating_point() or not (images.abs() == 1).all():
-        raise ValueError(f"{name} must hold floating-point values -1 and +1 only")
-    return images
+    if not ((images == 1) | (images == -1)).all():
+        raise ValueError(f"{name} must hold -1 and +1 only")
+    return images if images.is_floating_point() else images.float()
 
 
 # --- Sampling -----------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def ancestral(predict: Predict, process: BitFlip, generator: torch.Generator) ->
     return step
 
 
-@torch.no_grad()
+@own_mode(gradients=False)
 def sample(
     model,
     n: int,
@@ -197,7 +197,7 @@ def sample(
     Raises:
         ValueError: any argument outside what is described here.
     """
-    check_count("n", n)
+    n = check_count("n", n)
     labels = model.check_labels(labels, n)
     generator = generator_of(seed)
     y = coins((n, model.pixels), generator, model.dtype)
@@ -225,7 +225,7 @@ class BitBound(NamedTuple):
     error: Tensor
 
 
-@torch.no_grad()
+@own_mode(gradients=False)
 def bound(
     model,
     images: Tensor,
@@ -250,8 +250,8 @@ def bound(
     """
     process, images = model.process, check_images(images, model.pixels).to(model.dtype)
     labels = model.check_labels(labels, len(images))
-    check_count("noise_samples", noise_samples, least=2)
-    generator = torch.Generator().manual_seed(seed)
+    noise_samples = check_count("noise_samples", noise_samples, least=2)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     bits = 1 / (model.pixels * math.log(2))
     stages, variances = [], []
     hidden = None if progress else True
@@ -289,7 +289,7 @@ def draw_stages(
     return t, share[0] - share[1]
 
 
-@torch.no_grad()
+@own_mode(gradients=False)
 def class_bounds(
     model,
     images: Tensor,
@@ -322,9 +322,9 @@ def class_bounds(
         ValueError: any argument outside what is described here.
     """
     process, images = model.process, check_images(images, model.pixels).to(model.dtype)
-    check_count("samples", samples)
+    samples = check_count("samples", samples)
     labels = [model.check_labels(given, len(images)) for given in classes]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     total = torch.empty(len(images), len(classes), dtype=torch.float64)
     most = max(1, _ROWS // samples)
     hidden = None if progress else True

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from diffusion.checks import check_count, check_labels, check_stage
-from diffusion.files import WeightsError, load_weights, save_weights
+from diffusion.checks import as_tensor, check_count, check_labels, check_stage, own_mode
+from diffusion.files import WeightsError, check_savable, load_weights, save_weights, unwrapped
 from diffusion.images import mnist
 from diffusion.images.bitflip import BitFlip, check_images, draw_stages
+from diffusion.images.model import building
 from diffusion.images.muon import Muon
 from diffusion.images.training import BatchTraining
 
@@ -49,6 +50,7 @@ class BitNet(nn.Module):
         ValueError: a shape or width that is not as described.
     """
 
+    @building()
     def __init__(
         self,
         process: BitFlip,
@@ -60,9 +62,9 @@ class BitNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("height", shape[0]), ("width", shape[1]), ("channels", width)):
-            check_count(name, value)
-        self.process, self.shape = process, tuple(shape)
+        shape = check_count("height", shape[0]), check_count("width", shape[1])
+        width, num_classes = check_count("channels", width), check_count("classes", num_classes, 0)
+        self.process, self.shape = process, shape
         self.num_classes, self.width = num_classes, width
         self.precision = torch.float32
         self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
@@ -82,6 +84,7 @@ class BitNet(nn.Module):
         self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator | None) -> None:
+        generator = generator or torch.Generator()
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 bound = 1 / math.sqrt(module.weight[0].numel())
@@ -92,6 +95,12 @@ class BitNet(nn.Module):
         # Start from the pixel's own evidence alone.
         nn.init.zeros_(self.trunk.output_layer.weight)
         nn.init.zeros_(self.trunk.output_layer.bias)
+
+    def check_savable(self) -> None:
+        """As `ImageModel.check_savable`."""
+        config = self.config()
+        process = BitFlip(config.pop("delta"), config.pop("stages"))
+        check_savable(self, BitNet(process, tuple(config.pop("shape")), **config))
 
     def config(self) -> dict:
         """What, beside the tensors, it takes to build the model again."""
@@ -139,7 +148,7 @@ class BitNet(nn.Module):
         Raises:
             ValueError: anything outside that.
         """
-        check_images(y_t, self.pixels, "y_t")
+        y_t = check_images(y_t, self.pixels, "y_t").to(self.dtype)
         t = check_stage(t, 1, self.process.stages)
         if t.ndim and t.shape != (len(y_t),):
             raise ValueError(f"t must be one stage or {len(y_t)}, not shape {tuple(t.shape)}")
@@ -236,7 +245,8 @@ class BitTraining(BatchTraining):
         options: batch_size, epochs, learning_rate, ema_decay, seed of `BatchTraining`.
 
     Raises:
-        ValueError: images of another size, other values, options out of range.
+        ValueError: images of another size, other values, options out of range, or a model that no
+            weights file could hold.
     """
 
     def __init__(
@@ -249,8 +259,9 @@ class BitTraining(BatchTraining):
         unlabelled: float = 0.5,
         **options,
     ) -> None:
-        if not torch.is_tensor(images) or images.dtype != torch.uint8:
-            check_images(images, model.pixels)
+        model, images = unwrapped(model), as_tensor(images)
+        if images.dtype != torch.uint8:
+            images = check_images(images, model.pixels)
         if not 0 <= unlabelled <= 1:
             raise ValueError(f"unlabelled must be in [0, 1], not {unlabelled}")
         super().__init__(model, images, labels, batch_size=batch_size, **options)
@@ -286,12 +297,19 @@ class BitTraining(BatchTraining):
 def save(model: BitNet, path: str | Path) -> None:
     """Write weights, architecture and process to one file, atomically.
 
+    A model that `torch.compile`, data parallelism or weight averaging has wrapped is saved as
+    itself.
+
     Raises:
         OSError: the file cannot be written; an existing file is then untouched.
+        ValueError: `load` could not give this model back; nothing is written.
     """
+    model = unwrapped(model)
+    model.check_savable()
     save_weights(path, _KIND, model.config(), model.state_dict())
 
 
+@own_mode(gradients=True)
 def load(path: str | Path) -> BitNet:
     """Read a model that `save` wrote; it comes back in eval mode.
 

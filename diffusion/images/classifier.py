@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d, relu
 
+from diffusion.checks import check_count, own_mode
 from diffusion.files import check_file
 from diffusion.images import mnist
-from diffusion.images.model import ImageModel, check_images, initialise
+from diffusion.images.model import ImageModel, building, check_images, initialise
 from diffusion.images.training import BatchTraining
+from diffusion.parser import Parser
 from diffusion.training import TrainingError
 
 PROG = "python -m diffusion.images.classifier"
@@ -41,6 +43,7 @@ class Classifier(ImageModel):
     num_classes = mnist.NUM_CLASSES
     pixels = mnist.PIXELS
 
+    @building()
     def __init__(
         self,
         *,
@@ -49,7 +52,7 @@ class Classifier(ImageModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(losses)
-        self.width = width
+        self.width = width = check_count("width", width)
         self.first = nn.Conv2d(1, width, 5, stride=2, padding=2)
         self.second = nn.Conv2d(width, 2 * width, 3, padding=1)
         self.third = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
@@ -66,7 +69,7 @@ class Classifier(ImageModel):
         Raises:
             ValueError: images of another size or other values.
         """
-        x = check_images(x, self.pixels, "x").reshape(-1, 1, *mnist.SHAPE)
+        x = check_images(x, self.pixels, "x").to(self.losses).reshape(-1, 1, *mnist.SHAPE)
         x = relu(self.first(x))  # (n, width, 14, 14)
         x = max_pool2d(relu(self.second(x)), 2)  # (n, 2 width, 7, 7)
         x = max_pool2d(relu(self.third(x)), 2)  # (n, 2 width, 3, 3)
@@ -96,9 +99,10 @@ class ClassifierTraining(BatchTraining):
         return wide[torch.arange(n)[:, None, None], rows, columns].reshape(n, -1)
 
 
-@torch.no_grad()
+@own_mode(gradients=False)
 def evaluate(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (n, 10) and features (n, 64) of images (n, 784) in [0, 1], a part at a time."""
+    images = check_images(images, model.pixels)
     parts = [model(rows) for rows in images.split(_ROWS)]
     logits, features = zip(*parts, strict=True)
     return torch.cat(logits), torch.cat(features)
@@ -119,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train_as_asked(argv: list[str] | None) -> None:
-    parser = startup.Parser(
+    parser = Parser(
         PROG, description="Train the classifier that samples of digits are judged by."
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import leaky_relu, pixel_shuffle, pixel_unshuffle, relu, softplus
 
-from diffusion.checks import check_count
+from diffusion.checks import check_count, own_mode
 from diffusion.images import mnist
-from diffusion.images.model import ImageModel, initialise
+from diffusion.images.model import ImageModel, building, initialise
 from diffusion.images.training import BatchTraining
 from diffusion.images.vae import NETWORKS, dense
 from diffusion.sampling import generator_of
@@ -46,6 +46,7 @@ class GAN(ImageModel):
 
     KIND = "diffusion.images.GAN"
 
+    @building()
     def __init__(
         self,
         *,
@@ -57,13 +58,11 @@ class GAN(ImageModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(losses)
-        for name, value in (("pixels", pixels), ("latent", latent)):
-            check_count(name, value)
-        for value in hidden:
-            check_count("hidden", value)
+        pixels, latent = check_count("pixels", pixels), check_count("latent", latent)
+        hidden = tuple(check_count("hidden", value) for value in hidden)
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
-        self.pixels, self.latent, self.hidden = pixels, latent, tuple(hidden)
+        self.pixels, self.latent, self.hidden = pixels, latent, hidden
         self.network = network
         if network == "dense":
             self.generator = dense(latent, *self.hidden, pixels)
@@ -86,23 +85,26 @@ class GAN(ImageModel):
             "network": self.network,
         }
 
+    def _noise(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(n, self.latent, generator=generator).to(self.losses)
+
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """G(z) for n draws of z: (n, m), with gradients."""
-        return self.generator(torch.randn(n, self.latent, generator=generator))
+        return self.generator(self._noise(n, generator))
 
     def h(self, x: Tensor) -> Tensor:
         """Log-odds of D(x) = sigmoid(h(x)) that x (n, m) is real: (n,)."""
         return self.discriminator(x)[:, 0]
 
-    @torch.no_grad()
+    @own_mode(gradients=False)
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """n images G(z), (n, m), in [0, 1] where the network is convolutional.
 
         Raises:
             ValueError: n below 1.
         """
-        check_count("n", n)
-        z = torch.randn(n, self.latent, generator=generator_of(seed))
+        n = check_count("n", n)
+        z = self._noise(n, generator_of(seed))
         return torch.cat([self.generator(rows) for rows in z.split(_ROWS)])
 
 

@@ -28,7 +28,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from diffusion.checks import as_tensor, check_seed
 from diffusion.files import check_file, write_atomically
+from diffusion.parser import Parser
 
 PROG = "python -m diffusion.images.mnist"
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
@@ -84,7 +86,7 @@ def binarise(images: Tensor, *, seed: int | None = None, generator=None) -> Tens
     """Draw every pixel as Bernoulli(grey value / 255).
 
     Args:
-        images: (n, m) uint8 grey values.
+        images: (n, m) uint8 grey values, a tensor or an array.
         seed: of the draws; 0 for the fixed draw of the test images that nats are measured on.
         generator: in place of a seed, a torch.Generator that the draws are taken from.
 
@@ -94,12 +96,16 @@ def binarise(images: Tensor, *, seed: int | None = None, generator=None) -> Tens
     Raises:
         ValueError: images of another type, or not exactly one of seed and generator.
     """
-    if not torch.is_tensor(images) or images.dtype != torch.uint8 or images.ndim != 2:
-        raise ValueError("images must be an (n, m) uint8 tensor of grey values 0..255")
+    images = as_tensor(images, "images")
+    if images.dtype != torch.uint8 or images.ndim != 2:
+        raise ValueError(
+            "images must be (n, m) uint8 grey values 0..255, "
+            f"not {images.dtype} of shape {tuple(images.shape)}"
+        )
     if (seed is None) == (generator is None):
         raise ValueError("pixels are drawn with a seed or a generator, exactly one of them")
     if generator is None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
     # A draw in 0..254 is below the grey value with probability grey value / 255.
     draw = torch.randint(255, images.shape, generator=generator, dtype=torch.uint8)
     return (draw < images).float()
@@ -211,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build_as_asked(argv: list[str] | None) -> None:
-    parser = startup.Parser(
+    parser = Parser(
         PROG, description="Build data/mnist.npz from the four original files of MNIST."
     )
     parser.add_argument("--images", metavar="DIR", help="folder of the four .gz files "

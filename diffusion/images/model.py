@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from diffusion.checks import check_labels
-from diffusion.files import WeightsError, load_weights, save_weights
+from diffusion.checks import as_tensor, check_labels, own_mode
+from diffusion.files import WeightsError, check_savable, load_weights, save_weights
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Decorates a constructor: layers draw weights of their own, which `initialise` replaces.
+
+    Neither moves the global random state, nor depends on the caller's modes.
+    """
+    with torch.random.fork_rng(devices=[]), own_mode(gradients=True):
+        yield
 
 
 class ImageModel(nn.Module):
@@ -60,11 +72,22 @@ class ImageModel(nn.Module):
 
         Raises:
             OSError: the file cannot be written; an existing file is then untouched.
+            ValueError: `load` could not give this model back; nothing is written.
         """
+        self.check_savable()
         state = {name: tensor.to(self.STORED) for name, tensor in self.state_dict().items()}
         save_weights(path, self.KIND, self.config(), state)
 
+    def check_savable(self) -> None:
+        """Refuse, before any training, a model that a weights file could not give back.
+
+        Raises:
+            ValueError: layers were replaced, added or parametrised after it was built.
+        """
+        check_savable(self, type(self)(**self.config()))
+
     @classmethod
+    @own_mode(gradients=True)
     def load(cls, path: str | Path) -> Self:
         """Read a model that `save` wrote; it comes back in eval mode.
 
@@ -84,8 +107,9 @@ class ImageModel(nn.Module):
 def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
     """Draw every linear and convolutional layer of a module anew, as PyTorch does by default.
 
-    U(-b, b) with b = 1 / sqrt(inputs of a unit), from the generator and not from the global one.
+    U(-b, b) with b = 1 / sqrt(inputs of a unit), from the generator, None for one of its own.
     """
+    generator = generator or torch.Generator()
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             bound = 1 / math.sqrt(layer.weight[0].numel())
@@ -94,16 +118,14 @@ def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
 
 
 def check_images(images: Tensor, pixels: int, name: str = "images") -> Tensor:
-    """images itself, if it is an (n, pixels) floating-point tensor with values in [0, 1].
+    """Images (n, pixels) with values in [0, 1], float32: a tensor, an array or lists of them.
 
     Raises:
         ValueError: otherwise.
     """
-    if not torch.is_tensor(images) or not images.is_floating_point():
-        found = images.dtype if torch.is_tensor(images) else type(images).__name__
-        raise ValueError(f"{name} must be a floating-point tensor, not {found}")
+    images = as_tensor(images, name)
     if images.ndim != 2 or images.shape[1] != pixels or not len(images):
         raise ValueError(f"{name} must have shape (n, {pixels}), not {tuple(images.shape)}")
     if not ((images >= 0) & (images <= 1)).all():
         raise ValueError(f"{name} must hold values in [0, 1] only")
-    return images
+    return images.float()

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from diffusion.checks import check_count
+from diffusion.checks import as_real, check_count, check_range, check_seed, own_mode
 from diffusion.images import mnist
-from diffusion.images.model import ImageModel, check_images, initialise
+from diffusion.images.model import ImageModel, building, check_images, initialise
 from diffusion.images.muon import Muon
 from diffusion.images.training import BatchTraining
 from diffusion.images.vae_conv import ConvDecoder, ConvEncoder
@@ -68,6 +68,7 @@ class VAE(ImageModel):
 
     KIND = "diffusion.images.VAE"
 
+    @building()
     def __init__(
         self,
         *,
@@ -80,17 +81,15 @@ class VAE(ImageModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(losses)
-        for name, value in (("pixels", pixels), ("latent", latent)):
-            check_count(name, value)
-        for value in hidden:
-            check_count("hidden", value)
+        pixels, latent = check_count("pixels", pixels), check_count("latent", latent)
+        hidden = tuple(check_count("hidden", value) for value in hidden)
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
         if observation not in OBSERVATIONS:
             raise ValueError(
                 f"observation must be one of {', '.join(OBSERVATIONS)}, not {observation!r}"
             )
-        self.pixels, self.latent, self.hidden = pixels, latent, tuple(hidden)
+        self.pixels, self.latent, self.hidden = pixels, latent, hidden
         self.network, self.observation = network, observation
         if network == "dense":
             self.encoder = dense(pixels, *self.hidden, 2 * latent)
@@ -117,17 +116,19 @@ class VAE(ImageModel):
         }
 
     def check(self, x: Tensor) -> Tensor:
-        """x itself, if it is an (n, m) floating-point tensor, of 0 and 1 where pixels are such.
+        """x (n, m) as a tensor of the model's type, if it holds 0 and 1 where pixels are such.
 
         Raises:
             ValueError: otherwise.
         """
         if self.observation == "bernoulli":
-            check_images(x, self.pixels, "x")
+            x = check_images(x, self.pixels, "x")
             if not ((x == 0) | (x == 1)).all():
                 raise ValueError("x must hold 0 and 1 only; mnist.binarise draws them")
-        elif not torch.is_tensor(x) or x.ndim != 2 or x.shape[1] != self.pixels:
-            raise ValueError(f"x must be a tensor of shape (n, {self.pixels})")
+            return x.to(self.losses)
+        x = check_range(as_real(x, "x").to(self.losses), "x")
+        if x.ndim != 2 or x.shape[1] != self.pixels:
+            raise ValueError(f"x must have shape (n, {self.pixels}), not {tuple(x.shape)}")
         return x
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,19 +156,19 @@ class VAE(ImageModel):
         kl = (m.square() + v - 1 - v.log()).sum(dim=1) / 2
         return kl, -self.log_conditional(x, sample_gaussian(m, v, generator))
 
-    @torch.no_grad()
+    @own_mode(gradients=False)
     def negative_elbo_bound(self, x: Tensor, *, seed: int = 0) -> Elbo:
         """(nelbo, kl, rec) of images x (n, m), one draw of z for each: scalars, nats an image.
 
         Raises:
             ValueError: x of another size, or with other values.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         parts = [self.elbo_terms(rows, generator) for rows in self.check(x).split(_ROWS)]
         kl, rec = (torch.cat(part).mean() for part in zip(*parts, strict=True))
         return Elbo(kl + rec, kl, rec)
 
-    @torch.no_grad()
+    @own_mode(gradients=False)
     def log_likelihood(self, x: Tensor, *, samples: int = 5000, seed: int = 0) -> Tensor:
         """The importance-weighted bound on log p(x) (Burda et al. 2016), (n,) float64 nats.
 
@@ -177,8 +178,8 @@ class VAE(ImageModel):
         Raises:
             ValueError: x of another size or with other values, samples below 1.
         """
-        check_count("samples", samples)
-        generator = torch.Generator().manual_seed(seed)
+        samples = check_count("samples", samples)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         return torch.cat(
             [
                 self._log_likelihood(rows, samples, generator)
@@ -199,7 +200,7 @@ class VAE(ImageModel):
             total = torch.logaddexp(total, log_w.double().reshape(k, -1).logsumexp(dim=0))
         return total - math.log(samples)
 
-    @torch.no_grad()
+    @own_mode(gradients=False)
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """Decode n draws z ~ p(z): (n, m), of Bernoulli pixels the probability of ink.
 
@@ -208,12 +209,12 @@ class VAE(ImageModel):
         Raises:
             ValueError: n below 1.
         """
-        check_count("n", n)
+        n = check_count("n", n)
         generator = generator_of(seed)
-        z = torch.randn(n, self.latent, generator=generator)
+        z = torch.randn(n, self.latent, generator=generator).to(self.losses)
         x = torch.cat([self.decode(rows) for rows in z.split(_ROWS)])
         if self.observation == "gaussian":
-            x = x + self.log_s.exp() * torch.randn(x.shape, generator=generator)
+            x = x + self.log_s.exp() * torch.randn(x.shape, generator=generator).to(x)
         return x
 
 
@@ -249,6 +250,7 @@ class VAETraining(BatchTraining):
 
     def __init__(self, model: VAE, images: Tensor, **options) -> None:
         super().__init__(model, images, **options)
+        model = self.model  # as itself, where it was wrapped
         inner = inner_weights(model)
         names = {id(weight) for weight in inner}
         others = [weight for weight in model.parameters() if id(weight) not in names]

@@ -56,8 +56,7 @@ WORK = (11_000, 4_000)
 DATA = option(
     "--data",
     "points of your own in place of the square's: an array (n, 2), or (n, 3) with whole-number "
-    "classes in the third column, of 100 to 1,000,000 points at any scale; name an --out of "
-    "its own, too",
+    "classes in the third column, of 100 to 1,000,000 points at any scale",
     type=Path,
     metavar="FILE.npy",
 )

@@ -1,9 +1,8 @@
 """The exercise's questions about points of one's own (--data FILE.npy).
 
-No truth is known here. A tenth of the points is held out of training, and whatever the exercise
-measures against its square is measured against them: by the energy distance with its permutation
-test, the ratio of W2 distances, and the log-density that the model gives them. Training rotates
-nothing. What a question cannot answer without the square, or without classes, it says.
+No truth is known here. Whatever the exercise measures against its square is measured against a
+tenth of the points, held out: by the energy distance with its permutation test, the ratio of W2
+distances, their log-density. What has no answer without the square or classes is said.
 """
 
 from __future__ import annotations
@@ -396,5 +395,6 @@ def study(
         check=ownpoints.check,
         load=ownpoints.load,
         train=ownpoints.train,
+        subject=lambda args: args.data,
         questions={name: noted(name, question) for name, question in questions.items()},
     )

@@ -75,8 +75,8 @@ class Predictions(NamedTuple):
 
 
 def load(args):
-    """{"gpt": the Shipped model}. Raises CheckpointError for a file that holds none."""
-    content = checkpoint.read(args.weights)
+    """{"gpt": the Shipped model}. Raises CheckpointError for a file that holds none of the book."""
+    content = checkpoint.read_of_the_book(args.weights)
     encoder = checkpoint.encoder(content)
     model = checkpoint.build(content)  # the CPU computes the same bits every time
     return {"gpt": Shipped(model, encoder, book_in(encoder), args.weights)}

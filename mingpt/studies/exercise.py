@@ -144,8 +144,6 @@ def _check_training_options(args):
             f"--batch-size {args.batch_size} cannot be divided among {process_count()} processes "
             f"x {args.accumulation_steps} accumulation steps"
         )
-    for file in (WEIGHTS_FILE, TRAINING_FILE):
-        check_file(args.save / file)
 
 
 def check_texts(args, encoder, block_size):
@@ -210,6 +208,8 @@ def load(args):
         raise ValueError(
             f"--batch-size {args.batch_size} is larger than the book: it has {blocks} blocks"
         )
+    for file in (WEIGHTS_FILE, TRAINING_FILE):
+        check_file(args.save / file)
     return {"gpt": None}
 
 
@@ -310,14 +310,14 @@ def train(run, name):
     model = trainer.model
     if process_rank() == 0:
         path = args.save / WEIGHTS_FILE
-        checkpoint.save(
+        content = checkpoint.save(
             model, path, dtype=torch.float16, history=history, recipe=record,
             vocabulary=encoder.ids if args.vocab == "book" else None,
             **({} if text is None else {"text": text}),
         )
         (args.save / TRAINING_FILE).unlink(missing_ok=True)
         print(f"    saved {path}")
-        model = checkpoint.load(path, args.device)  # as anyone will load it, rounded to float16
+        model = checkpoint.build(content, args.device)  # as anyone will load it: float16
     return TrainedGPT(model, encoder, book, history, record, text)
 
 

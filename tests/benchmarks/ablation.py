@@ -30,6 +30,7 @@ from diffusion import data, metrics, training
 from diffusion.denoiser import Denoiser, scaled_log
 from diffusion.figures import curves, style
 from diffusion.files import write_json
+from diffusion.parser import Parser
 from diffusion.studies import owndata, recipe
 
 PROG = "python -m tests.benchmarks.ablation"
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _compare(argv: list[str] | None) -> None:
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="train every variant again")
     path = ROOT / "report/results/ablation_diffusion.json"
     known = {"variants": {}, "learning_curve": {}}

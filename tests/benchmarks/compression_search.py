@@ -31,11 +31,12 @@ from mingpt.data import BlockDataset, load_book, split_text
 from mingpt.mixing import ADAPTIVE_WEIGHTS, ORDER, RATE, STATIC_WEIGHTS
 from mingpt.model import GPT
 from mingpt.ngram import KneserNey, folded_kinds, unseen_prior
+from mingpt.parser import Parser
 from mingpt.predictors import DynamicGPT, Neighbours, StaticGPT
 from mingpt.scoring import bits_per_byte
 from mingpt.studies.compression import mixed
 from mingpt.trainer import Trainer
-from mingpt.utils import atomic_path
+from mingpt.utils import write_json
 
 PROG = "python -m tests.benchmarks.compression_search"
 PATH = Path(__file__).parents[2] / "report" / "results" / "compression_search.json"
@@ -189,7 +190,7 @@ def main(argv=None):
 
 
 def _search(argv):
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path("runs/gpt_nine_tenths.pt"),
                         help="the GPT of the nine tenths; trained and saved where it is missing")
     parser.add_argument("--trials", type=Path, metavar="FILE",
@@ -253,8 +254,7 @@ def note(*keys_and_value):
     for key in keys[:-1]:
         place = place.setdefault(key, {})
     place[keys[-1]] = value
-    with atomic_path(PATH) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(PATH, content)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from diffusion import data, exact, likelihood, metrics, schedule
 from diffusion.exact import ExactDenoiser
 from diffusion.figures import curves, style
 from diffusion.files import write_json
+from diffusion.parser import Parser
 from diffusion.sampling import EVALUATIONS_PER_STEP
 from diffusion.studies import exercise, recipe
 
@@ -268,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(argv: list[str] | None) -> None:
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("quality", "seeds", "cost"), help="one part alone")
     part = parser.parse_args(argv).only
     path = ROOT / "report/results/benchmark_diffusion.json"

@@ -39,10 +39,11 @@ from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
 from mingpt.devices import bfloat16_supported
 from mingpt.model import GPT, MODEL_TYPES
+from mingpt.parser import Parser
 from mingpt.scoring import bits_per_byte, heldout_bits_per_byte
 from mingpt.studies import exercise
 from mingpt.trainer import Trainer
-from mingpt.utils import CfgNode, atomic_path
+from mingpt.utils import CfgNode, write_json
 from mingpt.vocabulary import BookVocabulary
 
 PROG = "python -m tests.benchmarks.gpt"
@@ -83,8 +84,7 @@ def write():
     if RESULTS.exists():
         rows = {old["name"]: old for old in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
     content = {"machine_of_last_run": machine(), "rows": list((rows | ROWS).values())}
-    with atomic_path(RESULTS) as path:
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(RESULTS, content)
 
 
 def machine():
@@ -388,7 +388,7 @@ def main(argv=None):
 
 
 def _measure(argv):
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(

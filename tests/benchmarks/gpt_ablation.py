@@ -27,6 +27,7 @@ from mingpt.bpe import get_encoder
 from mingpt.data import BlockDataset, load_book
 from mingpt.merges import load_merges
 from mingpt.model import GPT
+from mingpt.parser import Parser
 from mingpt.recipe import recipe_for
 from mingpt.scoring import bits_per_byte
 from mingpt.trainer import Trainer
@@ -146,7 +147,7 @@ def main(argv=None):
 
 
 def _compare(argv):
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="do not go on from earlier results")
     args = parser.parse_args(argv)
     whole = load_book().train

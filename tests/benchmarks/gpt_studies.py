@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from mingpt.parser import Parser
+
 PROG = "python -m tests.benchmarks.gpt_studies"
 RESULTS = Path(__file__).parents[2] / "report" / "results"
 TOTAL_SECONDS = 480  # of a default run on two cores
@@ -107,7 +109,7 @@ def main(argv=None):
 
 
 def _print_rows(argv):
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of NAME.json")
     folder = parser.parse_args(argv).results
     for name, rows_of in STUDIES.items():

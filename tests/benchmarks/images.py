@@ -28,6 +28,7 @@ from diffusion import data, metrics
 from diffusion.files import write_json
 from diffusion.images import bitflip, classifier, measures, mnist, vae, vae_exact
 from diffusion.images.gan_exact import value_of_best
+from diffusion.parser import Parser
 from diffusion.studies import bitflip as bitflip_study
 from diffusion.studies import families
 from diffusion.studies import gan as gan_study
@@ -208,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(argv: list[str] | None) -> None:
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=tuple(PARTS), nargs="+", default=tuple(PARTS))
     parser.add_argument("--runs", nargs="+", type=Path)
     parser.add_argument("--weighted", type=int, default=200, help="images with 5000 samples")

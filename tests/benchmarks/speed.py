@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 
 from diffusion.files import write_json
+from diffusion.parser import Parser
 
 PROG = "python -m tests.benchmarks.speed"
 ROOT = Path(__file__).parents[2]
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _compare(argv: list[str] | None) -> None:
-    parser = startup.Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     for which in ("old", "new"):
         parser.add_argument(which, type=Path, metavar=which.upper(), help=f"the {which} checkout")
     args = parser.parse_args(argv)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from diffusion import cli
 from diffusion.cli import Answer, Study, option
+from diffusion.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,6 +205,54 @@ def test_what_is_computed_once_is_kept_for_later_questions(tmp_path):
     assert results["a"] == results["b"] == {"value": 1}
 
 
+@pytest.mark.parametrize("where", [[], ["--out", "mine", "--save", "mine"]])
+def test_a_run_about_a_users_file_leaves_other_results_alone(where, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = option("--data", "a file", type=cli.Path)
+    own = study(
+        "exercise", options=[file], subject=lambda args: args.data, load=lambda args: {"net": None},
+        train=lambda run, name: write_atomically(run.args.save / "net.pt", b"weights"),
+        questions={"a": lambda run: Answer({"value": str(run.args.data)})},
+    )  # fmt: skip
+
+    def run(*argv):
+        return cli.main("script.py", own, STUDIES, [*argv, *where])
+
+    assert run() == 0
+    shipped = Path("mine" if where else "report", "results/exercise.json")
+    before = shipped.read_bytes()
+    if where:  # the user's own wish, but not without moving what is there
+        assert run("--data", "a/points.npy") == 2
+        assert f"{shipped} holds results about what ships here" in capsys.readouterr().err
+        assert shipped.read_bytes() == before
+        return
+    assert run("--data", "a/points.npy") == run("--data", "a/points.npy") == 0
+    assert shipped.read_bytes() == before
+    results = Path("runs/points/results/exercise.json")
+    found = json.loads(results.read_text(encoding="utf-8"))
+    assert found["about"] == str(tmp_path / "a/points.npy")
+    assert sorted(path.parent.name for path in Path().rglob("net.pt")) == ["points", "runs"]
+    capsys.readouterr()
+    assert run("--data", "b/points.npy") == 2
+    assert f"holds results about {tmp_path / 'a/points.npy'}" in capsys.readouterr().err
+    assert json.loads(results.read_text(encoding="utf-8")) == found
+
+
+@pytest.mark.parametrize("bad", ["--out=file/x", "--out=" + 300 * "x", "--save=" + 300 * "x"])
+def test_a_refused_run_leaves_no_folder(bad, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert cli.main("script.py", EXERCISE, STUDIES, ["--study", "squares", bad]) == 2
+    assert "cannot write into" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_may_look_like_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main("script.py", EXERCISE, STUDIES, ["--out", "-5"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["-5"]
+
+
 # --- The user's machine -------------------------------------------------------------------------
 
 GREEK = """
@@ -259,7 +308,7 @@ def ask(run):
     while len(list(Path(sys.argv[-1]).iterdir())) < 2:
         time.sleep(0.01)
     for _ in range(200):
-        cli.write_results(run.args.out / "results/both.json", "both", run.args, {}, {})
+        cli.write_results(run.args.out / "results/both.json", run, {})
     return Answer({"value": 1})
 
 study = Study("both", "two at once", [], lambda args: {}, None, {"ask": ask})

@@ -9,7 +9,18 @@ import pytest
 import torch
 
 import diffusion
-from diffusion import Training, build, data, exact, gaussian, metrics, sample, schedule, steering
+from diffusion import (
+    Training,
+    build,
+    data,
+    distances,
+    exact,
+    gaussian,
+    metrics,
+    sample,
+    schedule,
+    steering,
+)
 from diffusion.data import NUM_CLASSES, class_of, training_points
 
 POINTS = training_points(1000)[:200]
@@ -19,8 +30,12 @@ FORMS = {
     "numpy": (POINTS.numpy(), LABELS.numpy()),
     "float64 numpy, int32 labels": (POINTS.double().numpy(), LABELS.numpy().astype(np.int32)),
     "big-endian": (POINTS.numpy().astype(">f4"), LABELS.numpy().astype(">i4")),
+    "long double": (POINTS.numpy().astype(np.longdouble), LABELS.numpy().astype(np.longdouble)),
     "lists": (POINTS.tolist(), LABELS.tolist()),
+    "with gradients": (POINTS.clone().requires_grad_(), LABELS),
     "uint8 labels": (POINTS, LABELS.to(torch.uint8)),
+    "uint64 labels": (POINTS, LABELS.to(torch.uint64)),
+    "whole float labels": (POINTS, LABELS.half()),
 }
 
 
@@ -54,6 +69,34 @@ def test_every_form_of_the_same_points_gives_the_same_answers(form, conditional)
         torch.testing.assert_close(ask(x, labels), ask(POINTS[:5], LABELS[:5]))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_same_points_is_as_far_from_others(form):
+    x, others = FORMS[form][0], POINTS[:60] * 0.9
+    for ask in (
+        lambda x: distances.energy_distance(x, others),
+        lambda x: distances.permutation_test(x, others, permutations=9, seed=0),
+        lambda x: distances.w2_ratio(x, others, x, pairs=2, most=20),
+        lambda x: distances.nearest(others, x).tolist(),
+        metrics.tv10,
+        metrics.ks,
+    ):
+        assert ask(x) == pytest.approx(ask(POINTS), rel=1e-6)
+
+
+def test_the_result_of_a_training_is_trained_again():
+    once = trained(POINTS, LABELS)
+    before = copy.deepcopy(once.state_dict())
+    again = Training(once, POINTS, LABELS, epochs=3, noise_samples=1, seed=2).run()
+    assert len(again.losses) == 3
+    assert not torch.equal(again.output_layer.weight, before["output_layer.weight"])
+    frozen = trained(POINTS, LABELS).requires_grad_(False)
+    frozen.output_layer.requires_grad_(True)
+    kept = Training(frozen, POINTS, LABELS, epochs=3, noise_samples=1, seed=2).run()
+    assert [p.requires_grad for p in kept.parameters()] == [
+        name.startswith("output_layer") for name, _ in kept.named_parameters()
+    ]
+
+
 @pytest.mark.parametrize(
     ("points", "labels", "num_classes", "complaint"),
     [
@@ -61,8 +104,9 @@ def test_every_form_of_the_same_points_gives_the_same_answers(form, conditional)
         (POINTS, LABELS, 0, "labels need num_classes"),
         (POINTS, None, 5, r"needs labels in 0\.\.4"),
         (POINTS, 2 * (LABELS > 1), 3, "three points, but class 1 has 0"),
-        (POINTS, LABELS.double(), 5, "int64"),
-        (POINTS, LABELS[1:], 5, "labels must be one int or 200"),
+        (POINTS, LABELS + 0.5, 5, "labels must be one whole number or 200 of them"),
+        (POINTS, LABELS * torch.nan, 5, "labels must be one whole number or 200 of them"),
+        (POINTS, LABELS[1:], 5, "labels must be one whole number or 200"),
         ("points", None, 0, "must be a tensor, an array or lists of numbers"),
         ([[1.0, 2.0], [1.0]], None, 0, "must be a tensor, an array or lists of numbers"),
         ([["a", "b"]] * 3, None, 0, "must be a tensor, an array or lists of numbers"),

@@ -174,3 +174,38 @@ def test_what_is_worked_out_once_is_kept_for_later_questions():
     run = cli.Run(DOUBLING, None, {})
     assert (run.once(compute), run.once(compute)) == (1, 1)
     assert calls == [run]
+
+
+def test_a_run_about_a_users_file_leaves_other_results_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = Study(
+        "gpt", "about a text", (option("--text", "a file"),), lambda args: {"unit": None},
+        lambda run, name: run.args.save.mkdir(parents=True, exist_ok=True),
+        {"q1": lambda run: Answer({"text": run.args.text})}, subject=lambda args: args.text,
+    )  # fmt: skip
+
+    def run(*arguments):
+        return cli.main("script.py", own, (), list(arguments))
+
+    assert run() == 0
+    shipped = (tmp_path / "report/results/gpt.json").read_bytes()
+    assert run("--text", "a/été.txt") == 0
+    found = json.loads((tmp_path / "runs/été/results/gpt.json").read_text(encoding="utf-8"))
+    assert (found["about"], found["q1"]) == (f"{tmp_path}/a/été.txt", {"text": "a/été.txt"})
+    for arguments, other in (
+        (["--text", "b/été.txt"], f"{tmp_path}/a/été.txt"),
+        (["--text", "b/été.txt", "--out", "report"], "what ships here"),
+    ):
+        capsys.readouterr()
+        assert run(*arguments) == 2
+        assert f"holds results about {other}: name another --out" in capsys.readouterr().err
+    assert (tmp_path / "report/results/gpt.json").read_bytes() == shipped
+
+
+@pytest.mark.parametrize("bad", ["--out=file/x", "--out=" + 300 * "x", "--save=" + 300 * "x"])
+def test_a_refused_run_leaves_no_folder(bad, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert cli.main("script.py", EXERCISE, (DOUBLING,), ["--study", "doubling", bad]) == 2
+    assert "cannot write into" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

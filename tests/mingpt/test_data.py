@@ -183,6 +183,15 @@ def test_a_text_without_a_late_newline_is_cut_at_its_last_tenth():
     assert data.split_text("") == ("", "")
 
 
+def test_bytes_are_tokens():
+    text = "Zoë was".encode()
+    for kind in (text, bytearray(text), memoryview(text), np.frombuffer(text, np.uint8)):
+        x, y = BlockDataset(kind, 3).batch(torch.tensor([0]))
+        assert (x.tolist(), y.tolist()) == ([[*text[:3]]], [[*text[1:4]]])
+    with pytest.raises(ValueError, match="bytes, not text"):
+        BlockDataset("Zoë was", 3)
+
+
 @pytest.mark.parametrize("kind", [list, np.array, lambda t: np.array(t, "uint16"),
                                   lambda t: torch.tensor(t, dtype=torch.int32)])  # fmt: skip
 def test_tokens_of_every_kind_mean_the_same_everywhere(kind):

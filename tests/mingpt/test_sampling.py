@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from mingpt.sampling import next_token
+from mingpt.scoring import token_log_probs
 from tests.mingpt.helpers import small_model, tokens
 
 
@@ -125,12 +127,23 @@ def test_one_generator_draws_for_the_prompts_in_turn():
         assert torch.equal(found, alone[0])
 
 
+@pytest.mark.parametrize("form", [list, np.asarray, lambda v: np.asarray(v, np.uint16), bytes])
+def test_prompts_may_be_lists_arrays_or_bytes(form):
+    model, prompts = small_model(), [[5, 6, 7], [1]]
+    found = model.generate([form(prompt) for prompt in prompts], 4)
+    expected = model.generate([torch.tensor(prompt) for prompt in prompts], 4)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    scores = token_log_probs(model, [prompts[0]])
+    assert torch.equal(scores, token_log_probs(model, torch.tensor([prompts[0]])))
+
+
 @pytest.mark.parametrize(
     ("prompts", "generator", "message"),
     [
-        ([1, 2, 3], None, "list of prompts should hold tensors"),
-        ([[1, 2], [3]], None, "list of prompts should hold tensors"),
-        ([tokens(2, 3)], None, "list of prompts should hold tensors"),
+        ([1, 2, 3], None, "bytes, not 1"),
+        (["Alice"], None, "bytes, not text"),
+        ([[1.5, 2.0], [3.0]], None, r"whole numbers \(N,\), not torch.float32"),
+        ([tokens(2, 3)], None, "list of prompts should hold tokens"),
         ([tokens(2), tokens(3)], [None], "1 generators given for 2 prompts"),
         ([tokens(0)], None, "prompt is empty"),
         ("text", None, "not str"),

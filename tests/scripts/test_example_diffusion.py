@@ -158,6 +158,7 @@ def files(folder: Path) -> dict[Path, bytes]:
         (["--weights", "{weights}/diffusion_conditional.pt"], "has 5 classes"),
         (["--conditional-weights", "{weights}/diffusion_unconditional.pt"], "has 0 classes"),
         (["--weights", "weights/bitflip.pt"], "holds diffusion.BitNet"),
+        (["--weights", "weights/gpt.pt"], "holds mingpt-checkpoint"),
         (["--out", "README.md"], "cannot write into"),
         (["--study", "bits"], "invalid choice: 'bits' (choose from 'vp', 'bitflip',"),
         (["--study"], "expected one argument"),

@@ -57,8 +57,9 @@ def exit_code(arguments):
         (["--dropout", "1"], "--dropout should be at least 0 and below 1"),
         (["--study", "painting"], "unknown study 'painting'; there are: "),
         (["--process", "vp"], "the exercise has no option --process"),
-        (["--weights", "weights/diffusion_unconditional.pt"], "not a GPT checkpoint of this"),
-        (["--weights", "weights/bitflip.pt"], "not a GPT checkpoint of this package"),
+        (["--weights", "weights/diffusion_unconditional.pt"], "(it holds diffusion.Denoiser)"),
+        (["--weights", "weights/bitflip.pt"], "(it holds diffusion.BitNet)"),
+        (["--study", "compression", "--weights", "weights/vae.pt"], "holds diffusion.images.VAE"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

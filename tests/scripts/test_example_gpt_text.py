@@ -11,6 +11,7 @@ import example_gpt
 import mingpt
 from mingpt import checkpoint, data, scoring
 from mingpt.bpe import get_encoder
+from mingpt.studies import STUDIES
 from mingpt.studies.exercise import PROMPT
 from tests.scripts.test_example_gpt import FIGURES
 
@@ -48,6 +49,7 @@ def run(tmp_path_factory):
 def test_the_five_questions_are_answered_in_files_named_as_for_the_book(run):
     folder, found = run
     assert {p.name for p in (folder / "out/figures").iterdir()} == FIGURES
+    assert found.pop("about") == str((folder / "été.txt").resolve())
     assert list(found) == ["study", "options", "q1", "q2", "q3", "q4", "q5", "timings_seconds"]
     assert "compressors_bits_per_byte" not in found["q1"]
     assert found["q1"]["text"]["name"] == "été.txt"
@@ -101,6 +103,19 @@ def test_weights_ask_for_the_text_they_were_trained_on(run, tmp_path, capsys):
         assert error.count("\n") == 1
         assert message in error
     assert [p.name for p in tmp_path.iterdir()] == ["other.txt"]
+
+
+@pytest.mark.parametrize(
+    "study", [s.name for s in STUDIES if "weights" in {entry.name for entry in s.options}]
+)
+def test_no_study_of_the_book_takes_weights_of_another_text(run, study, tmp_path, capsys):
+    weights = f"{run[0]}/save/gpt.pt"
+    assert main(tmp_path, "--study", study, "--weights", weights) == 2
+    assert "gpt.pt" in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1
+    if study == "compression":
+        assert "was trained on été.txt, and this is about the book" in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_the_book_are_not_asked_about_another_text(run, tmp_path, capsys):

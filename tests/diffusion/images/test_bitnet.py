@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion.files import WeightsError
+from diffusion.files import WeightsError, save_weights
 from diffusion.images import bitflip, bitflip_exact, bitnet, lattice, mnist, muon
 from diffusion.images.bitflip import BitFlip
 from diffusion.images.bitflip_exact import Enumerated
@@ -239,8 +239,8 @@ def test_other_files_are_refused(tmp_path, denoiser):
     torch.save({k: v for k, v in content.items() if k != "format"}, tmp_path / "old.pt")
     with pytest.raises(WeightsError, match="of an earlier version"):
         bitnet.load(tmp_path / "old.pt")
-    model.width = 16
-    bitnet.save(model, tmp_path / "other.pt")
+    other = model.config() | {"width": 16}
+    save_weights(tmp_path / "other.pt", "diffusion.BitNet", other, model.state_dict())
     with pytest.raises(WeightsError, match="does not fit the architecture"):
         bitnet.load(tmp_path / "other.pt")
 
