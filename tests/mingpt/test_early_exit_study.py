@@ -8,7 +8,7 @@ import torch
 
 import example_gpt
 import mingpt
-from mingpt.cli import Run, ask
+from mingpt.cli import Run, run_questions
 from mingpt.studies import early_exit as study
 from mingpt.studies import early_exit_models as models
 from tests.mingpt.helpers import small_model
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
         patch.setattr(study, "PROMPTS", 1)
         run = Run(study.STUDY, args, found)
         run._kept[models.texts] = short
-        ask(run, out / "results" / "early-exit.json")
+        run_questions(run, out / "results" / "early-exit.json")
     return run
 
 
