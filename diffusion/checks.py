@@ -135,7 +135,7 @@ def check_stage(t: int | Tensor, least: int, most: int) -> Tensor:
         ValueError: t is not whole, or outside least..most.
     """
     t = as_tensor(t, "t")
-    t = _as_whole(t)
+    t = t.long() if t.dtype in _WHOLE else t
     if t.dtype != torch.int64 or t.ndim > 1:
         raise ValueError(f"t must be a whole number or (n,) of them, not {t.dtype} {t.tolist()}")
     if not ((t >= least) & (t <= most)).all():

@@ -1,6 +1,7 @@
 """Interrupted training: what a Trainer's state holds, and how another Trainer goes on from it."""
 
 import copy
+from pathlib import Path
 
 import torch
 
@@ -111,6 +112,16 @@ def _take_over(trainer, state):
         torch.set_rng_state(state["dropout_generator"])
         if trainer.device_type == "cuda" and state["cuda_dropout_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_dropout_generator"], trainer.device)
+
+
+def discard(path, trainer):
+    """Remove the state of a training that has ended; one of another that writes there is left."""
+    try:
+        losses = read(path)["losses"]
+    except ResumeError:
+        return
+    if losses == trainer.losses[: len(losses)]:
+        Path(path).unlink(missing_ok=True)
 
 
 def read(path):

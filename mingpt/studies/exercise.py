@@ -315,7 +315,7 @@ def train(run, name):
             vocabulary=encoder.ids if args.vocab == "book" else None,
             **({} if text is None else {"text": text}),
         )
-        (args.save / TRAINING_FILE).unlink(missing_ok=True)
+        resume.discard(args.save / TRAINING_FILE, trainer)
         print(f"    saved {path}")
         model = checkpoint.build(content, args.device)  # as anyone will load it: float16
     return TrainedGPT(model, encoder, book, history, record, text)

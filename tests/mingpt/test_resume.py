@@ -1,5 +1,7 @@
 """An interrupted training goes on as if nothing had happened, or says why it cannot."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -193,3 +195,15 @@ def test_a_second_run_keeps_its_own_records():
     assert len(run.losses) == 2
     assert run.losses != first
     assert run.evaluations == [(2, 1.0)]
+
+
+def test_a_state_of_another_training_is_not_discarded(tmp_path):
+    """Of two that write into one file, each takes away its own."""
+    file = tmp_path / "training.pt"
+    ours, other = SimpleNamespace(losses=[3.0, 2.5, 2.0]), SimpleNamespace(losses=[3.0, 2.6, 2.1])
+    resume.discard(file, ours)  # none is there
+    torch.save({"losses": [3.0, 2.5]}, file)
+    resume.discard(file, other)
+    assert file.exists()
+    resume.discard(file, ours)
+    assert not file.exists()

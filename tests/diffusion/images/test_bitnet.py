@@ -284,10 +284,9 @@ WRONG_SIZE = torch.ones(2, 95)
         (torch.zeros(2, 96), r"-1 and \+1 only"),
         (torch.full((2, 96), torch.nan), r"-1 and \+1 only"),
         (torch.full((2, 96), 0.5), r"-1 and \+1 only"),
-        (torch.ones(2, 96, dtype=torch.int64), "floating-point"),
         (WRONG_SIZE, r"must have shape \(n, 96\)"),
         (torch.ones(2, 12, 8), r"must have shape \(n, 96\)"),
-        ([[1.0]], "must be a tensor"),
+        ([["ink"]], "must be a tensor, an array or lists of numbers"),
     ],
 )
 def test_other_images_are_refused(images, message, generator):

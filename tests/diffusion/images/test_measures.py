@@ -108,7 +108,5 @@ def test_what_the_classifier_cannot_read_is_refused():
         model(torch.zeros(3, 28, 28))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         model(torch.full((1, 784), 255.0))
-    with pytest.raises(ValueError, match="floating-point"):
-        model(torch.zeros(1, 784, dtype=torch.uint8))
     with pytest.raises(ValueError, match="needs labels"):
         ClassifierTraining(model, torch.zeros(3, 784, dtype=torch.uint8), epochs=1)
