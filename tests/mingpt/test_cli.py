@@ -198,7 +198,7 @@ def test_a_run_about_a_users_file_leaves_other_results_alone(tmp_path, monkeypat
     ):
         capsys.readouterr()
         assert run(*arguments) == 2
-        assert f"holds results about {other}: name another --out" in capsys.readouterr().err
+        assert f"holds results about {other}; name another --out" in capsys.readouterr().err
     assert (tmp_path / "report/results/gpt.json").read_bytes() == shipped
 
 
