@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from mingpt import fast
-from mingpt.data import token_tensor
 from mingpt.model_arguments import check_tokens
 from mingpt.modes import evaluating
 from mingpt.sampling import next_token
+from mingpt.tokens import token_tensor
 from mingpt.utils import InputError, check_integer, check_number
 
 STEPS, BATCH_SIZE = 300, 32  # of `tune`
