@@ -40,8 +40,8 @@ def forward(model, idx, threshold=0.9, confidence="probability"):
     idx (B, T) int64. A token leaves after the first block at which its confidence is above the
     threshold, after the last one otherwise: threshold 1 runs all blocks, as `model(idx)` does, and
     0 the first alone (but for a uniform guess). confidence: "probability", the largest, or
-    "entropy", 1 - H / log V. Without gradients, in eval mode; every block computes what the
-    tokens that are still on their way need. Raises InputError for a threshold outside [0, 1], an
+    "entropy", 1 - H / log V. Without gradients, in eval mode; perceptrons and heads are computed
+    for the tokens that are still on their way. Raises InputError for a threshold outside [0, 1], an
     unknown confidence, tokens that do not fit, and a model with changed parts.
     """
     threshold = check(model, threshold, confidence)
