@@ -18,7 +18,7 @@ from diffusion.figures.style import Frame
 from diffusion.pointsfile import Points
 from diffusion.studies import exercise, recipe
 
-ROWS = 12_000  # of one epoch: as many as the exercise's 3000 points with 4 noises each
+ROWS = 6_000  # of one epoch, twice the exercise's; each with a noise and its opposite
 COMPARED = 1000  # points of either kind in an energy distance; its time and memory are quadratic
 REFERENCES = 20_000  # training points among which the nearest one is looked for
 

@@ -3,9 +3,10 @@
 Trains the recipe as it is on 1,000 to 100,000 points: the learning curve. Then trains the
 unconditional model on three data seeds for every variant, each of which changes one thing in the
 recipe. A tenth of the 3,000 points is held out: their denoising loss is what one could choose by
-for data without a known truth. Prints tables of means and writes report/results/ablation_diffusion.json after every
-row, and figures/diffusion_learning.svg; what is in that file already is not trained again, except
-with --fresh. About twelve minutes of one processor.
+for data without a known truth. Prints tables of means and writes
+report/results/ablation_diffusion.json after every row, and figures/diffusion_learning.svg; what is
+in that file already is not trained again, except with --fresh. About twelve minutes of one
+processor.
 """
 
 from __future__ import annotations
