@@ -285,7 +285,7 @@ def test_sample_needs_no_gradients(denoiser):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "euler"}, "unknown solver 'euler'; choose from ddim, ddpm, heun"),
+        ({"solver": "rk4"}, "unknown solver 'rk4'; choose from ddim, ddpm, euler, heun"),
         ({"prior": "uniform"}, "unknown prior 'uniform'; choose from matched, standard"),
         ({"n": 0}, "n must be a whole number of at least 1, not 0"),
         ({"n": 2.5}, "n must be a whole number"),

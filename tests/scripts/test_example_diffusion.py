@@ -139,7 +139,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--solver", "euler"], "invalid choice"),
+        (["--solver", "rk4"], "invalid choice"),
         (["--points", "999"], "1000..3000"),
         (["--points", "3001"], "1000..3000"),
         (["--steps", "0"], "--steps must be in 1.."),
