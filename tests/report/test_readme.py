@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.speed import readme_row
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -22,10 +24,18 @@ def table_rows(text: str) -> list[list[str]]:
 def test_measured_quality_is_that_of_the_result_file():
     measured = {row["measure"]: row for row in results("benchmark_diffusion")["table"]}
     shown = [row for row in table_rows(README) if row[0] in measured]
-    assert len(shown) >= 10
-    for measure, value, target, floor, *_ in shown:
+    assert len(shown) >= 8
+    for measure, *cells in shown:
         row = measured[measure]
-        assert (value, target, floor) == (f"{row['value']:.4g}", row["target"], str(row["floor"]))
+        error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.1g}"
+        others = ("" if row[key] is None else f"{row[key]:.4g}" for key in ("exact_score", "truth"))
+        assert cells == [f"{row['value']:.4g}{error}", *others], measure
+
+
+def test_measured_times_are_those_of_the_result_file():
+    path = ROOT / "report/results/benchmark_speed.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    assert all(readme_row(row) in README for row in rows)
 
 
 def test_measured_speed_is_that_of_the_result_file():
