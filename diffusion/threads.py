@@ -8,11 +8,16 @@ computations go `side_by_side`; no bit of a result depends on the number of proc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
+from tqdm import tqdm
+
+_LINE_EVERY = 30  # seconds between lines where no bar can be shown
 
 
 @contextmanager
@@ -33,3 +38,26 @@ def side_by_side(function: Callable, *arguments: Iterable) -> list:
     """[function(*each) for each in zip(*arguments)], as many at once as there are processors."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, *arguments))
+
+
+def run_all(jobs: Sequence[Callable], name: str) -> list:
+    """The results of long jobs, in their order; as many run at once as PyTorch has threads.
+
+    Each computes with one thread. Progress goes to standard error: a bar on a terminal, a line
+    every half minute elsewhere. Jobs must not share anything that one of them changes.
+
+    Raises:
+        whatever a job raised, the first in their order; jobs that have not begun are dropped.
+    """
+    pool, results, said = ThreadPoolExecutor(torch.get_num_threads()), [], time.monotonic()
+    with one_thread():
+        try:
+            waiting = [pool.submit(job) for job in jobs]
+            for job in tqdm(waiting, desc=name, disable=None):
+                results.append(job.result())
+                if not sys.stderr.isatty() and time.monotonic() - said > _LINE_EVERY:
+                    print(f"{name}: {len(results)} of {len(jobs)}", file=sys.stderr, flush=True)
+                    said = time.monotonic()
+            return results
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -4,7 +4,7 @@ All of this code was written with an AI assistant. Tests hold each formula to a 
 enumeration or an independent implementation, and each claim to a measurement.
 """
 
-from diffusion.studies import bitflip, families, gan, vae, vp
+from diffusion.studies import bitflip, continual, families, gan, vae, vp
 
 STUDIES = (
     vp.STUDY,
@@ -12,4 +12,5 @@ STUDIES = (
     vae.STUDY,
     gan.STUDY,
     families.STUDY,
+    continual.STUDY,
 )

@@ -1,0 +1,378 @@
+"""--study continual: what a network forgets when it learns task after task, and what helps.
+
+Permuted digits (H10.5) with an MLP, and a CNN of as many parameters beside it; then the sheet's VAE
+learning one digit after another. Everything is trained here; nothing is loaded or saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import torch
+from torch import Tensor
+
+from diffusion.cli import Answer, Run, Study, option
+from diffusion.figures import continual as figures
+from diffusion.figures import families as sheets
+from diffusion.images import continual_measures as measures
+from diffusion.images import mnist
+from diffusion.images.continual import MAX_TASKS, MIN_TASKS, accuracies, network, scaled
+from diffusion.images.continual_fisher import fisher_diagonal
+from diffusion.images.continual_measures import mean_and_error
+from diffusion.studies import continual_runs as runs
+from diffusion.studies import continual_truth, recipe
+from diffusion.studies.continual_runs import Path
+
+PLACES = tuple(k / 10 for k in range(-2, 13))  # on the line between two sets of weights
+MAX_ROWS = 5  # tasks whose images are shown
+PROBED = 1000  # images of a loss or of the Fisher information
+
+OPTIONS = (
+    option(
+        "--tasks", "permutations of the pixels", within=(MIN_TASKS, MAX_TASKS), type=int, default=5
+    ),
+    option("--seeds", "repetitions of everything", within=(1, 100), type=int, default=3),
+    recipe.SEED,
+    option(
+        "--updates",
+        f"batches of {runs.BATCH} for a task",
+        within=(1, 1_000_000),
+        type=int,
+        default=400,
+    ),
+    option(
+        "--lambdas",
+        "strengths of EWC, finite and not negative",
+        type=float,
+        nargs="+",
+        metavar="LAMBDA",
+        default=(1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
+    ),
+    option(
+        "--memories",
+        "images of a task that rehearsal keeps, 1 or more",
+        type=int,
+        nargs="+",
+        metavar="M",
+        default=(50, 200, 1000),
+    ),
+    option(
+        "--classes",
+        "digits that the VAE learns one after another (default: two for every task, at most 10)",
+        within=(2, 10),
+        type=int,
+    ),
+    option(
+        "--vae-updates",
+        "batches of 100 for a digit",
+        within=(1, 1_000_000),
+        type=int,
+        default=200,
+    ),
+)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse strengths and memories that do not exist; two digits a task where none are given.
+
+    Raises:
+        ValueError: then.
+    """
+    for lam in args.lambdas:
+        if not 0 <= lam < math.inf:
+            raise ValueError(f"--lambdas must be finite and not negative, not {lam:g}")
+    for memory in args.memories:
+        if not 1 <= memory <= runs.TRAINING_IMAGES:
+            raise ValueError(f"--memories must be in 1..{runs.TRAINING_IMAGES}, not {memory}")
+    for name in ("lambdas", "memories"):
+        values = getattr(args, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"--{name} names a value twice")
+        setattr(args, name, tuple(sorted(values)))
+    args.classes = args.classes or min(2 * args.tasks, mnist.NUM_CLASSES)
+
+
+def _found(run: Run, name: str, kind: str = "mlp") -> list[Path]:
+    return run.once(runs.paths)[kind, name]
+
+
+def _averages(paths: list[Path]) -> Tensor:
+    """Average accuracy after every task: (seeds, tasks)."""
+    return torch.stack([measures.average_accuracy(path.matrix) for path in paths])
+
+
+def _apart(paths: list[Path]) -> Tensor:
+    """Accuracy of a network for each task, on its task: (seeds, tasks)."""
+    return torch.stack([path.matrix.diagonal() for path in paths])
+
+
+def _shown(run: Run) -> dict[str, list[Path]]:
+    """The strategies that are looked at closely, the best lambda and the memories among them."""
+    kept = {f"rehearsal, {m} images": _found(run, f"rehearsal {m}") for m in run.args.memories}
+    lam = runs.best_lambda(run)
+    ewc = {f"EWC, lambda {lam:g}": _found(run, f"EWC {lam:g}")}
+    return {"naive": _found(run, "naive")} | ewc | kept | {"joint": _found(run, "joint")}
+
+
+# --- Questions ----------------------------------------------------------------------------------
+
+
+def choices(run: Run) -> Answer:
+    """What was chosen on validation images of the first two tasks, and how."""
+    numbers = {"rule": "the smallest rate within one standard error of the best"}
+    for kind, rate in run.once(runs.rates).items():
+        scores = {f"{x:g}": mean_and_error(score) for x, score in rate.scores.items()}
+        numbers[kind] = {"learning_rate": rate.chosen, "validation_accuracy": scores}
+    every = run.once(runs.paths)
+    numbers["lambda"] = runs.best_lambda(run)
+    numbers["validation_accuracy_by_lambda"] = {
+        f"{lam:g}": mean_and_error([p.two.mean() for p in every["mlp", f"EWC {lam:g}"]])
+        for lam in run.args.lambdas
+    }
+    return Answer(numbers)
+
+
+def tasks(run: Run) -> Answer:
+    """What the network sees: the same digits under every permutation."""
+    test = run.once(runs.data)[0].test[:MAX_ROWS]
+    images = torch.stack([scaled(task.grey(slice(0, 10))) for task in test])
+    names = [f"task {k + 1}" for k in range(len(test))]
+    return Answer({}, {"a_tasks": sheets.named_rows(images, mnist.SHAPE, names)})
+
+
+def a_forgetting(run: Run) -> Answer:
+    """H10.5 a i: how much is forgotten, by strategy, between the two bounds."""
+    shown, seeds = _shown(run), runs.seeds(run.args)
+    numbers = {}
+    untrained = [
+        accuracies(network("mlp", seed), once.test)
+        for seed, once in zip(seeds, run.once(runs.data), strict=True)
+    ]
+    for name, paths in shown.items():
+        found = {"average_accuracy": mean_and_error(_averages(paths)[:, -1])}
+        found["after_every_task"] = _averages(paths).mean(dim=0).tolist()
+        found["matrix"] = torch.stack([path.matrix for path in paths]).mean(dim=0).tolist()
+        if name != "joint":
+            lost = [measures.forgetting(path.matrix) for path in paths]
+            ahead = [
+                measures.forward_transfer(path.matrix, before)
+                for path, before in zip(paths, untrained, strict=True)
+            ]
+            found |= {"forgetting": mean_and_error(lost), "forward_transfer": mean_and_error(ahead)}
+        numbers[name] = found
+    apart = _apart(_found(run, "separate"))
+    numbers["separate"] = {"average_accuracy": mean_and_error(apart.mean(dim=1))}
+    ewc = next(name for name in shown if name.startswith("EWC"))
+    gap = _averages(shown[ewc])[:, -1] - _averages(shown["naive"])[:, -1]
+    numbers["ewc_minus_naive"] = mean_and_error(gap)
+    steps = torch.arange(1, apart.shape[1] + 1)
+    lines = {name: _averages(paths).numpy() for name, paths in shown.items()}
+    lines["separate"] = (apart.cumsum(dim=1) / steps).numpy()
+    watched = {name: paths for name, paths in shown.items() if name in _three(run, shown)}
+    return Answer(
+        numbers,
+        {
+            "a_matrices": figures.matrices(
+                {n: numbers[n]["matrix"] for n in (*_three(run, shown), "joint")}
+            ),
+            "a_curves": figures.curves(
+                {n: torch.stack([p.curve for p in ps]) for n, ps in watched.items()},
+                run.args.tasks,
+            ),
+            "a_averages": figures.averages(lines),
+        },
+    )
+
+
+def _three(run: Run, shown: dict) -> list[str]:
+    """Naive, EWC, and rehearsal with the middle one of the memories."""
+    kept = [name for name in shown if name.startswith("rehearsal")]
+    ewc = [name for name in shown if name.startswith("EWC")]
+    return ["naive", *ewc, kept[len(kept) // 2]]
+
+
+def a_networks(run: Run) -> Answer:
+    """H10.5 a ii: a CNN against an MLP of as many parameters, on plain and on permuted digits."""
+    apart = {kind: _apart(_found(run, "separate", kind)) for kind in ("mlp", "cnn")}
+    naive = {
+        kind: torch.stack([path.matrix for path in _found(run, "naive", kind)])
+        for kind in ("mlp", "cnn")
+    }
+    difference = apart["mlp"] - apart["cnn"]
+    numbers = {
+        "parameters": {
+            kind: sum(p.numel() for p in network(kind).parameters()) for kind in ("mlp", "cnn")
+        },
+        "mlp_minus_cnn_plain": mean_and_error(difference[:, 0]),
+        "mlp_minus_cnn_permuted": mean_and_error(difference[:, 1:].mean(dim=1)),
+    }
+    for kind in ("mlp", "cnn"):
+        lost = [measures.forgetting(matrix) for matrix in naive[kind]]
+        numbers[kind] = {
+            "plain": mean_and_error(apart[kind][:, 0]),
+            "permuted": mean_and_error(apart[kind][:, 1:].mean(dim=1)),
+            "naive_average_accuracy": mean_and_error(naive[kind][:, -1].mean(dim=1)),
+            "naive_forgetting": mean_and_error(lost),
+        }
+    last = {kind: matrix[:, -1] for kind, matrix in naive.items()}
+    return Answer(numbers, {"a_networks": figures.networks(apart, last)})
+
+
+def a_why(run: Run) -> Answer:
+    """Why it forgets: how far the weights go, and what lies between old and new ones."""
+    shown, once = _shown(run), run.once(runs.data)
+    numbers, lines, travelled = {}, {}, {}
+    for name in _three(run, shown):
+        plain, weighted, losses = [], [], []
+        for path, tasks in zip(shown[name], once, strict=True):
+            models = path.learnt.models
+            steps = zip(models[:-1], models[1:], tasks.train[:-1], strict=True)
+            pairs = [
+                (measures.distance(old, new), measures.distance(old, new, _fisher(old, task)))
+                for old, new, task in steps
+            ]
+            plain.append([pair[0] for pair in pairs])
+            weighted.append([pair[1] for pair in pairs])
+            rows = slice(0, PROBED)
+            losses.append(
+                [
+                    measures.losses_between(models[0], models[1], PLACES, task, rows)
+                    for task in tasks.test[:2]
+                ]
+            )
+        values = torch.tensor(losses)  # (seeds, 2, places)
+        lines[name] = {"task 1": values[:, 0], "task 2": values[:, 1]}
+        travelled[name] = torch.tensor(plain), torch.tensor(weighted)
+        ends = [PLACES.index(place) for place in (0.0, 0.5, 1.0)]
+        numbers[name] = {
+            "distance": torch.tensor(plain).mean(dim=0).tolist(),
+            "fisher_distance": torch.tensor(weighted).mean(dim=0).tolist(),
+            "loss_of_task_1_at_0_half_1": values[:, 0].mean(dim=0)[ends].tolist(),
+            "loss_of_task_2_at_0_half_1": values[:, 1].mean(dim=0)[ends].tolist(),
+        }
+    figure = figures.valleys(PLACES, lines), figures.distances(travelled)
+    return Answer(numbers, {"a_line": figure[0], "a_distance": figure[1]})
+
+
+def _fisher(model, task) -> list[Tensor]:
+    return fisher_diagonal(model, scaled(task.grey(slice(0, PROBED))))
+
+
+def b_lambda(run: Run) -> Answer:
+    """H10.5 b i and ii: what lambda does, over its decades; one parabola a task against one."""
+    columns = [_found(run, f"EWC {lam:g}") for lam in run.args.lambdas]
+    columns = [torch.stack([path.matrix[-1] for path in paths]) for paths in columns]
+    naive = torch.stack([path.matrix[-1] for path in _found(run, "naive")])
+
+    def parts(last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return last[:, :-1].mean(dim=1), last[:, -1], last.mean(dim=1)
+
+    old, new, both = (torch.stack(part, dim=1) for part in zip(*map(parts, columns), strict=True))
+    numbers = {
+        f"{lam:g}": {
+            "old_tasks": mean_and_error(old[:, k]),
+            "last_task": mean_and_error(new[:, k]),
+            "all_tasks": mean_and_error(both[:, k]),
+        }
+        for k, lam in enumerate(run.args.lambdas)
+    }
+    best = runs.best_lambda(run)
+    per_task = torch.stack([path.matrix[-1].mean() for path in run.once(runs.per_task_form)])
+    here = both[:, run.args.lambdas.index(best)]
+    figure = figures.lambdas(run.args.lambdas, old, new, both, parts(naive), best)
+    return Answer(
+        {
+            "chosen": best,
+            "by_lambda": numbers,
+            "one_parabola_a_task": mean_and_error(per_task),
+            "online_minus_one_a_task": mean_and_error(here - per_task),
+            "bytes_kept": _found(run, f"EWC {best:g}")[0].learnt.bytes_kept,
+        },
+        {"b_lambda": figure},
+    )
+
+
+def c_rehearsal(run: Run) -> Answer:
+    """H10.5 c i: accuracy against images kept, bytes kept, and time paid."""
+    shown = _shown(run)
+    seconds = {
+        name: torch.tensor([sum(path.learnt.seconds[1:]) for path in paths])
+        for name, paths in shown.items()
+    }
+    numbers = {
+        name: {
+            "average_accuracy": mean_and_error(_averages(paths)[:, -1]),
+            "bytes_kept": paths[0].learnt.bytes_kept,
+            "cpu_seconds": mean_and_error(seconds[name]),
+        }
+        for name, paths in shown.items()
+    }
+    all_images = run.args.tasks * runs.TRAINING_IMAGES * (mnist.PIXELS + 1)
+    numbers["joint"]["bytes_kept"] = all_images
+    kept = [name for name in shown if name.startswith("rehearsal")]
+    lines = {n: (_averages(shown[n])[:, -1], seconds[n]) for n in shown if n not in kept}
+    figure = figures.memories(
+        run.args.memories,
+        torch.stack([_averages(shown[name])[:, -1] for name in kept], dim=1),
+        torch.stack([seconds[name] for name in kept], dim=1),
+        [numbers[name]["bytes_kept"] for name in kept],
+        lines,
+    )
+    return Answer(numbers, {"c_rehearsal": figure})
+
+
+def e_vae(run: Run) -> Answer:
+    """Forgetting of a generative model, in nats: the sheet's VAE, one digit after another."""
+    scores, found = run.once(runs.vae_lambda), run.once(runs.generations)
+    first = run.once(runs.first_class)
+    numbers = {
+        "learning_rate": first.rate,
+        "validation_nats_of_the_first_digit": {
+            f"{rate:g}": mean_and_error(-score) for rate, score in first.scores.items()
+        },
+        "lambda": min(scores, key=lambda lam: scores[lam].mean()),
+        "validation_nats_by_lambda": {
+            f"{lam:g}": mean_and_error(score) for lam, score in scores.items()
+        },
+        "memory": runs.VAE_MEMORY,
+    }
+    values = {name: torch.stack([one.nats for one in each]) for name, each in found.items()}
+    for name, nats in values.items():
+        first = torch.stack([nats[:, k, k] for k in range(nats.shape[2])], dim=1)
+        numbers[name] = {
+            "nats": mean_and_error(nats[:, -1].mean(dim=1)),
+            "forgotten_nats": mean_and_error((nats[:, -1] - first)[:, :-1].mean(dim=1)),
+            "last_digit": mean_and_error(nats[:, -1, -1]),
+            "by_step_and_digit": nats.mean(dim=0).tolist(),
+        }
+    drawn = torch.stack([each[0].last.sample(12, seed=run.args.seed) for each in found.values()])
+    return Answer(
+        numbers,
+        {
+            "e_nats": figures.generations(values),
+            "e_samples": sheets.named_rows(drawn, mnist.SHAPE, list(found)),
+        },
+    )
+
+
+STUDY = Study(
+    name="continual",
+    description="what networks forget that learn one task after another, and what helps",
+    options=OPTIONS,
+    load=lambda args: {},
+    train=lambda run, name: None,
+    questions={
+        "choices": choices,
+        "tasks": tasks,
+        "forgetting": a_forgetting,
+        "networks": a_networks,
+        "why": a_why,
+        "lambda": b_lambda,
+        "rehearsal": c_rehearsal,
+        "regression": continual_truth.d_regression,
+        "fisher": continual_truth.d_fisher,
+        "vae": e_vae,
+    },
+    check=check,
+)

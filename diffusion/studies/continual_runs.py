@@ -1,0 +1,326 @@
+"""What the study of continual learning trains: every sequence of tasks of every seed, once.
+
+Choices come first, on validation images of the first two tasks alone; no test image is seen before
+they stand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.cli import Run
+from diffusion.images import continual_vae, mnist
+from diffusion.images.continual import (
+    EWC,
+    NETWORKS,
+    Joint,
+    Learnt,
+    Naive,
+    Rehearsal,
+    Separate,
+    Task,
+    accuracies,
+    as_tasks,
+    learn,
+    network,
+    permutations,
+)
+from diffusion.images.continual_measures import accuracy_matrix
+from diffusion.images.vae import VAE
+from diffusion.threads import side_by_side
+
+BATCH = 128
+TRAINING_IMAGES = 50_000
+RATES = (0.002, 0.005, 0.01, 0.02)  # of Adam, at the start of a task
+VAE_RATES = (0.001, 0.002, 0.004)
+VAE_LAMBDAS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+VAE_MEMORY = 200  # images kept of a class
+VAE_TESTED = 500  # test images of a class
+MARKS = 8  # points of a learning curve in every task
+WATCHED = 1000  # test images of a task that learning curves are measured on
+
+
+@dataclass(frozen=True)
+class Data:
+    """The tasks of one seed, of the three parts of MNIST."""
+
+    train: list[Task]
+    validation: list[Task]
+    test: list[Task]
+
+
+def data(run: Run) -> list[Data]:
+    """For every seed the tasks, under that seed's permutations."""
+    parts = [mnist.load(part) for part in ("train", "validation", "test")]
+    orders = [permutations(run.args.tasks, seed) for seed in seeds(run.args)]
+    return [Data(*(as_tasks(*part, order) for part in parts)) for order in orders]
+
+
+def seeds(args: argparse.Namespace) -> range:
+    return range(args.seed, args.seed + args.seeds)
+
+
+def _learn(run: Run, k: int, kind: str, strategy: Naive, rate: float, tasks: int, **more) -> Learnt:
+    """The k-th seed's first `tasks` tasks."""
+    seed = seeds(run.args)[k]
+    return learn(
+        run.once(data)[k].train[:tasks],
+        strategy,
+        network(kind, seed),
+        updates=run.args.updates,
+        batch_size=BATCH,
+        learning_rate=rate,
+        seed=seed,
+        **more,
+    )
+
+
+# --- The learning rate --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate of one kind of network.
+
+    scores: rate -> (seeds,) validation accuracy, the mean over the first two tasks, each learnt by
+    a network of its own; learnt: those networks of every seed, at the chosen rate.
+    """
+
+    chosen: float
+    scores: dict[float, Tensor]
+    learnt: list[Learnt]
+
+
+def rates(run: Run) -> dict[str, Rate]:
+    """For each kind of network the learning rate, by the rule of `smallest_of_the_best`."""
+    several, once = range(run.args.seeds), run.once(data)
+
+    def job(kind: str, rate: float, k: int):
+        learnt = _learn(run, k, kind, Separate(), rate, 2)
+        pairs = zip(learnt.models, once[k].validation, strict=False)
+        return learnt, torch.cat([accuracies(model, [task]) for model, task in pairs]).mean()
+
+    keys = [(kind, rate, k) for kind in reversed(NETWORKS) for rate in RATES for k in several]
+    jobs = [lambda key=key: job(*key) for key in keys]
+    found = dict(zip(keys, side_by_side(jobs, "learning rates"), strict=True))
+    chosen = {}
+    for kind in NETWORKS:
+        scores = {rate: torch.stack([found[kind, rate, k][1] for k in several]) for rate in RATES}
+        best = smallest_of_the_best(scores)
+        chosen[kind] = Rate(best, scores, [found[kind, best, k][0] for k in several])
+    return chosen
+
+
+def smallest_of_the_best(scores: Mapping[float, Tensor]) -> float:
+    """The smallest value whose mean score is within one standard error of the best mean.
+
+    The one-standard-error rule (Breiman et al. 1984) with "smaller" for "simpler": among rates
+    that learn a task equally well, the smaller one disturbs earlier tasks less.
+
+    Args:
+        scores: value -> (seeds,), higher is better; the standard error is that of the best one,
+            0 for a single seed.
+    """
+    best = max(scores.values(), key=torch.mean)
+    error = best.std().item() / math.sqrt(len(best)) if len(best) > 1 else 0.0
+    return min(x for x, score in scores.items() if score.mean() >= best.mean() - error)
+
+
+# --- Every sequence -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Path:
+    """One strategy's way through the tasks of one seed.
+
+    matrix: (tasks, tasks) accuracy on test images. two: (2,) accuracy on validation images of the
+    first two tasks after the second. curve: (marks, tasks) test accuracy while learning the tasks
+    after the first.
+    """
+
+    learnt: Learnt
+    matrix: Tensor
+    two: Tensor
+    curve: Tensor
+
+
+def strategies(args: argparse.Namespace) -> dict[str, Naive]:
+    """A new strategy for each name, the longest to learn first."""
+    kept = {f"rehearsal {memory}": Rehearsal(memory) for memory in args.memories}
+    held = {f"EWC {lam:g}": EWC(lam) for lam in args.lambdas}
+    return {"joint": Joint()} | kept | held | {"separate": Separate(), "naive": Naive()}
+
+
+def paths(run: Run) -> dict[tuple[str, str], list[Path]]:
+    """By network and strategy, for every seed; the convolutional one learns naively and apart."""
+    keys = [
+        (kind, name, k)
+        for name in strategies(run.args)
+        for kind in NETWORKS
+        if kind == "mlp" or name in {"naive", "separate"}
+        for k in range(run.args.seeds)
+    ]
+    run.once(rates)
+    jobs = [
+        lambda kind=kind, name=name, k=k: path(run, kind, strategies(run.args)[name], k)
+        for kind, name, k in keys
+    ]
+    found = dict(zip(keys, side_by_side(jobs, "sequences of tasks"), strict=True))
+    return {key[:2]: [found[(*key[:2], k)] for k in range(run.args.seeds)] for key in keys}
+
+
+def path(run: Run, kind: str, strategy: Naive, k: int) -> Path:
+    """One strategy's way through the k-th seed's tasks, and its accuracies."""
+    test, validation = run.once(data)[k].test, run.once(data)[k].validation[:2]
+    rate = run.once(rates)[kind]
+    curve, done, every = [], 0, max(1, run.args.updates // MARKS)
+    watched = [Task(t.images[:WATCHED], t.labels[:WATCHED], t.permutation) for t in test]
+
+    def watch(model: nn.Module) -> None:
+        nonlocal done
+        done += 1
+        if done % every == 0:
+            curve.append(accuracies(model, watched))
+
+    known = rate.learnt[k].models[: 2 if isinstance(strategy, Separate) else 1]
+    more = {} if strategy.FRESH else {"watch": watch}
+    learnt = _learn(run, k, kind, strategy, rate.chosen, len(test), done=known, **more)
+    return Path(
+        learnt,
+        accuracy_matrix(learnt.models, test),
+        accuracies(learnt.models[1], validation),
+        torch.stack(curve) if curve else torch.empty(0, len(test)),
+    )
+
+
+def best_lambda(run: Run) -> float:
+    """The lambda with the highest validation accuracy over the first two tasks after the second."""
+    score = {
+        lam: torch.stack([path.two.mean() for path in run.once(paths)["mlp", f"EWC {lam:g}"]])
+        for lam in run.args.lambdas
+    }
+    return max(score, key=lambda lam: score[lam].mean())
+
+
+def per_task_form(run: Run) -> list[Path]:
+    """EWC with one parabola a task, at the lambda chosen: after two tasks it is the same."""
+    lam = best_lambda(run)
+    jobs = [lambda k=k: path(run, "mlp", EWC(lam, "per-task"), k) for k in range(run.args.seeds)]
+    return side_by_side(jobs, "EWC, one parabola a task")
+
+
+# --- A VAE, class after class -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Digits:
+    """MNIST by class: train of uint8 images, validation and test with fixed draws of the pixels."""
+
+    train: list[Tensor]
+    validation: list[Tensor]
+    test: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Generations:
+    """One strategy's VAE of one seed: nats (steps, classes) on test images; the last model."""
+
+    nats: Tensor
+    last: VAE
+
+
+def digits(run: Run) -> Digits:
+    (train, labels), *rest = (mnist.load(part) for part in ("train", "validation", "test"))
+    classes = range(run.args.classes)
+    drawn = [(mnist.binarise(images, seed=0), labels) for images, labels in rest]
+    return Digits(
+        [train[labels == c] for c in classes],
+        *([x[y == c][:VAE_TESTED] for c in classes] for x, y in drawn),
+    )
+
+
+def _vae(
+    run: Run, k: int, strategy: continual_vae.Naive, rate: float, classes: int, **more
+) -> list[VAE]:
+    return continual_vae.learn(
+        run.once(digits).train[:classes],
+        strategy,
+        updates=run.args.vae_updates,
+        learning_rate=rate,
+        seed=seeds(run.args)[k],
+        **more,
+    )
+
+
+@dataclass(frozen=True)
+class First:
+    """The VAE of the first digit: its learning rate, scores of all rates (seeds,), and models."""
+
+    rate: float
+    scores: dict[float, Tensor]
+    models: list[VAE]
+
+
+def first_class(run: Run) -> First:
+    """The learning rate by the rule of `smallest_of_the_best`: -nats on the validation images."""
+    validation, several = run.once(digits).validation[:1], range(run.args.seeds)
+
+    def job(rate: float, k: int) -> tuple[VAE, float]:
+        (model,) = _vae(run, k, continual_vae.Naive(), rate, 1)
+        return model, -continual_vae.nats(model, validation)[0]
+
+    keys = [(rate, k) for rate in VAE_RATES for k in several]
+    learnt = side_by_side([lambda key=key: job(*key) for key in keys], "VAE of the first digit")
+    found = dict(zip(keys, learnt, strict=True))
+    scores = {
+        rate: torch.tensor([found[rate, k][1] for k in several], dtype=torch.float64)
+        for rate in VAE_RATES
+    }
+    best = smallest_of_the_best(scores)
+    return First(best, scores, [found[best, k][0] for k in several])
+
+
+def vae_lambda(run: Run) -> dict[float, Tensor]:
+    """lambda -> (seeds,) nats on validation images of the first two classes after the second."""
+    first = run.once(first_class)
+
+    def job(lam: float, k: int) -> Tensor:
+        strategy = continual_vae.EWC(lam)
+        model = _vae(run, k, strategy, first.rate, 2, first=first.models[k])[1]
+        validation = run.once(digits).validation[:2]
+        return torch.tensor(continual_vae.nats(model, validation), dtype=torch.float64).mean()
+
+    keys = [(lam, k) for lam in VAE_LAMBDAS for k in range(run.args.seeds)]
+    found = side_by_side([lambda key=key: job(*key) for key in keys], "lambda of the VAE")
+    rows = torch.stack(found).reshape(len(VAE_LAMBDAS), -1)
+    return dict(zip(VAE_LAMBDAS, rows, strict=True))
+
+
+def generations(run: Run) -> dict[str, list[Generations]]:
+    """By strategy, for every seed."""
+    scores, first = run.once(vae_lambda), run.once(first_class)
+    lam = min(scores, key=lambda lam: scores[lam].mean())
+    new = {
+        "joint": continual_vae.Joint,
+        "rehearsal, real": partial(continual_vae.Rehearsal, VAE_MEMORY),
+        "rehearsal, own": continual_vae.Replay,
+        "EWC": partial(continual_vae.EWC, lam),
+        "naive": continual_vae.Naive,
+    }
+
+    def job(name: str, k: int) -> Generations:
+        models = _vae(run, k, new[name](), first.rate, run.args.classes, first=first.models[k])
+        test = run.once(digits).test
+        return Generations(torch.tensor([continual_vae.nats(m, test) for m in models]), models[-1])
+
+    keys = [(name, k) for name in new for k in range(run.args.seeds)]
+    learnt = side_by_side([lambda key=key: job(*key) for key in keys], "VAEs")
+    found = dict(zip(keys, learnt, strict=True))
+    return {name: [found[name, k] for k in range(run.args.seeds)] for name in new}
