@@ -24,6 +24,7 @@ from diffusion.figures.style import (
     PURPLE,
     SKY,
     VERMILLION,
+    WIDTH,
     new_figure,
     styled,
 )
@@ -38,6 +39,14 @@ COLOURS = {
     "separate": GREY,
 }
 TASK_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+
+
+MARKERS = ("v", "o", "s", "^", "D", "P")
+
+
+def _colour(name: str) -> str:
+    """Of a strategy, whatever is said of it after a comma."""
+    return COLOURS.get(name) or COLOURS[name.partition(",")[0]]
 
 
 def _mean(values) -> tuple[np.ndarray, np.ndarray]:
@@ -57,13 +66,13 @@ def _line(axes: Axes, x, values, colour: str, label: str, style: str = "o-") -> 
 def matrices(found: Mapping[str, np.ndarray]) -> Figure:
     """Accuracy matrices (tasks, tasks) by strategy, rows: after task k, columns: on task i."""
     size = len(next(iter(found.values())))
-    figure, (row,) = new_figure(1, len(found), (2.5 * len(found) + 0.6, 2.8))
+    figure, (row,) = new_figure(1, len(found), (WIDTH, 2.3))
     for axes, (name, matrix) in zip(row, found.items(), strict=True):
         percent = 100 * np.asarray(matrix)
         shown = axes.imshow(percent, cmap="cividis", vmin=0, vmax=100)
         if size <= 10:
             for k, i in np.ndindex(percent.shape):
-                axes.text(i, k, f"{percent[k, i]:.0f}", ha="center", va="center", fontsize=7.5,
+                axes.text(i, k, f"{percent[k, i]:.0f}", ha="center", va="center", fontsize=7,
                           color="white" if percent[k, i] < 60 else "black")  # fmt: skip
         ticks = range(0, size, max(1, size // 5))
         axes.set_xticks(ticks, [t + 1 for t in ticks])
@@ -78,7 +87,7 @@ def matrices(found: Mapping[str, np.ndarray]) -> Figure:
 @styled
 def curves(found: Mapping[str, np.ndarray], tasks: int) -> Figure:
     """Learning curves (seeds, marks, tasks) from the second task on, a panel a strategy."""
-    figure, (row,) = new_figure(1, len(found), (2.9 * len(found), 2.8), sharey=True)
+    figure, (row,) = new_figure(1, len(found), (WIDTH, 2.5), sharey=True)
     for axes, (name, values) in zip(row, found.items(), strict=True):
         mean, error = (100 * value for value in _mean(values))
         marks = len(mean) // (tasks - 1)
@@ -105,11 +114,10 @@ def curves(found: Mapping[str, np.ndarray], tasks: int) -> Figure:
 def averages(found: Mapping[str, np.ndarray]) -> Figure:
     """Average accuracy (seeds, tasks) on the tasks so far, by strategy."""
     figure, ((axes,),) = new_figure(1, 1, (4.6, 3.2))
-    for name, values in found.items():
+    for k, (name, values) in enumerate(found.items()):
         tasks = np.arange(1, np.asarray(values).shape[1] + 1)
-        dotted = name in {"joint", "separate"}
-        _line(axes, tasks, 100 * np.asarray(values), COLOURS[name.split()[0]], name,
-              "o:" if dotted else "o-")  # fmt: skip
+        style = MARKERS[k % len(MARKERS)] + (":" if name in {"joint", "separate"} else "-")
+        _line(axes, tasks, 100 * np.asarray(values), _colour(name), name, style)
     axes.set_xticks(tasks[:: max(1, len(tasks) // 10)])
     axes.grid(**GRID)
     axes.set_xlabel("tasks learnt")
@@ -125,7 +133,7 @@ def networks(apart: Mapping[str, np.ndarray], naive: Mapping[str, np.ndarray]) -
 
     naive: of one network after the last task.
     """
-    figure, ((left, right),) = new_figure(1, 2, (7.4, 3.0))
+    figure, ((left, right),) = new_figure(1, 2, (WIDTH, 2.8))
     styles = {"mlp": (BLUE, "o-", -0.06), "cnn": (VERMILLION, "s-", 0.06)}
     for axes, found, title in (
         (left, apart, "A network for each task"),
@@ -172,12 +180,12 @@ def memories(kept: Sequence[int], accuracy, seconds, bytes_kept, bounds: Mapping
 
     bytes_kept: (memories,); bounds: name -> ((seeds,) accuracy, (seeds,) seconds), drawn as lines.
     """
-    figure, (row,) = new_figure(1, 2, (7.4, 3.0))
+    figure, (row,) = new_figure(1, 2, (WIDTH, 2.8))
     for axes, values, pick, scale in ((row[0], accuracy, 0, 100), (row[1], seconds, 1, 1)):
         _line(axes, kept, scale * np.asarray(values), GREEN, "rehearsal")
         for name, bound in bounds.items():
             axes.axhline(scale * np.mean(bound[pick]), linestyle=":", label=name,
-                         color=COLOURS[name.split()[0]])  # fmt: skip
+                         color=_colour(name))  # fmt: skip
         axes.set_xscale("log")
         ticks = [f"{k}\n{b / 1e6:.2g} MB" for k, b in zip(kept, bytes_kept, strict=True)]
         axes.set_xticks(kept, ticks)
@@ -197,7 +205,7 @@ def valleys(places: Sequence[float], found: Mapping[str, Mapping[str, np.ndarray
 
     found: strategy -> {"task 1": losses, "task 2": losses}.
     """
-    figure, (row,) = new_figure(1, len(found), (3.4 * len(found), 2.9), sharey=True)
+    figure, (row,) = new_figure(1, len(found), (WIDTH, 2.5), sharey=True)
     for axes, (name, losses) in zip(row, found.items(), strict=True):
         for (task, values), colour in zip(losses.items(), TASK_COLOURS, strict=False):
             _line(axes, places, values, colour, task, "-")
@@ -215,11 +223,11 @@ def valleys(places: Sequence[float], found: Mapping[str, Mapping[str, np.ndarray
 @styled
 def distances(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Distance travelled in every task after the first (seeds, tasks - 1): plain, and by Fisher."""
-    figure, (row,) = new_figure(1, 2, (7.4, 2.9))
+    figure, (row,) = new_figure(1, 2, (WIDTH, 2.7))
     for name, pair in found.items():
         for axes, values in zip(row, pair, strict=True):
             tasks = np.arange(2, 2 + np.asarray(values).shape[1])
-            _line(axes, tasks, values, COLOURS[name.split()[0]], name)
+            _line(axes, tasks, values, _colour(name), name)
             axes.set_xticks(tasks[:: max(1, len(tasks) // 10)])
     for axes, title in zip(row, ("Weights", "Weighted by the Fisher information"), strict=True):
         axes.grid(**GRID)
@@ -234,7 +242,7 @@ def distances(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 @styled
 def generations(found: Mapping[str, np.ndarray]) -> Figure:
     """Nats per image (seeds, steps, classes) of a VAE: the mean over classes seen, and the end."""
-    figure, ((left, right),) = new_figure(1, 2, (7.6, 3.2))
+    figure, ((left, right),) = new_figure(1, 2, (WIDTH, 2.9))
     for name, values in found.items():
         values = np.asarray(values)
         steps = np.arange(1, values.shape[1] + 1)

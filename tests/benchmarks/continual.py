@@ -1,0 +1,97 @@
+"""Continual learning against its targets: `python -m tests.benchmarks.continual` (ten minutes).
+
+Runs `--study continual` as a user would, at its defaults and with `--tasks 2 --seeds 1`, into a
+temporary folder, and prints a table of measure, value and target; writes
+report/results/benchmark_continual.json. `--results FILE` takes the measures from a run that was
+made before, and its times from what it noted; the small run is then left out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from diffusion.cli import Parser
+from diffusion.files import write_json
+from tests.benchmarks.images import Table
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "report/results/benchmark_continual.json"
+
+
+def study(folder: Path, *options: str) -> tuple[dict, float]:
+    """The results of a run of the study in a process of its own, and its seconds."""
+    began = time.perf_counter()
+    command = [sys.executable, "example_diffusion.py", "--study", "continual", *options]
+    folders = ["--out", str(folder), "--save", str(folder / "weights")]
+    subprocess.run([*command, *folders], cwd=ROOT, check=True)
+    seconds = time.perf_counter() - began
+    path = folder / "results/continual.json"
+    return json.loads(path.read_text(encoding="utf-8")), seconds
+
+
+def add(table: Table, name: str, found: Mapping, **target) -> None:
+    """A row of a mean over seeds and its standard error."""
+    table.add("continual", name, found["mean"], error=found.get("standard_error"), **target)
+
+
+def measure_accuracies(table: Table, results: Mapping) -> None:
+    kept, networks = results["forgetting"], results["networks"]
+    lam, tasks = results["lambda"]["chosen"], results["options"]["tasks"]
+    ewc = kept[f"EWC, lambda {lam:g}"]
+    add(table, f"joint training, {tasks} tasks", kept["joint"]["average_accuracy"], least=0.97)
+    for memory, least in ((200, 0.90), (1000, 0.94)):
+        found = kept[f"rehearsal, {memory} images"]["average_accuracy"]
+        add(table, f"rehearsal, {memory} images a task", found, least=least)
+    add(table, f"EWC, lambda {lam:g}", ewc["average_accuracy"], least=0.92)
+    add(table, "naive", kept["naive"]["average_accuracy"])
+    add(table, "naive, forgetting", kept["naive"]["forgetting"])
+    add(table, "EWC minus naive", results["forgetting"]["ewc_minus_naive"])
+    gap = results["forgetting"]["ewc_minus_naive"]
+    if "standard_error" in gap:
+        ratio = gap["mean"] / gap["standard_error"]
+        table.add("continual", "the same in standard errors", ratio, least=5)
+    add(table, "MLP minus CNN, permuted digits", networks["mlp_minus_cnn_permuted"])
+    add(table, "MLP minus CNN, plain digits", networks["mlp_minus_cnn_plain"])
+
+
+def measure_truth(table: Table, results: Mapping) -> None:
+    errors, fisher = results["regression"], results["fisher"]
+    table.add("truth", "EWC minus joint least squares, whole Fisher, relative",
+              max(errors["relative_error_whole_online"]), most=1e-6)  # fmt: skip
+    table.add("truth", "error of the diagonal minus theory",
+              errors["largest_difference_from_theory"], most=1e-6)  # fmt: skip
+    largest = max(map(abs, fisher["deviation_in_standard_errors"]))
+    table.add("truth", "two weights: estimate off by, standard errors", largest, most=3)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m tests.benchmarks.continual")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="of a run made before")
+    args = parser.parse_args(argv)
+    table = Table()
+    if args.results is None:
+        with tempfile.TemporaryDirectory() as folder:
+            results, seconds = study(Path(folder) / "default")
+            _, small = study(Path(folder) / "small", "--tasks", "2", "--seeds", "1")
+    else:
+        results, small = json.loads(args.results.read_text(encoding="utf-8")), None
+        seconds = sum(results["timings_seconds"].values())
+    measure_accuracies(table, results)
+    measure_truth(table, results)
+    threads = f"{torch.get_num_threads()} threads" if args.results is None else "as noted"
+    table.add("time", "default run, seconds", seconds, most=600, reference=threads)
+    if small is not None:
+        table.add("time", "--tasks 2 --seeds 1, seconds", small, most=60, reference=threads)
+    write_json(RESULTS, {"study": "benchmark_continual", "rows": table.rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The study of continual learning, end to end at small settings, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import example_diffusion
+from diffusion.images import mnist
+from diffusion.studies import continual, continual_runs
+
+SMALL = ["--tasks", "2", "--seeds", "2", "--updates", "8", "--vae-updates", "2", "--classes", "2",
+         "--lambdas", "1", "100", "--memories", "20"]  # fmt: skip
+
+
+def test_the_study_answers_every_question_the_same_every_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(continual_runs, "VAE_LAMBDAS", (1.0,))
+    whole = mnist.load
+    monkeypatch.setattr(mnist, "load", lambda part: tuple(rows[:1500] for rows in whole(part)))
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folders = ["--out", str(folder), "--save", str(tmp_path / "weights")]
+        assert example_diffusion.main(["--study", "continual", *SMALL, *folders]) == 0
+        text = (folder / "results/continual.json").read_text(encoding="utf-8")
+        found.append(json.loads(text))
+        for entry in found[-1].values():  # times differ, numbers do not
+            for part in entry.values() if isinstance(entry, dict) else ():
+                if isinstance(part, dict):
+                    part.pop("cpu_seconds", None)
+        for name in ("timings_seconds", "options"):
+            found[-1].pop(name)
+    assert found[0] == found[1]
+    assert set(continual.STUDY.questions) - {"tasks"} < set(found[0])
+    matrix = found[0]["forgetting"]["naive"]["matrix"]
+    assert [len(row) for row in matrix] == [2, 2]
+    assert max(found[0]["regression"]["relative_error_whole_online"]) < 1e-6
+    assert found[0]["lambda"]["online_minus_one_a_task"]["mean"] == 0  # the same with two tasks
+    names = {path.stem.removeprefix("continual_") for path in (tmp_path / "a/figures").iterdir()}
+    assert names == {
+        "a_tasks", "a_matrices", "a_curves", "a_averages", "a_networks", "a_line", "a_distance",
+        "b_lambda", "c_rehearsal", "e_nats", "e_samples",
+    }  # fmt: skip
+
+
+def test_the_rate_is_the_smallest_within_one_standard_error_of_the_best():
+    scores = {
+        0.1: torch.tensor([0.90, 0.92, 0.94]),  # mean 0.92
+        0.2: torch.tensor([0.92, 0.94, 0.96]),  # the best, 0.94 +- 0.0115
+        0.4: torch.tensor([0.93, 0.93, 0.93]),
+    }
+    assert continual_runs.smallest_of_the_best(scores) == 0.2
+    scores[0.1] += 0.01
+    assert continual_runs.smallest_of_the_best(scores) == 0.1
+    single = {rate: score[:1] for rate, score in scores.items()}
+    assert continual_runs.smallest_of_the_best(single) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--tasks", "1"], "--tasks must be in 2..20, not 1"),
+        (["--tasks", "21"], "--tasks must be in 2..20, not 21"),
+        (["--lambdas", "-1"], "--lambdas must be finite and not negative, not -1"),
+        (["--lambdas", "1", "inf"], "--lambdas must be finite and not negative, not inf"),
+        (["--lambdas", "nan"], "--lambdas must be finite and not negative, not nan"),
+        (["--lambdas", "1", "1"], "--lambdas names a value twice"),
+        (["--memories", "0"], "--memories must be in 1..50000, not 0"),
+        (["--memories", "50001"], "--memories must be in 1..50000, not 50001"),
+        (["--seeds", "0"], "--seeds must be in"),
+        (["--classes", "11"], "--classes must be in 2..10"),
+        (["--updates", "0"], "--updates must be in"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_exit_code_2(options, complaint, tmp_path, capsys):
+    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+    try:
+        code = example_diffusion.main(["--study", "continual", *options, *folders])
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert complaint in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report").exists()
