@@ -215,6 +215,8 @@ def valleys(places: Sequence[float], found: Mapping[str, Mapping[str, np.ndarray
         axes.grid(**GRID)
         axes.set_title(name)
     row[0].set_yscale("log")
+    row[0].set_yticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+    row[0].minorticks_off()
     row[0].set_ylabel("loss on test images, nats")
     row[0].legend(fontsize=8)
     return figure
@@ -231,7 +233,7 @@ def distances(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
             axes.set_xticks(tasks[:: max(1, len(tasks) // 10)])
     for axes, title in zip(row, ("Weights", "Weighted by the Fisher information"), strict=True):
         axes.grid(**GRID)
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
         axes.set_xlabel("task")
         axes.set_title(title)
     row[0].set_ylabel("distance travelled in it")

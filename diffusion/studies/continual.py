@@ -17,12 +17,11 @@ from diffusion.figures import continual as figures
 from diffusion.figures import families as sheets
 from diffusion.images import continual_measures as measures
 from diffusion.images import mnist
-from diffusion.images.continual import MAX_TASKS, MIN_TASKS, accuracies, network, scaled
+from diffusion.images.continual import MAX_TASKS, MIN_TASKS, NETWORKS, accuracies, network, scaled
 from diffusion.images.continual_fisher import fisher_diagonal
 from diffusion.images.continual_measures import mean_and_error
 from diffusion.studies import continual_runs as runs
 from diffusion.studies import continual_truth, recipe
-from diffusion.studies.continual_runs import Path
 
 PLACES = tuple(k / 10 for k in range(-2, 13))  # on the line between two sets of weights
 MAX_ROWS = 5  # tasks whose images are shown
@@ -68,7 +67,7 @@ OPTIONS = (
         "batches of 100 for a digit",
         within=(1, 1_000_000),
         type=int,
-        default=200,
+        default=150,
     ),
 )
 
@@ -93,26 +92,14 @@ def check(args: argparse.Namespace) -> None:
     args.classes = args.classes or min(2 * args.tasks, mnist.NUM_CLASSES)
 
 
-def _found(run: Run, name: str, kind: str = "mlp") -> list[Path]:
-    return run.once(runs.paths)[kind, name]
+def _last(run: Run, name: str, kind: str = "mlp") -> Tensor:
+    """Test accuracy after the last task: (seeds, tasks)."""
+    return torch.stack([path.last for path in run.once(runs.paths)[kind, name]])
 
 
-def _averages(paths: list[Path]) -> Tensor:
+def _averages(matrices: Tensor) -> Tensor:
     """Average accuracy after every task: (seeds, tasks)."""
-    return torch.stack([measures.average_accuracy(path.matrix) for path in paths])
-
-
-def _apart(paths: list[Path]) -> Tensor:
-    """Accuracy of a network for each task, on its task: (seeds, tasks)."""
-    return torch.stack([path.matrix.diagonal() for path in paths])
-
-
-def _shown(run: Run) -> dict[str, list[Path]]:
-    """The strategies that are looked at closely, the best lambda and the memories among them."""
-    kept = {f"rehearsal, {m} images": _found(run, f"rehearsal {m}") for m in run.args.memories}
-    lam = runs.best_lambda(run)
-    ewc = {f"EWC, lambda {lam:g}": _found(run, f"EWC {lam:g}")}
-    return {"naive": _found(run, "naive")} | ewc | kept | {"joint": _found(run, "joint")}
+    return torch.stack([measures.average_accuracy(matrix) for matrix in matrices])
 
 
 # --- Questions ----------------------------------------------------------------------------------
@@ -143,50 +130,47 @@ def tasks(run: Run) -> Answer:
 
 def a_forgetting(run: Run) -> Answer:
     """H10.5 a i: how much is forgotten, by strategy, between the two bounds."""
-    shown, seeds = _shown(run), runs.seeds(run.args)
-    numbers = {}
+    matrices, numbers = run.once(runs.matrices), {}
     untrained = [
         accuracies(network("mlp", seed), once.test)
-        for seed, once in zip(seeds, run.once(runs.data), strict=True)
+        for seed, once in zip(runs.seeds(run.args), run.once(runs.data), strict=True)
     ]
-    for name, paths in shown.items():
-        found = {"average_accuracy": mean_and_error(_averages(paths)[:, -1])}
-        found["after_every_task"] = _averages(paths).mean(dim=0).tolist()
-        found["matrix"] = torch.stack([path.matrix for path in paths]).mean(dim=0).tolist()
+    for name, found in matrices.items():
+        numbers[name] = {
+            "average_accuracy": mean_and_error(_averages(found)[:, -1]),
+            "after_every_task": _averages(found).mean(dim=0).tolist(),
+            "matrix": found.mean(dim=0).tolist(),
+        }
         if name != "joint":
-            lost = [measures.forgetting(path.matrix) for path in paths]
-            ahead = [
-                measures.forward_transfer(path.matrix, before)
-                for path, before in zip(paths, untrained, strict=True)
-            ]
-            found |= {"forgetting": mean_and_error(lost), "forward_transfer": mean_and_error(ahead)}
-        numbers[name] = found
-    apart = _apart(_found(run, "separate"))
+            lost = [measures.forgetting(matrix) for matrix in found]
+            ahead = list(map(measures.forward_transfer, found, untrained))
+            numbers[name]["forgetting"] = mean_and_error(lost)
+            numbers[name]["forward_transfer"] = mean_and_error(ahead)
+    apart = _last(run, "separate")
     numbers["separate"] = {"average_accuracy": mean_and_error(apart.mean(dim=1))}
-    ewc = next(name for name in shown if name.startswith("EWC"))
-    gap = _averages(shown[ewc])[:, -1] - _averages(shown["naive"])[:, -1]
+    naive, ewc, kept = _three(run)
+    gap = _averages(matrices[ewc])[:, -1] - _averages(matrices["naive"])[:, -1]
     numbers["ewc_minus_naive"] = mean_and_error(gap)
-    steps = torch.arange(1, apart.shape[1] + 1)
-    lines = {name: _averages(paths).numpy() for name, paths in shown.items()}
-    lines["separate"] = (apart.cumsum(dim=1) / steps).numpy()
-    watched = {name: paths for name, paths in shown.items() if name in _three(run, shown)}
+    lines = {name: _averages(found) for name, found in matrices.items()}
+    lines["separate"] = apart.cumsum(dim=1) / torch.arange(1, apart.shape[1] + 1)
+    curves = {
+        name: torch.stack([path.curve for path in runs.shown(run)[name]])
+        for name in (naive, ewc, kept)
+    }
+    squares = {name: numbers[name]["matrix"] for name in (naive, ewc, kept, "joint")}
     return Answer(
         numbers,
         {
-            "a_matrices": figures.matrices(
-                {n: numbers[n]["matrix"] for n in (*_three(run, shown), "joint")}
-            ),
-            "a_curves": figures.curves(
-                {n: torch.stack([p.curve for p in ps]) for n, ps in watched.items()},
-                run.args.tasks,
-            ),
+            "a_matrices": figures.matrices(squares),
+            "a_curves": figures.curves(curves, run.args.tasks),
             "a_averages": figures.averages(lines),
         },
     )
 
 
-def _three(run: Run, shown: dict) -> list[str]:
-    """Naive, EWC, and rehearsal with the middle one of the memories."""
+def _three(run: Run) -> list[str]:
+    """Naive, EWC, and rehearsal with the middle one of the memories, by their full names."""
+    shown = runs.shown(run)
     kept = [name for name in shown if name.startswith("rehearsal")]
     ewc = [name for name in shown if name.startswith("EWC")]
     return ["naive", *ewc, kept[len(kept) // 2]]
@@ -194,36 +178,30 @@ def _three(run: Run, shown: dict) -> list[str]:
 
 def a_networks(run: Run) -> Answer:
     """H10.5 a ii: a CNN against an MLP of as many parameters, on plain and on permuted digits."""
-    apart = {kind: _apart(_found(run, "separate", kind)) for kind in ("mlp", "cnn")}
-    naive = {
-        kind: torch.stack([path.matrix for path in _found(run, "naive", kind)])
-        for kind in ("mlp", "cnn")
-    }
+    apart = {kind: _last(run, "separate", kind) for kind in NETWORKS}
+    naive = {kind: _last(run, "naive", kind) for kind in NETWORKS}
     difference = apart["mlp"] - apart["cnn"]
     numbers = {
         "parameters": {
-            kind: sum(p.numel() for p in network(kind).parameters()) for kind in ("mlp", "cnn")
+            kind: sum(p.numel() for p in network(kind).parameters()) for kind in NETWORKS
         },
         "mlp_minus_cnn_plain": mean_and_error(difference[:, 0]),
         "mlp_minus_cnn_permuted": mean_and_error(difference[:, 1:].mean(dim=1)),
     }
-    for kind in ("mlp", "cnn"):
-        lost = [measures.forgetting(matrix) for matrix in naive[kind]]
+    for kind in NETWORKS:
         numbers[kind] = {
             "plain": mean_and_error(apart[kind][:, 0]),
             "permuted": mean_and_error(apart[kind][:, 1:].mean(dim=1)),
-            "naive_average_accuracy": mean_and_error(naive[kind][:, -1].mean(dim=1)),
-            "naive_forgetting": mean_and_error(lost),
+            "naive_average_accuracy": mean_and_error(naive[kind].mean(dim=1)),
         }
-    last = {kind: matrix[:, -1] for kind, matrix in naive.items()}
-    return Answer(numbers, {"a_networks": figures.networks(apart, last)})
+    return Answer(numbers, {"a_networks": figures.networks(apart, naive)})
 
 
 def a_why(run: Run) -> Answer:
     """Why it forgets: how far the weights go, and what lies between old and new ones."""
-    shown, once = _shown(run), run.once(runs.data)
+    shown, once = runs.shown(run), run.once(runs.data)
     numbers, lines, travelled = {}, {}, {}
-    for name in _three(run, shown):
+    for name in _three(run):
         plain, weighted, losses = [], [], []
         for path, tasks in zip(shown[name], once, strict=True):
             models = path.learnt.models
@@ -261,9 +239,7 @@ def _fisher(model, task) -> list[Tensor]:
 
 def b_lambda(run: Run) -> Answer:
     """H10.5 b i and ii: what lambda does, over its decades; one parabola a task against one."""
-    columns = [_found(run, f"EWC {lam:g}") for lam in run.args.lambdas]
-    columns = [torch.stack([path.matrix[-1] for path in paths]) for paths in columns]
-    naive = torch.stack([path.matrix[-1] for path in _found(run, "naive")])
+    columns = [_last(run, f"EWC {lam:g}") for lam in run.args.lambdas]
 
     def parts(last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return last[:, :-1].mean(dim=1), last[:, -1], last.mean(dim=1)
@@ -278,16 +254,16 @@ def b_lambda(run: Run) -> Answer:
         for k, lam in enumerate(run.args.lambdas)
     }
     best = runs.best_lambda(run)
-    per_task = torch.stack([path.matrix[-1].mean() for path in run.once(runs.per_task_form)])
+    per_task = torch.stack([path.last.mean() for path in run.once(runs.per_task_form)])
     here = both[:, run.args.lambdas.index(best)]
-    figure = figures.lambdas(run.args.lambdas, old, new, both, parts(naive), best)
+    figure = figures.lambdas(run.args.lambdas, old, new, both, parts(_last(run, "naive")), best)
     return Answer(
         {
             "chosen": best,
             "by_lambda": numbers,
             "one_parabola_a_task": mean_and_error(per_task),
             "online_minus_one_a_task": mean_and_error(here - per_task),
-            "bytes_kept": _found(run, f"EWC {best:g}")[0].learnt.bytes_kept,
+            "bytes_kept": run.once(runs.paths)["mlp", f"EWC {best:g}"][0].learnt.bytes_kept,
         },
         {"b_lambda": figure},
     )
@@ -295,14 +271,15 @@ def b_lambda(run: Run) -> Answer:
 
 def c_rehearsal(run: Run) -> Answer:
     """H10.5 c i: accuracy against images kept, bytes kept, and time paid."""
-    shown = _shown(run)
+    shown = runs.shown(run)
+    accuracy = {name: torch.stack([path.last.mean() for path in shown[name]]) for name in shown}
     seconds = {
         name: torch.tensor([sum(path.learnt.seconds[1:]) for path in paths])
         for name, paths in shown.items()
     }
     numbers = {
         name: {
-            "average_accuracy": mean_and_error(_averages(paths)[:, -1]),
+            "average_accuracy": mean_and_error(accuracy[name]),
             "bytes_kept": paths[0].learnt.bytes_kept,
             "cpu_seconds": mean_and_error(seconds[name]),
         }
@@ -311,10 +288,10 @@ def c_rehearsal(run: Run) -> Answer:
     all_images = run.args.tasks * runs.TRAINING_IMAGES * (mnist.PIXELS + 1)
     numbers["joint"]["bytes_kept"] = all_images
     kept = [name for name in shown if name.startswith("rehearsal")]
-    lines = {n: (_averages(shown[n])[:, -1], seconds[n]) for n in shown if n not in kept}
+    lines = {n: (accuracy[n], seconds[n]) for n in shown if n not in kept}
     figure = figures.memories(
         run.args.memories,
-        torch.stack([_averages(shown[name])[:, -1] for name in kept], dim=1),
+        torch.stack([accuracy[name] for name in kept], dim=1),
         torch.stack([seconds[name] for name in kept], dim=1),
         [numbers[name]["bytes_kept"] for name in kept],
         lines,

@@ -38,13 +38,13 @@ from diffusion.threads import side_by_side
 
 BATCH = 128
 TRAINING_IMAGES = 50_000
-RATES = (0.002, 0.005, 0.01, 0.02)  # of Adam, at the start of a task
+RATES = (0.002, 0.005, 0.01)  # of Adam, at the start of a task
 VAE_RATES = (0.001, 0.002, 0.004)
-VAE_LAMBDAS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+VAE_LAMBDAS = (1.0, 10.0, 100.0, 1000.0)
 VAE_MEMORY = 200  # images kept of a class
 VAE_TESTED = 500  # test images of a class
-MARKS = 8  # points of a learning curve in every task
-WATCHED = 1000  # test images of a task that learning curves are measured on
+MARKS = 5  # points of a learning curve in every task
+WATCHED = 500  # test images of a task that learning curves are measured on
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,13 @@ def smallest_of_the_best(scores: Mapping[float, Tensor]) -> float:
 class Path:
     """One strategy's way through the tasks of one seed.
 
-    matrix: (tasks, tasks) accuracy on test images. two: (2,) accuracy on validation images of the
-    first two tasks after the second. curve: (marks, tasks) test accuracy while learning the tasks
-    after the first.
+    last: (tasks,) accuracy on test images after the last task, or each task's own network's.
+    two: (2,) accuracy on validation images of the first two tasks after the second. curve:
+    (marks, tasks) test accuracy while learning the tasks after the first.
     """
 
     learnt: Learnt
-    matrix: Tensor
+    last: Tensor
     two: Tensor
     curve: Tensor
 
@@ -192,9 +192,14 @@ def path(run: Run, kind: str, strategy: Naive, k: int) -> Path:
     known = rate.learnt[k].models[: 2 if isinstance(strategy, Separate) else 1]
     more = {} if strategy.FRESH else {"watch": watch}
     learnt = _learn(run, k, kind, strategy, rate.chosen, len(test), done=known, **more)
+    if isinstance(strategy, Separate):
+        pairs = zip(learnt.models, test, strict=True)
+        last = torch.cat([accuracies(model, [task]) for model, task in pairs])
+    else:
+        last = accuracies(learnt.models[-1], test)
     return Path(
         learnt,
-        accuracy_matrix(learnt.models, test),
+        last,
         accuracies(learnt.models[1], validation),
         torch.stack(curve) if curve else torch.empty(0, len(test)),
     )
@@ -207,6 +212,26 @@ def best_lambda(run: Run) -> float:
         for lam in run.args.lambdas
     }
     return max(score, key=lambda lam: score[lam].mean())
+
+
+def shown(run: Run) -> dict[str, list[Path]]:
+    """The strategies that are looked at closely, by their full names; EWC at the lambda chosen."""
+    every, lam = run.once(paths), best_lambda(run)
+    kept = {f"rehearsal, {m} images": every["mlp", f"rehearsal {m}"] for m in run.args.memories}
+    held = {f"EWC, lambda {lam:g}": every["mlp", f"EWC {lam:g}"]}
+    return {"naive": every["mlp", "naive"]} | held | kept | {"joint": every["mlp", "joint"]}
+
+
+def matrices(run: Run) -> dict[str, Tensor]:
+    """The accuracy matrices (seeds, tasks, tasks) of the strategies shown, on test images."""
+    once, close = run.once(data), shown(run)
+    jobs = [
+        lambda path=path, k=k: accuracy_matrix(path.learnt.models, once[k].test)
+        for each in close.values()
+        for k, path in enumerate(each)
+    ]
+    found = torch.stack(side_by_side(jobs, "accuracy matrices"))
+    return dict(zip(close, found.unflatten(0, (len(close), -1)), strict=True))
 
 
 def per_task_form(run: Run) -> list[Path]:
