@@ -144,7 +144,8 @@ def networks(apart: Mapping[str, np.ndarray], naive: Mapping[str, np.ndarray]) -
             tasks = np.arange(1, np.asarray(values).shape[1] + 1)
             _line(axes, tasks + shift, 100 * np.asarray(values), colour, kind.upper(), style)
         names = ["1\nplain", *map(str, tasks[1:])]
-        axes.set_xticks(tasks, names) if len(tasks) <= 10 else None
+        if len(tasks) <= 10:
+            axes.set_xticks(tasks, names)
         axes.grid(**GRID)
         axes.set_xlabel("task (2 on: permuted)")
         axes.set_title(title)

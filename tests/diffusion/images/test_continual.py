@@ -129,17 +129,6 @@ def test_no_result_depends_on_the_callers_mode_or_on_how_many_jobs_run_at_once(t
         assert all(map(torch.equal, alone[0].parameters(), other.parameters()))
 
 
-def test_a_job_that_fails_is_reported_and_the_threads_are_given_back():
-    threads = torch.get_num_threads()
-
-    def fail():
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        side_by_side([fail, list], "failing")
-    assert torch.get_num_threads() == threads
-
-
 def test_without_strength_ewc_is_naive_and_with_much_of_it_nothing_moves(tasks, small):
     naive = learn(tasks, Naive(), small, **OPTIONS).models
     free = learn(tasks, EWC(0.0, examples=50), small, done=naive[:1], **OPTIONS).models
