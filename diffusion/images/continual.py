@@ -158,6 +158,8 @@ class Joint(Naive):
         return k * updates
 
     def loss(self, model, seen, n, generator) -> Tensor:
+        if len(seen) == 1:
+            return super().loss(model, seen, n, generator)
         counts = torch.randint(len(seen), (n,), generator=generator).bincount(minlength=len(seen))
         drawn = [
             task.draw(count, generator) for task, count in zip(seen, counts.tolist(), strict=True)

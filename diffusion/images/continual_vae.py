@@ -123,6 +123,8 @@ def _drawn(images: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 def _mixed(parts: Sequence[Tensor], n: int, generator: torch.Generator) -> Tensor:
     """n images, each part with the same chance whatever its size."""
+    if len(parts) == 1:
+        return _drawn(parts[0], n, generator)
     counts = torch.randint(len(parts), (n,), generator=generator).bincount(minlength=len(parts))
     pairs = zip(parts, counts.tolist(), strict=True)
     return torch.cat([_drawn(part, count, generator) for part, count in pairs])
