@@ -164,7 +164,7 @@ def lambdas(values: Sequence[float], old, new, both, naive: tuple, chosen: float
     series = (("old tasks", old, BLUE), ("last task", new, VERMILLION), ("all tasks", both, BLACK))
     for (label, found, colour), zero in zip(series, naive, strict=True):
         _line(axes, values, 100 * np.asarray(found), colour, label)
-        axes.axhline(100 * np.mean(zero), color=colour, linestyle=":", linewidth=1)
+        axes.axhline(100 * np.asarray(zero).mean(), color=colour, linestyle=":", linewidth=1)
     axes.axvline(chosen, color=PALE, linewidth=5, zorder=0)
     axes.set_xscale("log")
     axes.grid(**GRID)
@@ -185,7 +185,7 @@ def memories(kept: Sequence[int], accuracy, seconds, bytes_kept, bounds: Mapping
     for axes, values, pick, scale in ((row[0], accuracy, 0, 100), (row[1], seconds, 1, 1)):
         _line(axes, kept, scale * np.asarray(values), GREEN, "rehearsal")
         for name, bound in bounds.items():
-            axes.axhline(scale * np.mean(bound[pick]), linestyle=":", label=name,
+            axes.axhline(scale * np.asarray(bound[pick]).mean(), linestyle=":", label=name,
                          color=_colour(name))  # fmt: skip
         axes.set_xscale("log")
         ticks = [f"{k}\n{b / 1e6:.2g} MB" for k, b in zip(kept, bytes_kept, strict=True)]

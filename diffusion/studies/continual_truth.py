@@ -46,9 +46,9 @@ def d_fisher(run: Run) -> Answer:
     model, n = continual_exact.TwoWeights(0.7, -1.3), 5000
     every = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
     exact = model.fisher(every).diagonal()
-    x = every[torch.randint(len(every), (n,), generator=generator)]
-    estimate = torch.cat([f.flatten() for f in fisher_diagonal(model, x)])
-    each = torch.stack([model.fisher(row[None]).diagonal() for row in x])
+    rows = torch.randint(len(every), (n,), generator=generator)
+    estimate = torch.cat([f.flatten() for f in fisher_diagonal(model, every[rows])])
+    each = torch.stack([model.fisher(x[None]).diagonal() for x in every])[rows]
     moved = continual_exact.TwoWeights(0.71, -1.28)
     step = torch.tensor([0.01, 0.02], dtype=torch.float64)
     quadratic = (step @ model.fisher(every) @ step / 2).item()
