@@ -34,7 +34,7 @@ from diffusion.images.continual import (
 )
 from diffusion.images.continual_measures import accuracy_matrix
 from diffusion.images.vae import VAE
-from diffusion.threads import side_by_side
+from diffusion.threads import run_all
 
 BATCH = 128
 TRAINING_IMAGES = 50_000
@@ -109,7 +109,7 @@ def rates(run: Run) -> dict[str, Rate]:
 
     keys = [(kind, rate, k) for kind in reversed(NETWORKS) for rate in RATES for k in several]
     jobs = [lambda key=key: job(*key) for key in keys]
-    found = dict(zip(keys, side_by_side(jobs, "learning rates"), strict=True))
+    found = dict(zip(keys, run_all(jobs, "learning rates"), strict=True))
     chosen = {}
     for kind in NETWORKS:
         scores = {rate: torch.stack([found[kind, rate, k][1] for k in several]) for rate in RATES}
@@ -172,7 +172,7 @@ def paths(run: Run) -> dict[tuple[str, str], list[Path]]:
         lambda kind=kind, name=name, k=k: path(run, kind, strategies(run.args)[name], k)
         for kind, name, k in keys
     ]
-    found = dict(zip(keys, side_by_side(jobs, "sequences of tasks"), strict=True))
+    found = dict(zip(keys, run_all(jobs, "sequences of tasks"), strict=True))
     return {key[:2]: [found[(*key[:2], k)] for k in range(run.args.seeds)] for key in keys}
 
 
@@ -230,7 +230,7 @@ def matrices(run: Run) -> dict[str, Tensor]:
         for each in close.values()
         for k, path in enumerate(each)
     ]
-    found = torch.stack(side_by_side(jobs, "accuracy matrices"))
+    found = torch.stack(run_all(jobs, "accuracy matrices"))
     return dict(zip(close, found.unflatten(0, (len(close), -1)), strict=True))
 
 
@@ -238,7 +238,7 @@ def per_task_form(run: Run) -> list[Path]:
     """EWC with one parabola a task, at the lambda chosen: after two tasks it is the same."""
     lam = best_lambda(run)
     jobs = [lambda k=k: path(run, "mlp", EWC(lam, "per-task"), k) for k in range(run.args.seeds)]
-    return side_by_side(jobs, "EWC, one parabola a task")
+    return run_all(jobs, "EWC, one parabola a task")
 
 
 # --- A VAE, class after class -------------------------------------------------------------------
@@ -302,7 +302,7 @@ def first_class(run: Run) -> First:
         return model, -continual_vae.nats(model, validation)[0]
 
     keys = [(rate, k) for rate in VAE_RATES for k in several]
-    learnt = side_by_side([lambda key=key: job(*key) for key in keys], "VAE of the first digit")
+    learnt = run_all([lambda key=key: job(*key) for key in keys], "VAE of the first digit")
     found = dict(zip(keys, learnt, strict=True))
     scores = {
         rate: torch.tensor([found[rate, k][1] for k in several], dtype=torch.float64)
@@ -323,7 +323,7 @@ def vae_lambda(run: Run) -> dict[float, Tensor]:
         return torch.tensor(continual_vae.nats(model, validation), dtype=torch.float64).mean()
 
     keys = [(lam, k) for lam in VAE_LAMBDAS for k in range(run.args.seeds)]
-    found = side_by_side([lambda key=key: job(*key) for key in keys], "lambda of the VAE")
+    found = run_all([lambda key=key: job(*key) for key in keys], "lambda of the VAE")
     rows = torch.stack(found).reshape(len(VAE_LAMBDAS), -1)
     return dict(zip(VAE_LAMBDAS, rows, strict=True))
 
@@ -346,6 +346,6 @@ def generations(run: Run) -> dict[str, list[Generations]]:
         return Generations(torch.tensor([continual_vae.nats(m, test) for m in models]), models[-1])
 
     keys = [(name, k) for name in new for k in range(run.args.seeds)]
-    learnt = side_by_side([lambda key=key: job(*key) for key in keys], "VAEs")
+    learnt = run_all([lambda key=key: job(*key) for key in keys], "VAEs")
     found = dict(zip(keys, learnt, strict=True))
     return {name: [found[name, k] for k in range(run.args.seeds)] for name in new}

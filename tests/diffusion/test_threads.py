@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 import torch
 
 from diffusion import elbo, log_likelihood, sample
-from diffusion.threads import one_thread, side_by_side
+from diffusion.threads import one_thread, run_all, side_by_side
 
 
 @pytest.fixture(params=[1, 2])
@@ -58,3 +59,17 @@ def test_side_by_side_is_at_the_same_time(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     meeting = threading.Barrier(2, timeout=20)
     assert sorted(side_by_side(lambda _: meeting.wait(), range(2))) == [0, 1]
+
+
+def test_all_jobs_run_in_order_on_one_thread_each(threads):
+    found = run_all([lambda k=k: (k, torch.get_num_threads()) for k in range(5)], "jobs")
+    assert found == [(k, 1) for k in range(5)]
+    assert torch.get_num_threads() == threads
+
+
+def test_a_job_that_fails_drops_those_that_have_not_begun(threads):
+    done = []
+    with pytest.raises(ZeroDivisionError):
+        run_all([lambda: 1 / 0, *[lambda: done.append(time.sleep(0.05))] * 50], "failing")
+    assert len(done) < 50
+    assert torch.get_num_threads() == threads

@@ -23,7 +23,7 @@ from diffusion.images.continual import (
     reservoir,
 )
 from diffusion.images.continual_fisher import Parabola
-from diffusion.threads import side_by_side
+from diffusion.threads import run_all
 
 OPTIONS = {"updates": 25, "batch_size": 32, "learning_rate": 0.01, "seed": 3}
 
@@ -119,9 +119,9 @@ def test_no_result_depends_on_the_callers_mode_or_on_how_many_jobs_run_at_once(t
     try:
         torch.set_num_threads(1)
         with torch.inference_mode():
-            alone = side_by_side([job], "alone")
+            alone = run_all([job], "alone")
         torch.set_num_threads(2)
-        several = side_by_side([job] * 3, "several")
+        several = run_all([job] * 3, "several")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
