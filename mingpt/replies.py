@@ -70,7 +70,7 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     return found
 
 
-def ask(model, asked, *, vectors=None, temperature=0.0, generator=None):
+def generate(model, asked, *, vectors=None, temperature=0.0, generator=None):
     """The Replies to Questions; the rest as in `prompting.complete`.
 
     Raises ValueError for a prompt that the model's block does not hold.

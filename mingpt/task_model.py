@@ -79,7 +79,8 @@ def train(model, pool, tokens, seed=0, device="cpu"):
     kind, low = torch.device(device).type, bfloat16_supported(device)
     losses = []
     model.train()
-    for step, (x, y) in enumerate(tqdm(_batches(steps, pool, seed), "training", steps)):
+    bar = tqdm(_batches(steps, pool, seed), "training", steps, disable=None)
+    for step, (x, y) in enumerate(bar):
         _set_rates(optimizers, step / steps)
         with torch.autocast(kind, torch.bfloat16, enabled=low):
             start = int(torch.randint(BLOCK_SIZE - x.shape[1] + 1, (1,), generator=starts))
@@ -128,12 +129,16 @@ def _batches(steps, pool, seed):
 # --- Files --------------------------------------------------------------------------------------
 
 
-def save(trained, path):
-    """Write a Trained to a file that `load` and `mingpt.load` read; weights in float16."""
-    checkpoint.save(
+def save(trained, path, device="cpu"):
+    """Write a Trained to a file that `load` and `mingpt.load` read; weights in float16.
+
+    Returns what `load` gives back, whoever else writes there meanwhile.
+    """
+    content = checkpoint.save(
         trained.model, path, dtype=torch.float16, language=LANGUAGE,
         task_training=trained.history, soft_prompts=trained.soft_prompts,
     )  # fmt: skip
+    return _trained(content, device)
 
 
 def load(path, device="cpu"):
@@ -143,6 +148,10 @@ def load(path, device="cpu"):
         raise checkpoint.CheckpointError(
             f"{path} was not trained on the language of the tasks; a file by --study prompting was"
         )
+    return _trained(content, device)
+
+
+def _trained(content, device):
     return Trained(
         checkpoint.build(content, device), content["task_training"], content["soft_prompts"]
     )

@@ -64,7 +64,7 @@ def load(args):
     vocabulary, models = texts().encoder.ids, {}
     for name in names:
         path = args.weights / file_of(name)
-        content = checkpoint.read(path)
+        content = checkpoint.read_of_the_book(path)
         model, ids = checkpoint.build(content, args.device), content.get("vocabulary")
         sizes = {"n_layer": blocks_of(name, args), "n_embd": MODEL_TYPES[args.model]["n_embd"]}
         found = {key: getattr(model.config, key) for key in sizes}
@@ -105,9 +105,10 @@ def train(run, name):
         except TrainingDivergedError as error:
             raise ValueError(f"{name}: {error}") from None
     model = model.plain() if name == JOINT else model.eval()
-    checkpoint.save(model, path, dtype=torch.float16, recipe=plan.record(trainer),
-                    vocabulary=encoder.ids)  # fmt: skip
-    return checkpoint.load(path, args.device)  # as anyone will load it, rounded to float16
+    content = checkpoint.save(
+        model, path, dtype=torch.float16, recipe=plan.record(trainer), vocabulary=encoder.ids
+    )
+    return checkpoint.build(content, args.device)  # as anyone will load it, rounded to float16
 
 
 def texts(run=None):

@@ -69,9 +69,9 @@ def check(args):
 
 
 def load(args):
-    """{"gpt": the Setting}. Raises CheckpointError for a file that holds no GPT, and ValueError
-    for a model whose block is too short."""
-    content = checkpoint.read(args.weights)
+    """{"gpt": the Setting}. Raises CheckpointError for a file that holds no GPT of the book, and
+    ValueError for a model whose block is too short."""
+    content = checkpoint.read_of_the_book(args.weights)
     encoder, model = checkpoint.encoder(content), checkpoint.build(content)
     if model.block_size < PROMPT + CONTINUATION:
         raise ValueError(

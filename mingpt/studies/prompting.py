@@ -63,8 +63,7 @@ def train(run, size):
         prompts = soft_prompts.tune_all(model, words, args.tune_steps, args.seed)
         trained = trained._replace(soft_prompts=prompts)
     path = args.save / f"prompting_{size}.pt"
-    task_model.save(trained, path)
-    return task_model.load(path, args.device)  # as anyone will load it, rounded to float16
+    return task_model.save(trained, path, args.device)  # as anyone will load it, in float16
 
 
 def words_of(run):
@@ -80,12 +79,12 @@ def asked_model(run):
     return run.models[asked_size(run)].model
 
 
-def ask(run, name, model=None, **how):
+def replies_to(run, name, model=None, **how):
     """The Replies of a model to the test prompts of a task; `how` as in replies.questions."""
     asked = replies.questions(
         name, run.once(words_of), run.args.prompts, seed=run.args.seed, **how
     )
-    return replies.ask(asked_model(run) if model is None else model, asked)
+    return replies.generate(asked_model(run) if model is None else model, asked)
 
 
 def accuracy(found):
@@ -109,7 +108,7 @@ def mean_of(shares):
 def by_examples(run):
     """{task: {shots: Replies}} of every task, shown by examples alone."""
     return {
-        name: {shots: ask(run, name, shots=shots) for shots in SHOTS}
+        name: {shots: replies_to(run, name, shots=shots) for shots in SHOTS}
         for name in tqdm(tasks.TASKS, desc="shots", disable=None)
     }
 
@@ -139,8 +138,8 @@ def by_strategy(run):
     few_shot = run.once(by_examples)
     strategies = {
         "bare": {name: few_shot[name][0] for name in tasks.TRAINED},
-        "question": {name: ask(run, name, style="question") for name in tasks.TRAINED},
-        "instruction": {name: ask(run, name, style="instruction") for name in tasks.TRAINED},
+        "question": {name: replies_to(run, name, style="question") for name in tasks.TRAINED},
+        "instruction": {name: replies_to(run, name, style="instruction") for name in tasks.TRAINED},
     }
     for shots in (1, 8):
         label = f"{shots} example{'s' * (shots > 1)}"
@@ -187,7 +186,7 @@ def q3_temperature(run: Run) -> Answer:
     for temperature in tqdm(TEMPERATURES, desc="temperatures", disable=None):
         generator = torch.Generator().manual_seed(run.args.seed)
         first, second = (
-            replies.ask(asked_model(run), asked, temperature=temperature, generator=generator)
+            replies.generate(asked_model(run), asked, temperature=temperature, generator=generator)
             for _ in range(2)
         )
         entropies = torch.tensor([sum(r.entropies) / len(r.entropies) for r in first])
@@ -221,7 +220,9 @@ def q4_sizes(run: Run) -> Answer:
         known = run.once(by_examples) if size == asked_size(run) else None
         tested = {
             name: {
-                shots: known[name][shots] if known else ask(run, name, trained.model, shots=shots)
+                shots: known[name][shots]
+                if known
+                else replies_to(run, name, trained.model, shots=shots)
                 for shots in SHOTS
             }
             for name in tqdm(tasks.TASKS, desc=size, disable=None)
@@ -259,7 +260,7 @@ def q5_labels(run: Run) -> Answer:
     right = run.once(by_examples)
     found = {}
     for name in tqdm(tasks.TRAINED, desc="labels", disable=None):
-        random = ask(run, name, shots=8, labels="random")
+        random = replies_to(run, name, shots=8, labels="random")
         found[name] = {
             "right": accuracy(right[name][8]),
             "random": accuracy(random),

@@ -51,7 +51,7 @@ def q9_soft_prompts(run, trained, few_shot):
             "soft": soft,
             "steps": len(next(iter(by_length.values()))["losses"]),
             "finetuned": {
-                "accuracy": accuracy(replies.ask(tuned.model, asked)),
+                "accuracy": accuracy(replies.generate(tuned.model, asked)),
                 "trained_numbers": model.num_parameters,
                 "losses": tuned.losses,
             },
@@ -70,7 +70,7 @@ def accuracy(found):
 
 def soft_accuracy(model, asked, prompt):
     vectors = prompt["vectors"].to(next(model.parameters()))
-    found = replies.ask(model, asked, vectors=vectors)
+    found = replies.generate(model, asked, vectors=vectors)
     return {"accuracy": accuracy(found), "trained_numbers": vectors.numel(),
             "losses": prompt["losses"]}  # fmt: skip
 
@@ -80,7 +80,7 @@ def hard_prompts(run, model, name, words, known):
     args = run.args
     drawn = {}
     for shots in tqdm(SHOTS, desc=f"hard prompts for {name}", disable=None):
-        found = known.get(shots) or replies.ask(
+        found = known.get(shots) or replies.generate(
             model, replies.questions(name, words, args.prompts, shots=shots, seed=args.seed)
         )
         drawn[str(shots)] = accuracy(found)
@@ -91,7 +91,7 @@ def hard_prompts(run, model, name, words, known):
         "best_fixed": {
             "prompt": fixed,
             "chosen_among": CANDIDATES,
-            "accuracy": accuracy(replies.ask(model, [behind(fixed, each) for each in asked])),
+            "accuracy": accuracy(replies.generate(model, [behind(fixed, each) for each in asked])),
         },
     }
 
@@ -108,12 +108,12 @@ def best_fixed(model, name, words, args):
         places = torch.randint(len(words.train), (CANDIDATE_SHOTS,), generator=generator)
         shown = [words.train[place] for place in places.tolist()]
         candidates.append("\n" + "".join(f"{word}>{task.answer(word)} " for word in shown))
-    return max(
-        candidates,
-        key=lambda fixed: sum(
-            reply.right for reply in replies.ask(model, [behind(fixed, each) for each in asked])
-        ),
-    )
+
+    def right(fixed):
+        found = replies.generate(model, [behind(fixed, each) for each in asked])
+        return sum(reply.right for reply in found)
+
+    return max(candidates, key=right)
 
 
 def behind(fixed, question):
@@ -151,7 +151,7 @@ def nearest(model, vectors, words, args):
     ]
     return {
         "text": prefix,
-        "accuracy": accuracy(replies.ask(model, asked)),
+        "accuracy": accuracy(replies.generate(model, asked)),
         "median_distance": found.distances.median().item(),
         "typical_distance_between_tokens": found.typical_distance,
         "median_cosine": found.cosines.median().item(),

@@ -67,8 +67,8 @@ def test_nobody_can_name_a_task_without_a_name():
 def test_replies_come_in_the_order_of_the_questions():
     model = small_model(vocab_size=128, block_size=64, scale=8.0)
     asked = replies.questions("copy", WORDS, 12, shots=1)
-    together = replies.ask(model, asked)
-    alone = [replies.ask(model, [each])[0] for each in asked]
+    together = replies.generate(model, asked)
+    alone = [replies.generate(model, [each])[0] for each in asked]
     assert [r.question for r in together] == asked
     assert [r.said for r in together] == [r.said for r in alone]
     assert [r.log_prob for r in together] == pytest.approx([r.log_prob for r in alone], abs=1e-4)
@@ -77,4 +77,4 @@ def test_replies_come_in_the_order_of_the_questions():
 def test_examples_that_do_not_fit_are_refused():
     model = small_model(vocab_size=128, block_size=64)
     with pytest.raises(ValueError, match="leaves no room for 12 more in the model's block of 64"):
-        replies.ask(model, replies.questions("copy", WORDS, 3, shots=16))
+        replies.generate(model, replies.questions("copy", WORDS, 3, shots=16))
