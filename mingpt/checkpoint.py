@@ -159,6 +159,8 @@ def _unpickled(path):
         raise CheckpointError(f"{path}: no such weights file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise CheckpointError(f"{path}: no permission to read it") from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError,
             pickle.UnpicklingError, zipfile.BadZipFile):
         raise CheckpointError(f"{path}: not a readable weights file, or damaged") from None
