@@ -121,7 +121,7 @@ class Run:
 
 FOLDERS = (
     option("--save", "folder that receives trained weights (default: runs; about a file of your "
-           "own: runs/ITS NAME)", type=Path, metavar="DIR"),
+           "own: as --out)", type=Path, metavar="DIR"),
     option("--out", "folder that receives figures/ and results/ (default: report; about a file of "
            "your own: runs/ITS NAME)", type=Path, metavar="DIR"),
 )  # fmt: skip
@@ -182,9 +182,11 @@ def _refusal(given: str, study: Study, exercise: Study, studies: Sequence[Study]
 def fill_in_folders(study: Study, args: argparse.Namespace) -> None:
     """Where the command line names no folder: those of what ships, or one for a user's file."""
     subject = study.subject(args)
-    own = None if subject is None else Path("runs", Path(subject).stem)
-    args.save = args.save or own or Path("runs")
-    args.out = args.out or own or Path("report")
+    if subject is not None:
+        args.out = args.out or Path("runs", Path(subject).stem)
+        args.save = args.save or args.out
+    args.out = args.out or Path("report")
+    args.save = args.save or Path("runs")
 
 
 def about(study: Study, args: argparse.Namespace) -> str | None:

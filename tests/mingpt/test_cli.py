@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from mingpt import cli
 from mingpt.cli import Answer, Study, option
+from mingpt.utils import write_json
 
 # --- A study of ten lines -----------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ def test_a_run_about_a_users_file_leaves_other_results_alone(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     own = Study(
         "gpt", "about a text", (option("--text", "a file"),), lambda args: {"unit": None},
-        lambda run, name: run.args.save.mkdir(parents=True, exist_ok=True),
+        lambda run, name: write_json(run.args.save / "unit", {}),
         {"q1": lambda run: Answer({"text": run.args.text})}, subject=lambda args: args.text,
     )  # fmt: skip
 
@@ -199,7 +200,9 @@ def test_a_run_about_a_users_file_leaves_other_results_alone(tmp_path, monkeypat
         capsys.readouterr()
         assert run(*arguments) == 2
         assert f"holds results about {other}; name another --out" in capsys.readouterr().err
+    assert run("--text", "b/été.txt", "--out", "mine") == 0
     assert (tmp_path / "report/results/gpt.json").read_bytes() == shipped
+    assert {path.parent.name for path in tmp_path.rglob("unit")} == {"runs", "été", "mine"}
 
 
 @pytest.mark.parametrize("bad", ["--out=file/x", "--out=" + 300 * "x", "--save=" + 300 * "x"])
