@@ -1,11 +1,11 @@
 """What each part of the Part 1 recipe is worth: `python -m tests.benchmarks.ablation`.
 
 Trains the recipe as it is on 1,000 to 100,000 points: the learning curve. Then trains the
-unconditional model on three data seeds for every variant, each of which changes one thing in the
+unconditional model on two data seeds for every variant, each of which changes one thing in the
 recipe. A tenth of the 3,000 points is held out: their denoising loss is what one could choose by
 for data without a known truth. Prints tables of means and writes
 report/results/ablation_diffusion.json after every row, and figures/diffusion_learning.svg; what is
-in that file already is not trained again, except with --fresh. About twelve minutes of one
+in that file already is not trained again, except with --fresh. About nine minutes of one
 processor.
 """
 
@@ -36,24 +36,42 @@ from diffusion.studies import owndata, recipe
 
 PROG = "python -m tests.benchmarks.ablation"
 ROOT = Path(__file__).parents[2]
-SEEDS = (11, 12, 13)
+SEEDS = (11, 12)
 ROWS = 3000
 SAMPLES = 500_000
 
 
-class RawInput(Denoiser):
-    """The MLP on the plain point and log sigma, its output taken as the noise."""
+class Variant(Denoiser):
+    """A network that knows no short cut for one noise level."""
 
     def at(self, sigma: float | Tensor, labels: Tensor | None = None):
         level = torch.as_tensor(sigma, dtype=self.dtype).reshape(1, 1)
         return lambda x: self._noise(x.to(self.dtype), level, labels)
 
-    def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    def _hidden(self, inputs: Tensor, sigma: Tensor) -> Tensor:
+        """The MLP's output where the noise level only shifts the first layer."""
         _, shift = self.scale_shift(self.noise_embedding(scaled_log(sigma))).chunk(2, dim=1)
-        hidden = nn.functional.silu(self.input_layer(x) + shift)
+        hidden = nn.functional.silu(self.input_layer(inputs) + shift)
         for layer in self.hidden:
             hidden = nn.functional.silu(layer(hidden))
         return self.output_layer(hidden)
+
+
+class RawInput(Variant):
+    """The MLP on the plain point and log sigma, its output taken as the noise."""
+
+    def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return self._hidden(x, sigma)
+
+
+class ShiftOnly(Variant):
+    """The scaling of Karras et al., without the FiLM scale on the first layer."""
+
+    def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        c_in = torch.rsqrt(sigma**2 + self.variance)
+        centred = c_in * (x - self.centre)
+        correction = self._hidden(centred, sigma)
+        return sigma * c_in * centred - self.variance.sqrt() * c_in * correction
 
 
 def single_noise(self, points: Tensor, labels: Tensor | None) -> Tensor:
@@ -67,12 +85,12 @@ VARIANTS: dict[str, dict] = {
     "the recipe: width 48, depth 2, rate 1e-2": {},
     "no rotations": {"rotations": False},
     "raw (x, log sigma) as input": {"network": RawInput},
-    "one noise per point, without its opposite": {"loss": single_noise},
-    "learning rate 1e-3": {"learning_rate": 1e-3},
+    "no scale on the first layer": {"network": ShiftOnly},
     "width 64": {"width": 64},
     "average of weights over 100 epochs": {"ema_decay": 0.99},
+    "one noise per point, without its opposite": {"loss": single_noise},
 }
-SIZES = {1000: SEEDS, 3000: (*SEEDS, 14, 15), 10_000: SEEDS, 100_000: SEEDS}  # -> data seeds
+SIZES = {1000: SEEDS, 3000: (*SEEDS, 13), 10_000: SEEDS, 100_000: SEEDS}  # -> data seeds
 HELD_OUT = 300
 MEASURES = ("excess_risk", "tv10", "ks", "outside", "held_out_loss")
 
