@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from diffusion.checks import check_count, check_seed, own_mode
 from diffusion.images import mnist
 from diffusion.images.continual_fisher import Parabola, fisher_diagonal
-from diffusion.images.model import initialise
+from diffusion.images.model import building, initialise
 
 MIN_TASKS, MAX_TASKS = 2, 20
 NETWORKS = ("mlp", "cnn")
@@ -71,6 +71,7 @@ def as_tasks(images: Tensor, labels: Tensor, orders: Tensor) -> list[Task]:
 # --- Networks -----------------------------------------------------------------------------------
 
 
+@building()
 def network(kind: str, seed: int = 0) -> nn.Sequential:
     """An untrained classifier, images (n, 784) in [0, 1] -> logits (n, 10).
 
@@ -90,7 +91,7 @@ def network(kind: str, seed: int = 0) -> nn.Sequential:
                   nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.ReLU(),
                   nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
                   nn.Linear(784, 337), nn.ReLU(), nn.Linear(337, mnist.NUM_CLASSES)]  # fmt: skip
-    model = nn.Sequential(*layers).float()
+    model = nn.Sequential(*layers)
     initialise(model, torch.Generator().manual_seed(check_seed(seed)))
     return model
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from diffusion.images.model import building
+
 
 class Regression(NamedTuple):
     """H (tasks, d, d) and H_k b_k = X^T y (tasks, d) of linear-regression tasks."""
@@ -74,6 +76,7 @@ def diagonal_error(tasks: Regression) -> Tensor:
 class TwoWeights(nn.Sequential):
     """p(y = 1 | x) = sigmoid(v tanh(w x)): x (n, 1) -> logits (n, 2), the first of them 0."""
 
+    @building()
     def __init__(self, w: float, v: float) -> None:
         super().__init__(
             nn.Linear(1, 1, bias=False),

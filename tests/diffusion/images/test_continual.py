@@ -22,6 +22,7 @@ from diffusion.images.continual import (
     permutations,
     reservoir,
 )
+from diffusion.images.continual_exact import TwoWeights
 from diffusion.images.continual_fisher import Parabola
 from diffusion.threads import run_all
 
@@ -87,6 +88,13 @@ def test_both_networks_have_the_same_number_of_parameters_and_know_no_default_dt
     assert all(map(torch.equal, before, after))
     with pytest.raises(ValueError, match="network must be one of"):
         network("transformer")
+
+
+def test_building_moves_no_global_random_state():
+    before = torch.get_rng_state()
+    network("cnn")
+    TwoWeights(1.0, 2.0)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_reservoir_is_a_uniform_sample():
