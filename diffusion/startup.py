@@ -51,6 +51,8 @@ def conclude(prog, work, errors=()):
         return REFUSED
     except KeyboardInterrupt:
         say(prog + ": interrupted")
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by us: jobs may run in threads yet
+            os._exit(INTERRUPTED)
         return INTERRUPTED
     except (MemoryError, RuntimeError) as error:  # PyTorch has no class of its own on the CPU
         message = (str(error).splitlines() or [""])[0]

@@ -59,5 +59,6 @@ def run_all(jobs: Sequence[Callable], name: str) -> list:
                     print(f"{name}: {len(results)} of {len(jobs)}", file=sys.stderr, flush=True)
                     said = time.monotonic()
             return results
-        finally:
-            pool.shutdown(cancel_futures=True)
+        finally:  # who pressed Ctrl-C does not want to wait for the jobs that have begun
+            wait = not isinstance(sys.exc_info()[1], KeyboardInterrupt)
+            pool.shutdown(wait=wait, cancel_futures=True)

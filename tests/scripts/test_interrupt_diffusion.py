@@ -112,3 +112,31 @@ def test_interruptible_block_gives_the_handler_back():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+JOBS = """
+import signal, sys, threading, time
+from diffusion import startup
+startup.prepare("jobs.py")
+from diffusion.threads import run_all
+
+def job():
+    print("begun", flush=True)
+    time.sleep(60)
+
+sys.exit(startup.conclude("jobs.py", lambda: run_all([job] * 3, "jobs")))
+"""
+
+
+def test_jobs_in_threads_are_not_waited_for():
+    first = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", first + JOBS], cwd=ROOT, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "jobs.py: interrupted"
+    assert "Traceback" not in errors
