@@ -12,7 +12,9 @@ mark the places where new words are to be expected.
 import re
 
 import torch
+from torch.autograd.function import once_differentiable
 
+from mingpt.loss import loss_and_gradients, product_dtype, scaled
 from mingpt.tokens import token_tensor
 
 ZIPF_OFFSET = 1000
@@ -47,20 +49,51 @@ class AbsoluteDiscount:
             setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def penalty(self, hidden, weight, targets):
-        """What to add to the mean cross-entropy of one-hot targets, a scalar in nats.
+    def losses(self, hidden, weight, targets):
+        """The mean cross-entropy of one-hot targets, and that of discounted ones: scalars, nats.
 
-        hidden (N, C), weight (V, C), targets (N,) int64, -1 ignored. The normaliser cancels
-        in the difference of the two targets, so no logits are needed beyond those of the
-        target and of each group's prior, a mixture of rows of `weight`.
+        hidden (N, C), weight (V, C), targets (N,) int64, -1 ignored. Only the second has a
+        gradient, once differentiable. Matrix products run in autocast's dtype.
         """
         keep = targets != -1
-        y = targets.clamp(min=0)
+        if not keep.all():
+            hidden, targets = hidden[keep], targets[keep]
+        return _Discounted.apply(hidden, weight, targets, self, product_dtype(hidden))
+
+    def add_gradients(self, hidden, weight, targets, grad_hidden, grad_weight):
+        """What the discount adds to the mean of N targets (N,) int64, in nats; its gradients are
+        added to grad_hidden (N, C) and grad_weight (V, C).
+
+        The normaliser cancels in the difference of the two targets, so no logits are needed beyond
+        those of the target and of each group's prior, a mixture of rows of `weight`.
+        """
+        groups = self.groups[targets]
+        share = self.share[targets, None] / len(targets)
+        shift = weight[targets] - (self.prior @ weight)[groups]  # (N, C)
+        grad_hidden += share * shift
+        moved = share * hidden
+        grad_weight.index_add_(0, targets, moved)
+        by_group = moved.new_zeros(len(self.prior), hidden.shape[1]).index_add_(0, groups, moved)
+        grad_weight.addmm_(self.prior.T, by_group, alpha=-1)
+        return (moved * shift).sum()
+
+
+class _Discounted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, discount, dtype):
+        loss, *gradients = loss_and_gradients(hidden, weight, targets, dtype)
+        gradients = [g.to(of.dtype) for g, of in zip(gradients, (hidden, weight), strict=True)]
         with torch.autocast(hidden.device.type, enabled=False):
-            of_target = torch.nn.functional.embedding(y, weight)
-            of_prior = (self.prior @ weight)[self.groups[y]]
-            gap = (hidden.float() * (of_target - of_prior)).sum(dim=1)
-            return (self.share[y] * gap * keep).sum() / keep.sum()
+            added = discount.add_gradients(hidden.to(weight.dtype), weight, targets, *gradients)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(loss)
+        return loss, loss + added
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, _, grad_output):
+        of_hidden, of_weight = (scaled(g, grad_output) for g in ctx.saved_tensors)
+        return of_hidden, of_weight, None, None, None
 
 
 def spelling_groups(encoder):

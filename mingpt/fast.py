@@ -28,6 +28,21 @@ def logits_and_loss(model, x, targets, loss_only=False, last_only=False):
     return logits, None if targets is None else cross_entropy(logits, targets)
 
 
+def embed_to_train(model, idx):
+    """`model.embed(idx)` for a step whose loss comes from the head.
+
+    Where the head shares the token embedding's weights, its gradient is dense anyway: what the few
+    rows of `idx` add to it is then a sparse gradient instead of another dense one.
+    """
+    wte = model.transformer.wte
+    tied = model.lm_head.weight is wte.weight
+    tokens = F.embedding(
+        idx, wte.weight, wte.padding_idx, wte.max_norm, wte.norm_type, wte.scale_grad_by_freq,
+        sparse=tied,
+    )  # fmt: skip
+    return model.embed(embeddings=tokens)
+
+
 def hidden_states(model, x, past=None, last_only=False):
     """What the head multiplies, (B, T, C), or (B, 1, C) with last_only, from x (B, T, C).
 

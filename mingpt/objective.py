@@ -45,10 +45,12 @@ class Objective(nn.Module):
         self.model = model
         self.discount = discount
         self.call = model.__call__
-        self.hidden_states = lambda x: fast.hidden_states(model, model.embed(x))
+        self.hidden_states = lambda x: fast.hidden_states(model, fast.embed_to_train(model, x))
         if compiled:  # functions, not modules: no new keys
             self.call = torch.compile(self.call)
-            self.hidden_states = torch.compile(self.hidden_states)
+            self.hidden_states = torch.compile(
+                lambda x: fast.hidden_states(model, model.embed(x))
+            )
 
     def forward(self, x, y):
         as_built = pristine(self.model)
@@ -59,7 +61,7 @@ class Objective(nn.Module):
         hidden_states = self.hidden_states if as_built else self.model.hidden_states
         hidden, targets = hidden_states(x).flatten(0, 1), y.flatten().long()
         weight = self.model.lm_head.weight
+        if self.discount is not None:
+            return self.discount.losses(hidden, weight, targets)
         loss = linear_cross_entropy(hidden, weight, targets)
-        if self.discount is None:
-            return loss.detach(), loss
-        return loss.detach(), loss + self.discount.penalty(hidden, weight, targets)
+        return loss.detach(), loss

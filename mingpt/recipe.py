@@ -87,7 +87,7 @@ class Recipe:
             weight_decay=self.weight_decay,
             embedding_weight_decay=self.embedding_weight_decay,
             ema_decay=self.ema_decay,
-            eval_interval=math.ceil(self.max_iters / 12),
+            eval_interval=math.ceil(self.max_iters / 6),
             keep_best=False,  # the held-out part measures, it does not choose
             seed=self.seed,
         )

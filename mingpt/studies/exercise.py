@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from mingpt import checkpoint, recipe, resume
 from mingpt.bpe import get_encoder
 from mingpt.cli import FOLDERS, option
 from mingpt.data import BOOK_ARRAYS_SHA256, BlockDataset, Book, load_book, read_book
-from mingpt.devices import resolve_precision
+from mingpt.devices import forked_generator, resolve_precision
 from mingpt.model import GPT, MODEL_TYPES
 from mingpt.processes import process_count, process_rank
+from mingpt.running import STATE_INTERVAL, run_trainer
 from mingpt.sampling import check_sampling
 from mingpt.scoring import heldout_bits_per_byte
 from mingpt.text import opening, word_positions
-from mingpt.trainer import TrainingDivergedError
-from mingpt.utils import atomic_path, check_file
+from mingpt.utils import check_file
 from mingpt.vocabulary import BookVocabulary
 
 SENTENCE = "I am a little squirrel holding a walnut"
@@ -26,7 +25,7 @@ PROMPT = "Alice thought to herself, and"
 WORD = 11  # the word whose prediction questions 3 and 4 explain
 LARGEST_SEED = 2**32 - 1
 WEIGHTS_FILE = "gpt.pt"
-TRAINING_FILE, TRAINING_FILE_INTERVAL = "training.pt", 100  # the interval in iterations
+TRAINING_FILE = "training.pt"
 MANY = math.inf
 
 OPTIONS = (
@@ -62,7 +61,7 @@ OPTIONS = (
     option("--sentence", "sentence to invert in question 2", default=SENTENCE),
     option("--starts", "random starts of the inversion", within=(1, MANY), type=int, default=20),
     option("--resume", f"go on from {TRAINING_FILE} in the --save folder, written every "
-           f"{TRAINING_FILE_INTERVAL} iterations", action="store_true"),
+           f"{STATE_INTERVAL} iterations", action="store_true"),
 )  # fmt: skip
 OF_TRAINING = (  # options that decide nothing where a model is loaded
     "model", "vocab", "max_iters", "batch_size", "accumulation_steps", "learning_rate",
@@ -118,15 +117,7 @@ def _drop_training_options(args):
 
 def _check_training_options(args):
     kind = torch.device(args.device).type
-    if args.model == "auto":
-        args.model = "gpt2" if kind == "cuda" else "gpt-mini"
-    if args.model not in MODEL_TYPES:
-        raise ValueError(
-            f"--model: unknown model {args.model!r}; allowed: auto, {', '.join(MODEL_TYPES)}"
-        )
-    for name in ("max_iters", "batch_size", "learning_rate", "dropout"):
-        if getattr(args, name) is None:
-            setattr(args, name, recipe.preset(kind)[name])
+    resolve_recipe(args, ("max_iters", "batch_size", "learning_rate", "dropout"))
     if args.objective is None:
         discounted = kind != "cuda" and args.vocab == "gpt2"
         args.objective = "discounted" if discounted else "cross-entropy"
@@ -144,6 +135,20 @@ def _check_training_options(args):
             f"--batch-size {args.batch_size} cannot be divided among {process_count()} processes "
             f"x {args.accumulation_steps} accumulation steps"
         )
+
+
+def resolve_recipe(args, names):
+    """Fill in --model and the named options of the recipe. Raises ValueError for other models."""
+    kind = torch.device(args.device).type
+    if args.model == "auto":
+        args.model = "gpt2" if kind == "cuda" else "gpt-mini"
+    if args.model not in MODEL_TYPES:
+        raise ValueError(
+            f"--model: unknown model {args.model!r}; allowed: auto, {', '.join(MODEL_TYPES)}"
+        )
+    for name in names:
+        if getattr(args, name) is None:
+            setattr(args, name, recipe.preset(kind)[name])
 
 
 def check_texts(args, encoder, block_size):
@@ -303,10 +308,7 @@ def train(run, name):
     if args.resume:
         trainer.load_state_dict(resume.read(args.save / TRAINING_FILE))
     run_trainer(trainer, args.save / TRAINING_FILE)
-    history = {
-        "training_loss_nats_per_token": trainer.losses,
-        "heldout_bits_per_byte_by_iteration": trainer.evaluations,
-    }
+    history = history_of(trainer)
     model = trainer.model
     if process_rank() == 0:
         path = args.save / WEIGHTS_FILE
@@ -336,28 +338,40 @@ def recipe_of(args):
     )
 
 
-def run_trainer(trainer, state_file):
-    """Run a trainer under a progress bar; its state goes into `state_file` now and then."""
-    total = trainer.config.max_iters
-    quiet = True if process_rank() else None
-    with tqdm(total=total, desc="training", unit="it", disable=quiet) as bar:
+def untrained_loss(gpt):
+    """Why the first loss is not ln V: what it is made of, measured on the untrained model of a
+    TrainedGPT's recipe, with dropout, on eight blocks spread over the training part. Mean nats per
+    token: the loss is uniform_guess + spread_of_logits - mean_logit_of_the_target.
+    """
+    record, sizes = gpt.recipe, gpt.model.config
+    config = GPT.get_default_config()
+    config.merge_from_dict(
+        {name: getattr(sizes, name) for name in
+         ("n_layer", "n_head", "n_embd", "vocab_size", "block_size")}
+        | dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), record["dropout"])
+        | {"embd_init_std": record["embedding_init_std"], "tied_head": record["tied_head"]}
+    )  # fmt: skip
+    config.model_type = None
+    seed = record["seed"] or 0
+    model = GPT(config, generator=torch.Generator().manual_seed(seed)).train()
+    blocks = BlockDataset(gpt.book.train, config.block_size)
+    x, y = blocks.batch(torch.linspace(0, len(blocks) - 1, 8).long())
+    with torch.no_grad(), forked_generator(seed, "cpu"):
+        logits = model(x)[0].flatten(0, 1)
+    return {
+        "uniform_guess_nats": math.log(config.vocab_size),
+        "spread_of_logits_nats": logits.logsumexp(dim=1).mean().item() - math.log(len(logits[0])),
+        "half_the_variance_of_logits": logits.var(dim=1).mean().item() / 2,
+        "mean_logit_of_the_target": logits.gather(1, y.reshape(-1, 1)).mean().item(),
+    }
 
-        def report(trainer):
-            shown = {"loss": f"{trainer.losses[-1]:.3f}"}
-            if trainer.evaluations:
-                shown["heldout_bpb"] = f"{trainer.evaluations[-1][1]:.3f}"
-            bar.set_postfix(shown)
-            bar.update(trainer.iter_num - bar.n)
-            due = trainer.iter_num % TRAINING_FILE_INTERVAL == 0
-            if due and trainer.iter_num < total and process_rank() == 0:
-                with atomic_path(state_file) as path:
-                    torch.save(trainer.state_dict(), path)
 
-        trainer.set_callback("on_iteration_end", report)
-        try:
-            trainer.run()
-        except TrainingDivergedError as error:
-            raise ValueError(f"{error}: lower --learning-rate") from None
+def history_of(trainer):
+    """What weights and results remember of a training that has ended."""
+    return {
+        "training_loss_nats_per_token": trainer.losses,
+        "heldout_bits_per_byte_by_iteration": trainer.evaluations,
+    }
 
 
 def describe(model):

@@ -28,7 +28,7 @@ def test_given_fields_replace_the_preset():
     assert {config.embd_pdrop, config.resid_pdrop, config.attn_pdrop} == {0.2}
     assert (config.vocab_size, config.block_size, config.tied_head) == (300, 64, True)
     settings = recipe.trainer_settings(device="cpu")
-    assert (settings.warmup_iters, settings.eval_interval) == (20, 25)
+    assert (settings.warmup_iters, settings.eval_interval) == (20, 50)
     with pytest.raises(TypeError):
         recipe_for("cpu", model_type="gpt-mini", objective="discounted", colour="red")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import example_gpt
-from mingpt import checkpoint, data
+from mingpt import checkpoint, data, running
 from mingpt.studies import exercise
 
 ROOT = Path(example_gpt.__file__).parent
@@ -90,7 +90,7 @@ def test_resuming_with_other_options_is_refused_and_loses_nothing(tmp_path, caps
     def fail(*arguments, **options):
         raise OSError("no space left")
 
-    monkeypatch.setattr(exercise, "TRAINING_FILE_INTERVAL", 1)
+    monkeypatch.setattr(running, "STATE_INTERVAL", 1)
     monkeypatch.setattr(checkpoint, "save", fail)
     small = [*SMALL, "--vocab", "book", "--out", f"{tmp_path}/out", "--save", str(tmp_path)]
     assert example_gpt.main(small) == 2

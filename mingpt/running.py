@@ -1,0 +1,124 @@
+"""A training run as its user sees it: how long it takes, how far it is, a state to go on from."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from tqdm import tqdm
+
+from mingpt.processes import process_rank
+from mingpt.trainer import TrainingDivergedError
+from mingpt.trainer_settings import last_iteration
+from mingpt.utils import atomic_path
+
+STATE_INTERVAL = 100  # iterations between two states
+LINE_SECONDS = 30  # between two lines where the output is no terminal
+MEASURED = 3  # iterations that the estimate is made of, after a first one
+
+
+def run_trainer(trainer, state_file=None):
+    """Run a trainer; its state goes into `state_file` every STATE_INTERVAL iterations.
+
+    Of several processes the first reports and writes. Raises ValueError where the training
+    diverges, and OSError where a state could not be written.
+    """
+    if process_rank() != 0:
+        _run(trainer)
+        return
+    with StateFile(state_file) as states, Progress(last_iteration(trainer.config)) as progress:
+
+        def report(trainer):
+            progress.show(trainer)
+            states.keep(trainer)
+
+        trainer.set_callback("on_iteration_end", report)
+        _run(trainer)
+
+
+def _run(trainer):
+    try:
+        trainer.run()
+    except TrainingDivergedError as error:
+        raise ValueError(f"{error}: lower --learning-rate") from None
+
+
+class StateFile:
+    """Writes a trainer's state now and then, beside the training: from a copy, by a thread.
+
+    A file is replaced when the new one is complete, so a process that is killed leaves the last.
+    """
+
+    def __init__(self, path):
+        """path: of the file; None writes nothing."""
+        self.path = path
+        self.thread = ThreadPoolExecutor(max_workers=1)
+        self.pending = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.thread.shutdown()
+        if kind is None:
+            self._raise_what_failed()
+
+    def keep(self, trainer):
+        """Begin to write the state where one is due. Raises OSError where the last one failed."""
+        done = trainer.iter_num
+        if self.path is None or done % STATE_INTERVAL or done >= last_iteration(trainer.config):
+            return
+        self._raise_what_failed()
+        self.pending = self.thread.submit(self._write, trainer.state_dict())
+
+    def _write(self, state):
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def _raise_what_failed(self):
+        if self.pending is not None:
+            self.pending.result()
+
+
+class Progress:
+    """Says how long a training will take here, then how far it is: a bar, or lines in a file."""
+
+    def __init__(self, total):
+        """total: iterations of the training; None for no end."""
+        self.total = total
+        self.bar = tqdm(total=total, desc="training", unit="it", disable=None)
+        self.began = self.said = time.monotonic()
+        self.ends = []  # seconds at which the first iterations ended
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+    def show(self, trainer):
+        """After an iteration of the trainer."""
+        now = time.monotonic()
+        shown = {"loss": f"{trainer.losses[-1]:.3f}"}
+        if trainer.evaluations:
+            shown["heldout_bpb"] = f"{trainer.evaluations[-1][1]:.3f}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(trainer.iter_num - self.bar.n)
+        if len(self.ends) <= MEASURED:
+            self.ends.append(now)
+            if len(self.ends) == MEASURED + 1 and self.total is not None:
+                self._estimate(self.total - trainer.iter_num)
+        elif self.bar.disable and now - self.said >= LINE_SECONDS:
+            self.said = now
+            values = ", ".join(f"{name} {value}" for name, value in shown.items())
+            of_all = "" if self.total is None else f" of {self.total}"
+            minutes = (now - self.began) / 60
+            print(f"    iteration {trainer.iter_num}{of_all}: {values}, {minutes:.1f} min",
+                  flush=True)  # fmt: skip
+
+    def _estimate(self, left):
+        seconds = (self.ends[-1] - self.ends[0]) / MEASURED
+        tqdm.write(
+            f"    {seconds:.2f} s an iteration here: the training takes about "
+            f"{max(left, 0) * seconds / 60:.1f} min more"
+        )
+        self.said = self.ends[-1]
