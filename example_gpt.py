@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mingpt import cli, figures, inversion, scoring
 from mingpt.attention import all_blocks, entropy, explain_word
 from mingpt.cli import Answer, Run, Study
+from mingpt.compressors import COMPRESSORS
 from mingpt.recipe import describe
 from mingpt.studies import STUDIES, exercise
 from mingpt.studies.exercise import WORD
@@ -28,14 +29,18 @@ from mingpt.text import (
     TooFewWordsError,
     group_by_word,
     paint_terminal,
-    sample_sentence,
     sentence_length,
+    sure_sentence,
     token_texts,
 )
 
 # Question 5 scores what the model adds to this; with --text, to a new line.
 SCORED_PROMPT, SCORED_PROMPT_OF_TEXT = "\n\nAlice", "\n"
-PAINTED_ROWS = 6  # in figures: a word without spaces may have as many tokens as the block
+MARGIN = 1.0  # logits by which the inverted sentence leads, so that no rounding undoes it
+# Questions 3 and 4 explain a word that the model is sure of: of the sentences sampled one after
+# another, the first whose 11th word has at least this probability.
+SURE = 0.5
+PAINTED_ROWS = 3  # in figures: a word without spaces may have as many tokens as the block
 REPEAT_PROMPTS_OF_ANY_TEXT = (
     'Repeat after me: "{sentence}"',
     'Please say "{sentence}". You said "',
@@ -44,8 +49,7 @@ REPEAT_PROMPTS = (
     *REPEAT_PROMPTS_OF_ANY_TEXT,
     '"{sentence}," said the Gryphon. "{sentence}," said Alice. "',
 )
-# Held-out bits per byte of general compressors primed with the training part.
-COMPRESSORS_BPB = {"xz -9e": 2.433, "bzip2 -9": 2.116, "7-Zip PPMd": 1.937, "zpaq -m5": 1.794}
+COMPRESSORS_BPB = {name: bpb for name, (_, bpb) in COMPRESSORS.items()}
 
 
 # --- Question 1: training -----------------------------------------------------------------------
@@ -60,7 +64,12 @@ def q1_train(run: Run) -> Answer:
     on their spelling and id rank; the token embedding also starts wider (std 0.08) and decays
     (2.0), and the dropout is higher. `--objective cross-entropy` trains on the plain
     cross-entropy, the default with CUDA. The recipe is mingpt/recipe.py; the results hold it.
-    With `--text FILE` that text is the book.
+    With `--text FILE` that text is the book. `--study objective` runs the plain cross-entropy
+    beside it.
+
+    The first loss lies above ln V, what a uniform guess costs: the untrained logits of a position
+    vary over the vocabulary, and log sum exp of V numbers of variance s^2 is about ln V + s^2 / 2
+    (more here: the head shares the embedding, so the token that was read has a large logit).
     """
     gpt = run.models["gpt"]  # trained by mingpt.studies.exercise.train, or loaded
     model, book, history = gpt.model, gpt.book, gpt.history
@@ -84,6 +93,8 @@ def q1_train(run: Run) -> Answer:
         **history,
     }  # fmt: skip
     drawn = {}
+    if gpt.recipe is not None:
+        numbers["start"] = exercise.untrained_loss(gpt)
     if history:
         drawn["q1_loss"] = figures.training_loss(
             history["training_loss_nats_per_token"],
@@ -108,12 +119,7 @@ def q2_inversion(run: Run) -> Answer:
     sentence = run.args.sentence
     ids = encoder.encode(sentence)
     target, tokens = torch.tensor(ids), token_texts(encoder, ids)
-    found, seconds = [], []
-    for start in tqdm(range(run.args.starts), desc="inversion", unit="start", disable=None):
-        with run.timed("inversion"):
-            found.append(inversion.invert(model, target, seed=run.args.seed + start))
-        seconds.append(run.seconds.pop("inversion"))
-    run.seconds["inversion_seconds_per_start"] = seconds
+    found = inverted(run, [target] * run.args.starts)
     first = found[0]
     nearest = inversion.nearest_tokens(model, first.vectors, book.train)
     in_book = set(book.train.tolist())
@@ -121,49 +127,63 @@ def q2_inversion(run: Run) -> Answer:
     prompts = REPEAT_PROMPTS if text is None else REPEAT_PROMPTS_OF_ANY_TEXT
     if len(ids) == model.block_size:
         prompts = ()
+    way = inversion.way_of(model, found, target)
     numbers = {
         "sentence": sentence,
         "tokens": tokens,
         "tokens_never_in_training_part": [
             text for text, token in zip(tokens, ids, strict=True) if token not in in_book
         ],
-        "starts": len(found),
-        "starts_reached": sum(each.reached for each in found),
-        "success_rate": sum(each.reached for each in found) / len(found),
+        "stops_at_margin_logits": MARGIN,
+        **inversion.success_of(found),
         "steps_per_start": [each.steps for each in found],
         "steps_first_start": first.steps,
         "loss_first_start_nats_per_token": first.losses,
         "decoded_by_step": {step: encoder.decode(said.tolist()) for step, said in first.history},
         "margin_logits": first.margins.tolist(),
         "nearest_token": token_texts(encoder, nearest.ids.tolist()),
-        "distance_to_nearest_token": nearest.distances.tolist(),
         "cosine_to_most_similar_token": nearest.cosines.tolist(),
+        **way,
         "typical_distance_between_tokens": nearest.typical_distance,
         "prediction_from_nearest_tokens": encoder.decode(nearest.predicted.tolist()),
         "nearest_tokens_reproduce_sentence": bool((nearest.predicted == target).all()),
-        "why_nearest_tokens_fail": why_nearest_tokens_fail(nearest, target),
+        "random_targets": random_targets(run, len(ids)),
         "repeat_after_me": [
             inversion.ask_to_repeat(model, encoder, sentence, prompt)._asdict()
             for prompt in prompts
         ],
     }
     figure = figures.inversion(
-        [each.losses for each in found], tokens, first.margins.tolist(),
-        nearest.distances.tolist(), nearest.typical_distance,
+        [each.losses for each in found], tokens, first.margins.tolist(), MARGIN,
+        list(zip(*(way[f"distance_to_nearest_token{end}"] for end in ("_at_start", "")),
+                 strict=True)),
+        way["nearest_token_is_the_target"], nearest.typical_distance,
     )  # fmt: skip
     return Answer(numbers, {"q2_inversion": figure}, inversion_text(numbers))
 
 
-def why_nearest_tokens_fail(nearest, target):
-    """One sentence with its numbers; None where the nearest tokens reproduce the target."""
-    if (nearest.predicted == target).all():
-        return None
-    distance, typical = nearest.distances.median().item(), nearest.typical_distance
-    return (
-        f"the learnt vectors lie a median of {distance:.2f} from the nearest real token, "
-        f"{distance / typical:.1f} times the {typical:.2f} from a token of the book to its "
-        "neighbour: rounding them to tokens moves the input that far"
-    )
+def inverted(run, targets):
+    """Inversions of targets of one length, twenty at a time, seeded from --seed upwards."""
+    model, seed = run.models["gpt"].model, run.args.seed
+    found = []
+    with tqdm(total=len(targets), desc="inversion", unit="start", disable=None) as bar:
+        for start in range(0, len(targets), 20):
+            part = targets[start : start + 20]
+            seeds = range(seed + start, seed + start + len(part))
+            found += inversion.invert_all(model, part, seeds, margin=MARGIN)
+            bar.update(len(part))
+    return found
+
+
+def random_targets(run, length):
+    """Can any output be reached? Sequences of tokens drawn uniformly from the vocabulary."""
+    vocab_size = run.models["gpt"].model.config.vocab_size
+    generator = torch.Generator().manual_seed(run.args.seed)
+    targets = torch.randint(vocab_size, (run.args.starts, length), generator=generator)
+    found = inverted(run, list(targets))
+    steps = torch.tensor([each.steps for each in found]).double()
+    numbers = inversion.success_of(found)
+    return {"tokens_each": length, **numbers, "median_steps": steps.median().item()}
 
 
 def inversion_text(q2):
@@ -172,15 +192,25 @@ def inversion_text(q2):
     for step, text in q2["decoded_by_step"].items():
         lines.append(f"    step {step:4d}: {text!r}")
     lines.append(
-        f"    {q2['starts_reached']} of {q2['starts']} starts reach it; tokens never seen in "
-        f"training: {q2['tokens_never_in_training_part']}"
+        f"    {q2['starts_reached']} of {q2['starts']} starts reach it by {MARGIN:g} logit; tokens "
+        f"never seen in training: {q2['tokens_never_in_training_part']}"
+    )
+    there = q2["random_targets"]
+    lines.append(
+        f"    random tokens: {there['starts_reached']} of {there['starts']} sequences are reached"
+    )
+    lines.append(
+        f"    the target is the nearest real token of {sum(q2['nearest_token_is_the_target'])} of "
+        f"{len(q2['tokens'])} vectors; median distance to the nearest "
+        f"{q2['median_distance_to_nearest_token_at_start']:.2f} at the start, "
+        f"{q2['median_distance_to_nearest_token']:.2f} at the end, after a way of "
+        f"{q2['median_distance_from_start']:.2f}"
     )
     if q2["nearest_tokens_reproduce_sentence"]:
         lines.append("    nearest real tokens reproduce the sentence")
     else:
         said = q2["prediction_from_nearest_tokens"]
         lines.append(f"    nearest real tokens predict {said!r} instead")
-        lines.append(f"    {q2['why_nearest_tokens_fail']}")
     for attempt in q2["repeat_after_me"]:
         lines.append(f"    {attempt['prompt']!r} -> {attempt['continuation']!r}")
     return "\n".join(lines)
@@ -207,7 +237,7 @@ def q4_attention_all_blocks(run: Run) -> Answer:
         return not_answered("Q4", error)
     drawn = {"q4_first_block": figure_of_block(numbers, "First block")}
 
-    idx, words = run.once(sampled_sentence)
+    idx, words, *_ = run.once(sampled_sentence)
     row = numbers["predicting_positions"][0]
     _, weights = all_blocks(run.models["gpt"].model, idx)  # (blocks, 1, heads, T, T)
     of_row = weights[:, 0, :, row, : row + 1].double().cpu()  # (blocks, heads, row + 1)
@@ -237,11 +267,14 @@ def not_answered(name, error):
 
 
 def sampled_sentence(run: Run):
-    """What questions 3 and 4 look at: a continuation of the prompt, ids (1, T), and its words."""
+    """What questions 3 and 4 look at, a SureSentence: the first sampled sentence whose 11th word
+    has a probability of at least SURE."""
     args, gpt = run.args, run.models["gpt"]
     generator = torch.Generator(device=args.device).manual_seed(args.seed)
     prompt = gpt.encoder.encode(args.prompt)
-    return sample_sentence(gpt.model, gpt.encoder, prompt, generator, WORD, **sampling(args))
+    return sure_sentence(
+        gpt.model, gpt.encoder, prompt, generator, WORD, SURE, **sampling(args)
+    )
 
 
 def sampling(args):
@@ -252,12 +285,14 @@ def sampling(args):
 def explained_word(run: Run, block):
     """Scores, weights and effects of one block where it predicts the 11th word, as numbers."""
     gpt = run.models["gpt"]
-    idx, words = run.once(sampled_sentence)
-    word, positions = words[WORD - 1]
+    chosen = run.once(sampled_sentence)
+    idx = chosen.idx
+    word, positions = chosen.words[WORD - 1]
     why = explain_word(gpt.model, idx, positions, block)
     tokens = token_texts(gpt.encoder, idx[0].tolist())
     return {
         "sentence": gpt.encoder.decode(idx[0].tolist()),
+        "token_ids": idx[0].tolist(),
         "tokens": tokens,
         "word": word,
         "word_positions": positions,
@@ -270,36 +305,63 @@ def explained_word(run: Run, block):
         "top_position": why.top,
         "hidden_token": tokens[why.hidden],
         "hidden_position": why.hidden,
+        "rule": f"the first sampled sentence whose word {WORD} has p >= {SURE}",
+        "rule_met": chosen.sure,
+        "number_of_the_sample": chosen.number,
+        "word_probability": chosen.probability,
         "word_log_prob_nats": why.log_prob,
-        "word_log_prob_change_hiding_top_token_in_this_block_nats": why.change_in_block,
+        "word_log_prob_change_hiding_top_token_in_this_block_nats":
+            why.changes_in_block[why.hidden],
         "word_log_prob_change_hiding_top_token_in_all_blocks_nats": why.changes[why.hidden],
+        "word_log_prob_change_hiding_each_token_in_this_block_nats": why.changes_in_block,
         "word_log_prob_change_hiding_each_token_in_all_blocks_nats": why.changes,
-        "correlation_of_weight_with_loss_of_log_prob": why.correlation,
-    }
+        "correlation_of_weight_with_loss_of_log_prob_in_this_block":
+            why.correlation_in_block and why.correlation_in_block._asdict(),
+        "correlation_of_weight_with_loss_of_log_prob_in_all_blocks":
+            why.correlation and why.correlation._asdict(),
+    }  # fmt: skip
 
 
 def word_text(name, result):
     """What questions 3 and 4 print of an explained word."""
-    lines = [f"{name}, predicting {result['word']!r} in {result['sentence']!r}"]
+    lines = [
+        f"{name}, predicting {result['word']!r} (p = {result['word_probability']:.3f}) in "
+        f"{result['sentence']!r}"
+    ]
     tokens, rows = result["tokens"], result["predicting_positions"]
     for row, weights in zip(rows, result["mean_weight"], strict=True):
         lines.append("    " + paint_terminal(tokens[: row + 1], weights, sys.stdout.isatty()))
     it = "it"
     if result["hidden_position"] != result["top_position"]:
         it = f"it from itself is impossible; hiding the next, {result['hidden_token']!r},"
-    change = result["word_log_prob_change_hiding_top_token_in_all_blocks_nats"]
-    lines.append(
-        f"    weights sum to {result['sum_of_weights'][0]:.6f}; "
-        f"top token {result['top_token']!r}: hiding {it} "
-        f"changes log p({result['word']!r}) by {change:+.3f} nats"
+    here, everywhere = (
+        result[f"word_log_prob_change_hiding_top_token_in_{where}_nats"]
+        for where in ("this_block", "all_blocks")
     )
+    lines.append(
+        f"    weights sum to {result['sum_of_weights'][0]:.6f}, scores to "
+        f"{result['sum_of_scores'][0]:.3f}; top token {result['top_token']!r}: hiding {it} "
+        f"changes log p({result['word']!r}) by {here:+.3f} nats in this block, "
+        f"{everywhere:+.3f} in all"
+    )
+    for where in ("this_block", "all_blocks"):
+        found = result[f"correlation_of_weight_with_loss_of_log_prob_in_{where}"]
+        if found is not None:
+            lines.append(
+                f"    weight and loss of log p where hidden in {where.replace('_', ' ')}: r = "
+                f"{found['r']:+.2f}, n = {found['n']}, 95 % {found['low']:+.2f} to "
+                f"{found['high']:+.2f}"
+            )
     return "\n".join(lines)
 
 
 def figure_of_block(result, title):
     return figures.painted_attention(
         result["tokens"], result["predicting_positions"][:PAINTED_ROWS], result["word_positions"],
-        result["mean_score"], result["mean_weight"], title,
+        result["mean_score"], result["mean_weight"],
+        {f"hidden in {name}":
+             result[f"word_log_prob_change_hiding_each_token_in_{key}_nats"]
+         for name, key in (("this block", "this_block"), ("all blocks", "all_blocks"))}, title,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from mingpt.intervals import Correlation, correlation_interval
 from mingpt.modes import evaluating
 from mingpt.scoring import token_log_probs
 
@@ -64,8 +65,9 @@ class WordExplanation(NamedTuple):
     """What one block attends to where a word is predicted, and what hiding it changes.
 
     The claim "the token attended to most made the model say this" is checked: each earlier token
-    in turn is hidden from the predicting positions. A position cannot be hidden from itself:
-    where it attends to itself most, `hidden` is the strongest before it.
+    in turn is hidden from the predicting positions, in this block alone and in all blocks. A
+    position cannot be hidden from itself: where it attends to itself most, `hidden` is the
+    strongest before it.
     """
 
     rows: list  # positions that predict the word's tokens
@@ -74,9 +76,10 @@ class WordExplanation(NamedTuple):
     top: int  # position of the largest weight in the first row
     hidden: int  # the same, the row's own position left out
     log_prob: float  # of the word, nats
-    change_in_block: float  # of log_prob when `hidden` is hidden in this block, nats
-    changes: list  # of log_prob when each position before rows[0] is hidden in all blocks, nats
-    correlation: float | None  # of the first row's weights with -changes
+    changes_in_block: list  # of log_prob when each position before rows[0] is hidden here, nats
+    changes: list  # the same, hidden in all blocks
+    correlation_in_block: Correlation | None  # of the rows' mean weight with -changes_in_block
+    correlation: Correlation | None  # the same with -changes
 
 
 def explain_word(model, idx, positions, block):
@@ -84,27 +87,30 @@ def explain_word(model, idx, positions, block):
     rows = [position - 1 for position in positions]
     scores, weights = (t[0].double().mean(dim=0).cpu() for t in attention(model, idx, block))
     first = rows[0]
-    hidden = int(weights[first, :first].argmax())
+    known = idx[:, : positions[-1] + 1]  # what comes later changes nothing
 
-    def change(key, blocks):
-        return knockout(model, idx, key, rows, blocks).sum().item()
+    def changes(blocks):
+        return [knockout(model, known, key, rows, blocks).sum().item() for key in range(first)]
 
-    changes = [change(key, None) for key in range(first)]
+    here, everywhere = changes([block]), changes(None)
+    of_key = weights[rows, :first].mean(dim=0)
     return WordExplanation(
         rows=rows,
         scores=scores,
         weights=weights,
         top=int(weights[first].argmax()),
-        hidden=hidden,
-        log_prob=token_log_probs(model, idx)[0, rows].sum().item(),
-        change_in_block=change(hidden, [block]),
-        changes=changes,
-        correlation=correlation(weights[first, :first], -torch.tensor(changes)),
+        hidden=int(weights[first, :first].argmax()),
+        log_prob=token_log_probs(model, known)[0, rows].sum().item(),
+        changes_in_block=here,
+        changes=everywhere,
+        correlation_in_block=correlation(of_key, -torch.tensor(here)),
+        correlation=correlation(of_key, -torch.tensor(everywhere)),
     )
 
 
 def correlation(a, b):
-    """Pearson correlation of two vectors, None where one is constant or too short."""
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+    """Pearson Correlation of two vectors, None where one is constant or they are too short."""
+    if len(a) < 4 or a.std() == 0 or b.std() == 0:
         return None
-    return torch.corrcoef(torch.stack([a, b.to(a)]))[0, 1].item()
+    r = torch.corrcoef(torch.stack([a, b.to(a)]))[0, 1].item()
+    return correlation_interval(r, len(a))

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from mingpt.intervals import share_interval
 from mingpt.modes import evaluating
 from mingpt.scoring import sequence_log_prob
 from mingpt.utils import check_integer, check_number
@@ -17,9 +18,10 @@ class Inversion(NamedTuple):
     vectors: torch.Tensor  # (T, C) in place of the token embedding's output
     losses: list  # cross-entropy in nats before each step
     history: list  # (step, (T,) int64 argmax tokens), every `record_every` steps and at the end
-    reached: bool  # whether the argmax at every position is the target
+    reached: bool  # whether every target's logit leads by more than the margin asked for
     margins: torch.Tensor  # (T,) logit of the target minus the best other logit
     steps: int  # optimiser steps taken
+    start: torch.Tensor  # (T, C) the vectors before the first step
 
 
 def invert(model, target_ids, seed=0, max_steps=500, learning_rate=0.05, record_every=25,
@@ -33,56 +35,94 @@ def invert(model, target_ids, seed=0, max_steps=500, learning_rate=0.05, record_
     target_ids (T,) int64. Raises ValueError for an empty or too long target, tokens outside the
     vocabulary, or settings out of range.
     """
-    seed = check_integer("seed", seed, at_least=0)
+    (found,) = invert_all(
+        model, [target_ids], [seed], max_steps, learning_rate, record_every, margin, progress
+    )
+    return found
+
+
+def invert_all(model, targets, seeds, max_steps=500, learning_rate=0.05, record_every=25,
+               margin=0.0, progress=False):
+    """`invert` for N targets of one length and as many seeds, side by side: a list of Inversions.
+
+    Each is optimised for itself and stops for itself; together they read the weights once a step.
+    Raises ValueError as `invert` does, and for targets of several lengths.
+    """
+    seeds = [check_integer("seed", seed, at_least=0) for seed in seeds]
     max_steps = check_integer("max_steps", max_steps, at_least=0)
     record_every = check_integer("record_every", record_every, at_least=1)
     learning_rate = check_number("learning_rate", learning_rate, at_least=0)
     margin = check_number("margin", margin, at_least=0)
-    target = torch.as_tensor(target_ids)
-    if target.numel() and (target.is_floating_point() or target.dtype == torch.bool):
-        raise ValueError(f"target_ids should be whole numbers, not {target.dtype}")
-    target = target.long()
-    if target.ndim != 1 or not 0 < len(target) <= model.block_size:
-        raise ValueError(
-            f"the sentence has {target.numel()} tokens; inversion takes 1 to {model.block_size}"
-        )
     table = model.transformer.wte.weight
-    if not 0 <= int(target.min()) <= int(target.max()) < len(table):
-        raise ValueError(f"token out of range: allowed 0 to {len(table) - 1}")
+    targets = _checked(targets, model.block_size, len(table))
     bar = tqdm(total=max_steps, desc="inversion", unit="step", disable=None if progress else True)
-    losses, history = [], []
     with bar, evaluating(model, gradients=True):
-        target = target.clone().to(table.device)
+        targets = targets.clone().to(table.device)
         exact = torch.promote_types(table.dtype, torch.float32)
-        noise = torch.randn(
-            len(target), table.shape[1], generator=torch.Generator().manual_seed(seed),
-            dtype=torch.float32,
-        )  # fmt: skip
         scale = table.detach().to(exact).std()
-        vectors = (noise.to(table.device, exact) * scale).requires_grad_()
-        optimizer = torch.optim.Adam([vectors], lr=learning_rate)
+        shape = targets.shape[1], table.shape[1]
+        starts = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+            .to(table.device, exact) * scale
+            for seed in seeds
+        ]  # fmt: skip
+        vectors = [start.clone().requires_grad_() for start in starts]
+        optimizer = torch.optim.Adam(vectors, lr=learning_rate)
+        losses, history = ([[] for _ in seeds] for _ in range(2))
+        found, left = {}, list(range(len(seeds)))
         for step in range(max_steps + 1):
-            logits = model(embeddings=vectors[None].to(table.dtype))[0][0].to(exact)  # (T, V)
-            margins = _margins(logits.detach(), target)
-            reached = bool((margins > margin).all())
-            stop = reached or step == max_steps
-            if step % record_every == 0 or stop:
-                history.append((step, logits.argmax(dim=-1).cpu()))
-            loss = F.cross_entropy(logits, target)
-            losses.append(loss.item())
-            if stop:
+            embeddings = torch.stack([vectors[n] for n in left])
+            logits = model(embeddings=embeddings.to(table.dtype))[0].to(exact)  # (left, T, V)
+            wanted = targets[left]
+            margins = _margins(logits.detach(), wanted)
+            of_token = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+            of_each = of_token.view(wanted.shape).mean(dim=1)
+            for place, n in enumerate(left):
+                losses[n].append(of_each[place].item())
+                reached = bool((margins[place] > margin).all())
+                stop = reached or step == max_steps
+                if step % record_every == 0 or stop:
+                    history[n].append((step, logits[place].argmax(dim=-1).cpu()))
+                if stop:
+                    found[n] = Inversion(
+                        vectors[n].detach(), losses[n], history[n], reached, margins[place].cpu(),
+                        step, starts[n],
+                    )  # fmt: skip
+            left = [n for n in left if n not in found]
+            if not left:
                 break
-            (vectors.grad,) = torch.autograd.grad(loss, [vectors])
+            going = [vectors[n] for n in left]
+            gradients = torch.autograd.grad(of_each.sum(), going)
+            optimizer.zero_grad()  # one that has stopped gets no gradient and stays
+            for vector, gradient in zip(going, gradients, strict=True):
+                vector.grad = gradient
             optimizer.step()
             bar.update()
-    return Inversion(vectors.detach(), losses, history, reached, margins.cpu(), step)
+    return [found[n] for n in range(len(seeds))]
+
+
+def _checked(targets, block_size, vocab_size):
+    """The targets as one tensor (N, T) int64."""
+    targets = [torch.as_tensor(target) for target in targets]
+    for target in targets:
+        if target.numel() and (target.is_floating_point() or target.dtype == torch.bool):
+            raise ValueError(f"target_ids should be whole numbers, not {target.dtype}")
+        if target.ndim != 1 or not 0 < len(target) <= block_size:
+            raise ValueError(
+                f"the sentence has {target.numel()} tokens; inversion takes 1 to {block_size}"
+            )
+        if not 0 <= int(target.min()) <= int(target.max()) < vocab_size:
+            raise ValueError(f"token out of range: allowed 0 to {vocab_size - 1}")
+    if len({len(target) for target in targets}) != 1:
+        raise ValueError("the targets should be of one length")
+    return torch.stack([target.long() for target in targets])
 
 
 def _margins(logits, target):
-    """Logit of the target minus the largest other logit, (T,)."""
-    wanted = logits.gather(1, target[:, None])
-    others = logits.scatter(1, target[:, None], float("-inf"))
-    return wanted[:, 0] - others.amax(dim=1)
+    """Logit of the target minus the largest other logit: (..., T, V), (..., T) -> (..., T)."""
+    wanted = logits.gather(-1, target[..., None])
+    others = logits.scatter(-1, target[..., None], float("-inf"))
+    return wanted[..., 0] - others.amax(dim=-1)
 
 
 class NearestTokens(NamedTuple):
@@ -95,6 +135,12 @@ class NearestTokens(NamedTuple):
     typical_distance: float  # median distance of a known token's embedding to its neighbour
 
 
+def nearest(table, vectors):
+    """Distances and ids of the rows of table (V, C) that are nearest to vectors (N, C): (N,)."""
+    distances, ids = torch.cdist(vectors[None], table[None].to(vectors.dtype))[0].min(dim=1)
+    return distances, ids
+
+
 def nearest_tokens(model, vectors, known, sample=512):
     """NearestTokens of vectors (T, C), and what the model predicts from those tokens.
 
@@ -104,7 +150,7 @@ def nearest_tokens(model, vectors, known, sample=512):
     known = torch.as_tensor(known).unique()
     with evaluating(model):
         table = model.transformer.wte.weight.to(vectors.dtype)
-        distances, ids = torch.cdist(vectors[None], table[None])[0].min(dim=1)
+        distances, ids = nearest(table, vectors)
         cosines = (F.normalize(vectors, dim=1) @ F.normalize(table, dim=1).T).amax(dim=1)
         predicted = model(ids[None])[0][0].argmax(dim=-1)
         known = known.to(table.device)
@@ -113,6 +159,47 @@ def nearest_tokens(model, vectors, known, sample=512):
         neighbours[torch.arange(len(probe)), probe] = float("inf")
         typical = neighbours.amin(dim=1).median().item()
     return NearestTokens(ids.cpu(), distances.cpu(), cosines.cpu(), predicted.cpu(), typical)
+
+
+def success_of(found):
+    """How many of N Inversions reached their target, and the 95 % interval of their share."""
+    reached = sum(each.reached for each in found)
+    return {
+        "starts": len(found),
+        "starts_reached": reached,
+        "success_rate": reached / len(found),
+        "success_interval_95": share_interval(reached, len(found)),
+    }
+
+
+def way_of(model, found, target):
+    """Where Inversions of one target (T,) int64 lead, in Euclidean distances, as numbers.
+
+    Lists (T) are of the first, the rest are medians and shares over all of them.
+    """
+    with evaluating(model):
+        table = model.transformer.wte.weight
+        starts, ends = (
+            torch.cat([getattr(each, name) for each in found]) for name in ("start", "vectors")
+        )
+        before, _ = nearest(table, starts)
+        after, ids = nearest(table, ends)
+        wanted = target.to(ids.device)
+        is_target = ids == wanted.repeat(len(found))
+        to_target = (found[0].vectors - table[wanted]).norm(dim=1)
+        length = (ends - starts).norm(dim=1)
+    T = len(target)
+    return {
+        "distance_to_nearest_token_at_start": before[:T].tolist(),
+        "distance_to_nearest_token": after[:T].tolist(),
+        "distance_to_target_token": to_target.tolist(),
+        "distance_from_start": length[:T].tolist(),
+        "nearest_token_is_the_target": is_target[:T].tolist(),
+        "share_of_nearest_tokens_that_are_the_target": is_target.double().mean().item(),
+        "median_distance_to_nearest_token_at_start": before.median().item(),
+        "median_distance_to_nearest_token": after.median().item(),
+        "median_distance_from_start": length.median().item(),
+    }
 
 
 class Repetition(NamedTuple):

@@ -2,12 +2,15 @@
 
 import re
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 
 from mingpt.modes import evaluating
+from mingpt.scoring import token_log_probs
 
 _WORD = re.compile(r"\S*\w\S*")  # a run without white space that holds a letter or digit
+SAMPLES = 16  # sentences drawn at once
 _SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)]*$")  # of a text that ends here
 
 
@@ -66,30 +69,70 @@ class TooFewWordsError(ValueError):
     """No sample had the word that was asked for."""
 
 
-def sample_sentence(model, encoder, prompt, generator, word, **sampling):
-    """A sampled continuation of a prompt up to the first sentence end after so many words.
+class SampledSentence(NamedTuple):
+    """A continuation of a prompt up to the first sentence end after so many words."""
+
+    idx: torch.Tensor  # (1, T) int64 on the model's device
+    words: list  # what `word_positions` gives for it
+    number: int  # of the sample, counted from 1
+
+
+def sampled_sentences(model, encoder, prompt, generator, word, most=SAMPLES, **sampling):
+    """Those of `most` samples that have the word, one after another, as SampledSentences.
 
     prompt: list of ids; word: number of a word, counted from 1, that is to be in the sample, and
-    complete; sampling: temperature, top_k, top_p of `GPT.generate`. Returns (idx (1, T) int64 on
-    the model's device, what `word_positions` gives for it). Raises TooFewWordsError where twenty
-    samples have fewer words.
+    complete; sampling: temperature, top_k, top_p of `GPT.generate`, which draws SAMPLES at once.
+    Raises TooFewWordsError at the end where none has.
     """
-    device = next(model.parameters()).device
-    start = torch.tensor([prompt], device=device)
+    device, found = next(model.parameters()).device, 0
+    start = torch.tensor([prompt], device=device).expand(SAMPLES, -1)
     room = model.block_size - len(prompt)
-    for _ in range(20):
-        with evaluating(model):
-            sampled = model.generate(start, room, do_sample=True, generator=generator, **sampling)
-        ids = sampled[0].tolist()
+    for number in range(most):
+        if number % SAMPLES == 0:
+            with evaluating(model):
+                drawn = model.generate(
+                    start, room, do_sample=True, generator=generator, **sampling
+                ).tolist()
+        ids = drawn[number % SAMPLES]
         ids = ids[: sentence_length(encoder, ids, len(prompt), least_words=word)]
         words = word_positions(encoder, ids)
         # The last token of a word is certain only when another token follows.
         if len(words) >= word and words[word - 1][1][-1] < len(ids) - 1:
-            return torch.tensor([ids], device=device), words
-    raise TooFewWordsError(
-        f"no sample of {model.block_size} tokens had {word} words: use a shorter prompt or a "
-        "larger block"
-    )
+            found += 1
+            yield SampledSentence(torch.tensor([ids], device=device), words, number + 1)
+    if not found:
+        raise TooFewWordsError(
+            f"no sample of {model.block_size} tokens had {word} words: use a shorter prompt or a "
+            "larger block"
+        )
+
+
+class SureSentence(NamedTuple):
+    """What `sure_sentence` found."""
+
+    idx: torch.Tensor  # (1, T) int64
+    words: list  # what `word_positions` gives for it
+    number: int  # of the sample, counted from 1
+    probability: float  # of the word that was asked for, given all before it
+    sure: bool  # whether the probability is as large as it was to be
+
+
+def sure_sentence(model, encoder, prompt, generator, word, least, most=4 * SAMPLES, **sampling):
+    """The first of `sampled_sentences` whose given word has a probability of at least `least`: the
+    product of its tokens', of the model as it is, whatever `sampling` does.
+
+    Of `most` samples without one, the surest. Raises as `sampled_sentences`.
+    """
+    surest = None
+    for each in sampled_sentences(model, encoder, prompt, generator, word, most, **sampling):
+        positions = each.words[word - 1][1]
+        known = each.idx[:, : positions[-1] + 1]
+        chance = token_log_probs(model, known)[0, positions[0] - 1 :].sum().exp().item()
+        if surest is None or chance > surest.probability:
+            surest = SureSentence(*each, chance, chance >= least)
+        if surest.sure:
+            break
+    return surest
 
 
 def group_by_word(words, tokens):

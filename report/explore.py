@@ -40,7 +40,7 @@ MOST_BYTES = 1_500_000
 GRID, REACH = 61, 1.5  # the density is mapped on GRID x GRID points of [-REACH, REACH]^2
 LOWEST_NATS = -30.0  # of the maps, which are kept in thousandths of a nat
 
-PROMPT = "Alice thought to herself, and"
+ANSWERS = FOLDER / "results" / "gpt.json"  # of example_gpt.py, whose sentence is shown
 WORD = 11  # the word whose prediction questions 3 and 4 explain
 INVERTED = "I am a little squirrel holding a walnut"
 SCORED_PROMPT = "\n\nAlice"
@@ -171,8 +171,8 @@ def attention_data(model, encoder) -> dict:
     effects[row][key], key < row: change of log p of token row + 1, nats, when row may not look at
     key in any block.
     """
-    idx, _ = sampled(model, encoder, PROMPT, WORD)
-    idx = idx[:, :SHOWN]
+    answers = json.loads(ANSWERS.read_text(encoding="utf-8"))
+    idx = torch.tensor([answers["q3"]["token_ids"][:SHOWN]])
     scores, weights = (values[:, 0] for values in all_blocks(model, idx))  # (blocks, heads, T, T)
     ids = idx[0].tolist()
     _, positions = word_positions(encoder, ids)[WORD - 1]
@@ -195,7 +195,7 @@ def attention_data(model, encoder) -> dict:
 def inversion_data(model, encoder) -> dict:
     """Question 2: loss and decoded tokens at every step of the inversion."""
     target = torch.tensor(encoder.encode(INVERTED))
-    found = mingpt.inversion.invert(model, target, seed=0, record_every=1)
+    found = mingpt.inversion.invert(model, target, seed=0, record_every=1, margin=1.0)
     return {
         "target": token_texts(encoder, target.tolist()),
         "losses": [round(loss, 4) for loss in found.losses],

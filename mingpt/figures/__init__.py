@@ -4,6 +4,7 @@ All of this code was written with an AI assistant. Tests hold each formula to a 
 enumeration or an independent implementation, and each claim to a measurement.
 """
 
+from mingpt.figures.attention import attention_all_blocks, painted_attention
 from mingpt.figures.compression import bits_by_frequency, bits_by_position, compressed_sizes
 from mingpt.figures.early_exit import (
     accuracy_by_macs,
@@ -13,9 +14,7 @@ from mingpt.figures.early_exit import (
     thresholds,
 )
 from mingpt.figures.exercise import (
-    attention_all_blocks,
     inversion,
-    painted_attention,
     token_log_probs,
     training_loss,
     visible,
@@ -26,6 +25,7 @@ from mingpt.figures.feedback import (
     over_optimisation,
     reward_model,
 )
+from mingpt.figures.objective import two_trainings
 from mingpt.figures.style import VERMILLION, save
 
 __all__ = [
@@ -48,5 +48,6 @@ __all__ = [
     "thresholds",
     "token_log_probs",
     "training_loss",
+    "two_trainings",
     "visible",
 ]

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from mingpt import checkpoint, coding, figures, scoring
 from mingpt.cli import Answer, Run, Study, option
 from mingpt.coding import WEIGHTS
+from mingpt.compressors import COMPRESSORS, compressed_size
 from mingpt.mixing import ADAPTIVE_WEIGHTS, ORDER, RATE, STATIC_WEIGHTS, Mixture, members
 from mingpt.studies.exercise import book_in
 
@@ -39,14 +40,6 @@ OPTIONS = (
            metavar="FILE", type=Path),
 )  # fmt: skip
 
-# Command lines that turn the file "text" into one other file, and the bits per byte they were
-# measured at for where they are not installed.
-COMPRESSORS = {
-    "xz -9e": (["xz", "-9ek", "text"], 2.433),
-    "bzip2 -9": (["bzip2", "-9k", "text"], 2.116),
-    "7-Zip PPMd": (["7z", "a", "-t7z", "-m0=PPMd:o=16", "text.7z", "text"], 1.937),
-    "zpaq -m5": (["zpaq", "add", "text.zpaq", "text", "-m5"], 1.794),
-}
 MEMBERS = {"gpt": "GPT", "ngram": "n-grams", "neighbours": "neighbours"}
 LEARNING = {"gpt": "GPT, learning on", "ngram": "n-grams, counting on",
             "neighbours": "neighbours, remembering on"}  # fmt: skip
@@ -122,15 +115,6 @@ def q1_compressors(run: Run) -> Answer:
          "bytes_of_the_heldout_text_alone": alone},
         text="\n".join(["Q1  compressors, bits per byte of the held-out text", *rows]),
     )  # fmt: skip
-
-
-def compressed_size(command, raw):
-    """Bytes of the one file that a command makes of the file "text"."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "text").write_bytes(raw)
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        (made,) = (path for path in Path(folder).iterdir() if path.name != "text")
-        return made.stat().st_size
 
 
 def _bytes(run, tokens):

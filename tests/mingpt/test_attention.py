@@ -147,15 +147,22 @@ def test_a_word_is_explained_by_what_the_block_attends_to_and_what_hiding_change
     assert why.hidden == int(weights[6, :6].argmax())
     assert why.log_prob == pytest.approx(token_log_probs(model, idx)[0, [6, 7]].sum().item())
     assert len(why.changes) == 6
-    assert why.changes[2] == pytest.approx(knockout(model, idx, 2, [6, 7]).sum().item())
-    one = knockout(model, idx, why.hidden, [6, 7], [block]).sum().item()
-    assert why.change_in_block == pytest.approx(one)
-    assert -1 <= why.correlation <= 1
+    assert why.changes[2] == pytest.approx(
+        knockout(model, idx, 2, [6, 7]).sum().item(), abs=1e-6
+    )
+    here = [knockout(model, idx, key, [6, 7], [block]).sum().item() for key in range(6)]
+    assert why.changes_in_block == pytest.approx(here, abs=1e-6)
+    assert why.changes_in_block != pytest.approx(why.changes)
+    pairs = torch.stack([weights[[6, 7], :6].mean(dim=0), -torch.tensor(here)])
+    assert why.correlation_in_block.r == pytest.approx(
+        torch.corrcoef(pairs)[0, 1].item(), abs=1e-3
+    )
+    assert why.correlation.n == 6
 
 
 def test_correlation():
     a = torch.tensor([1.0, 2.0, 4.0, 3.0])
-    assert correlation(a, 3 * a + 1) == pytest.approx(1)
-    assert correlation(a, -a) == pytest.approx(-1)
+    assert correlation(a, 3 * a + 1).r == pytest.approx(1)
+    assert correlation(a, -a).r == pytest.approx(-1)
     assert correlation(a, torch.ones(4)) is None
-    assert correlation(a[:2], a[:2]) is None
+    assert correlation(a[:3], a[:3]) is None

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mingpt.bpe import get_encoder
-from mingpt.inversion import ask_to_repeat, invert, nearest_tokens
+from mingpt.inversion import ask_to_repeat, invert, invert_all, nearest_tokens, way_of
 from mingpt.scoring import sequence_log_prob
 from tests.mingpt.helpers import small_model, tokens
 
@@ -42,6 +42,41 @@ def test_the_model_stays_frozen_and_seeds_repeat(model):
     assert not torch.equal(first.vectors, other.vectors)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_side_by_side_each_is_inverted_as_alone(model):
+    targets = [tokens(4, seed=3), tokens(4, seed=4), tokens(4, seed=3)]
+    together = invert_all(model, targets, [0, 1, 2], margin=0.5, max_steps=60)
+    alone = [
+        invert(model, target, seed, margin=0.5, max_steps=60)
+        for target, seed in zip(targets, range(3), strict=True)
+    ]
+    assert len({each.steps for each in alone}) > 1  # each stops for itself
+    for a, b in zip(together, alone, strict=True):
+        assert (a.steps, a.reached) == (b.steps, b.reached)
+        torch.testing.assert_close(a.vectors, b.vectors, rtol=1e-4, atol=1e-4)
+        assert a.losses == pytest.approx(b.losses, rel=1e-4)
+        assert torch.equal(a.start, b.start)
+        assert [step for step, _ in a.history] == [step for step, _ in b.history]
+
+
+def test_targets_side_by_side_have_one_length(model):
+    with pytest.raises(ValueError, match="of one length"):
+        invert_all(model, [tokens(3), tokens(4)], [0, 1])
+
+
+def test_the_way_leads_from_the_start_to_the_end(model):
+    target = tokens(4, seed=3)
+    table = model.transformer.wte.weight.detach()
+    (found,) = invert_all(model, [target], [0], max_steps=0)
+    resting = way_of(model, [found], target)
+    assert resting["distance_from_start"] == [0.0] * 4
+    arrived = found._replace(vectors=table[target].clone())
+    way = way_of(model, [found, arrived], target)
+    share = way["share_of_nearest_tokens_that_are_the_target"]
+    assert share == (sum(resting["nearest_token_is_the_target"]) + 4) / 8
+    to_target = (found.vectors - table[target]).norm(dim=1).tolist()
+    assert way["distance_to_target_token"] == pytest.approx(to_target)
 
 
 def test_giving_up_is_reported(model):

@@ -8,7 +8,7 @@ import torch
 from mingpt.attention import attention, explain_word, knockout
 from mingpt.inversion import invert, nearest_tokens
 from mingpt.scoring import bits_per_byte, brute_force_log_prob, token_log_probs
-from mingpt.text import sample_sentence
+from mingpt.text import sure_sentence
 from tests.mingpt.helpers import TEXT, small_model, tokens
 
 IDX = tokens(1, 12)
@@ -32,8 +32,8 @@ QUESTIONS = {
     "brute_force": lambda model: torch.tensor(brute_force_log_prob(model, IDX, 3)),
     "bits_per_byte": lambda model: torch.tensor(bits_per_byte(model, TEXT, TEXT[:40], 100)),
     "invert": lambda model: invert(model, IDX[0, :5], max_steps=5).vectors,
-    "sample_sentence": lambda model: sample_sentence(
-        model, Bytes(), [65, 66, 32], torch.Generator().manual_seed(0), 1
+    "sure_sentence": lambda model: sure_sentence(
+        model, Bytes(), [65, 66, 32], torch.Generator().manual_seed(0), 1, 0.0
     )[0],
     "nearest": lambda model: nearest_tokens(model, torch.ones(3, 24), TEXT).distances,
 }

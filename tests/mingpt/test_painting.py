@@ -17,18 +17,19 @@ def painted(tokens, word_tokens):
     scores = [torch.randn(row + 1, generator=generator) for row in rows]
     weights = [s.softmax(0).tolist() for s in scores]
     figure = figures.painted_attention(
-        tokens, rows, word_tokens, [s.tolist() for s in scores], weights, "Last block"
-    )
+        tokens, rows, word_tokens, [s.tolist() for s in scores], weights,
+        {"here": [-0.1] * rows[0], "everywhere": [0.2] * rows[0]}, "Last block",
+    )  # fmt: skip
     figure.draw_without_rendering()
-    return figure, weights
+    return figure, scores, weights
 
 
 @pytest.mark.parametrize(
     ("tokens", "word_tokens"), [(SHORT, [8]), (SHORT * 4 + [" wal", "nut"], [36, 37])]
 )
 def test_nothing_overlaps_or_leaves_the_figure(tokens, word_tokens):
-    figure, _ = painted(tokens, word_tokens)
-    for axis in figure.axes[: len(word_tokens)]:
+    figure, *_ = painted(tokens, word_tokens)
+    for axis in figure.axes[: 2 * len(word_tokens)]:
         boxes = [text.get_window_extent() for text in [*axis.texts, axis.title]]
         width, height = figure.get_size_inches() * figure.dpi
         for box in boxes:
@@ -38,16 +39,26 @@ def test_nothing_overlaps_or_leaves_the_figure(tokens, word_tokens):
     plt.close(figure)
 
 
-def test_every_token_has_its_weight_and_the_predicted_word_a_white_ground():
-    figure, weights = painted(SHORT, [8])
-    texts = figure.axes[0].texts
-    assert [t.get_text() for t in texts if t.get_fontsize() < 10] == [
-        f"{weight:.2f}" for weight in weights[0]
+@pytest.mark.parametrize("kind", [0, 1])
+def test_every_token_has_its_value_and_the_predicted_word_a_white_ground(kind):
+    figure, *values = painted(SHORT, [8])
+    of_row = [float(value) for value in values[kind][0]]
+    axis = figure.axes[kind]
+    assert axis.get_title().endswith(f"sum {sum(of_row):.3f}")
+    assert [t.get_text() for t in axis.texts if t.get_fontsize() < 8] == [
+        f"{value:.2f}" for value in of_row
     ]
-    words = [t for t in texts if t.get_fontsize() > 10]
+    words = [t for t in axis.texts if t.get_fontsize() > 8]
     assert [t.get_text() for t in words] == [figures.visible(token) for token in SHORT]
     assert words[8].get_color() == figures.VERMILLION
     assert words[8].get_bbox_patch().get_facecolor() == (1, 1, 1, 1)
     darkest = min(words, key=lambda t: sum(t.get_bbox_patch().get_facecolor()[:3]))
-    assert words.index(darkest) == max(range(8), key=lambda position: weights[0][position])
+    assert words.index(darkest) == max(range(8), key=lambda position: of_row[position])
+    plt.close(figure)
+
+
+def test_what_hiding_changes_is_drawn_for_every_earlier_token():
+    figure, *_ = painted(SHORT, [8])
+    bars = [[bar.get_height() for bar in of] for of in figure.axes[-1].containers]
+    assert bars == [[-0.1] * 7, [0.2] * 7]
     plt.close(figure)

@@ -1,12 +1,20 @@
+import pytest
+import torch
+
 from mingpt.bpe import get_encoder
+from mingpt.scoring import token_log_probs
 from mingpt.text import (
+    TooFewWordsError,
     group_by_word,
     opening,
     paint_terminal,
+    sampled_sentences,
     sentence_length,
+    sure_sentence,
     token_texts,
     word_positions,
 )
+from tests.mingpt.helpers import small_model
 
 
 def test_words_of_several_tokens_are_found():
@@ -76,3 +84,49 @@ def test_an_opening_is_the_first_words_that_fit():
     assert opening(encoder, "one two three", 2) == "one two"
     assert opening(encoder, "春眠不覺曉" * 99, 6) == "春眠不"  # two tokens each
     assert opening(encoder, " \n", 5) == ""
+
+
+class Letters:
+    """One token a byte."""
+
+    def decode(self, ids):
+        return bytes(ids).decode("latin-1")
+
+    def decode_bytes(self, ids):
+        return bytes(ids)
+
+
+def test_the_first_sentence_whose_word_is_sure_enough_is_taken():
+    model = small_model(vocab_size=128, block_size=32, scale=5)
+    settings = {"model": model, "encoder": Letters(), "prompt": [65, 32], "word": 2}
+
+    def drawn(most):
+        generator = torch.Generator().manual_seed(0)
+        return list(sampled_sentences(**settings, generator=generator, most=most))
+
+    def chance(each):
+        positions = each.words[1][1]
+        log_p = token_log_probs(model, each.idx)[0, [p - 1 for p in positions]]
+        return log_p.sum().exp().item()
+
+    every = drawn(48)
+    assert [each.number for each in every] == sorted(each.number for each in every)
+    chances = [chance(each) for each in every]
+    least = sorted(chances)[-3]
+    found = sure_sentence(
+        **settings, generator=torch.Generator().manual_seed(0), least=least * 0.999, most=48
+    )
+    first = next(n for n, p in enumerate(chances) if p >= least * 0.999)
+    assert (found.number, found.sure) == (every[first].number, True)
+    assert found.probability == pytest.approx(chances[first], rel=1e-5)
+    assert torch.equal(found.idx, every[first].idx)
+    surest = sure_sentence(
+        **settings, generator=torch.Generator().manual_seed(0), least=2.0, most=48
+    )
+    assert (surest.probability, surest.sure) == (pytest.approx(max(chances), rel=1e-5), False)
+
+
+def test_samples_without_the_word_are_refused():
+    model = small_model(vocab_size=128, block_size=8)
+    with pytest.raises(TooFewWordsError, match="no sample of 8 tokens had 9 words"):
+        list(sampled_sentences(model, Letters(), [65], torch.Generator().manual_seed(0), 9))

@@ -22,6 +22,15 @@ FIGURES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def content_with_less():
+    """A model that has hardly learnt is sure of no word, and leads by no logit for long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example_gpt, "SURE", 0.0)
+        patch.setattr(example_gpt, "MARGIN", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(folder, results) of one small training run."""
@@ -40,8 +49,7 @@ def test_every_figure_and_number_is_written(run):
     assert results["study"] == "gpt"
     assert results["options"]["max_iters"] == 4
     seconds = results["timings_seconds"]
-    assert set(seconds) == {*questions, "train_gpt", "total", "inversion_seconds_per_start"}
-    assert len(seconds["inversion_seconds_per_start"]) == 2
+    assert set(seconds) == {*questions, "train_gpt", "total"}
     assert sum(seconds[question] for question in questions) < seconds["total"]
     assert len(results["q1"]["training_loss_nats_per_token"]) == 4
     assert results["q1"]["vocabulary_tokens"] == 50257
@@ -55,6 +63,8 @@ def test_every_figure_and_number_is_written(run):
         first = results[question]["word_positions"][0]
         assert results[question]["predicting_positions"][0] == first - 1
         assert len(results[question]["sentence"].split()) >= 11
+        assert results[question]["rule_met"]
+        assert results[question]["rule"].endswith("p >= 0.0")
     q5 = results["q5"]
     assert q5["log_prob_nats"] == pytest.approx(sum(q5["token_log_probs_nats"]))
     assert q5["log_prob_nats"] == pytest.approx(q5["log_prob_brute_force_nats"], abs=1e-3)
@@ -103,7 +113,8 @@ def test_question_1_measures_the_saved_model_on_held_out_text(run, saved):
 def test_question_2_reports_what_the_library_finds(run, saved):
     model, q2 = saved[0], run[1]["q2"]
     target = torch.tensor(get_encoder().encode(SENTENCE))
-    found = [inversion.invert(model, target, seed=seed) for seed in (0, 1)]
+    margin = example_gpt.MARGIN
+    found = [inversion.invert(model, target, seed=seed, margin=margin) for seed in (0, 1)]
     nearest = inversion.nearest_tokens(model, found[0].vectors, data.load_book().train)
     assert q2["tokens"] == token_texts(get_encoder(), target.tolist())
     assert q2["steps_per_start"] == [result.steps for result in found]
@@ -120,6 +131,17 @@ def test_question_2_reports_what_the_library_finds(run, saved):
     table = model.transformer.wte.weight.detach()
     distances = [(table - vector).norm(dim=1).min().item() for vector in found[0].vectors]
     assert q2["distance_to_nearest_token"] == pytest.approx(distances, rel=1e-3)
+    assert min(q2["margin_logits"]) > 0
+    at_start = [(table - vector).norm(dim=1).min().item() for vector in found[0].start]
+    assert q2["distance_to_nearest_token_at_start"] == pytest.approx(at_start, rel=1e-3)
+    travelled = (found[0].vectors - found[0].start).norm(dim=1).tolist()
+    assert q2["distance_from_start"] == pytest.approx(travelled, rel=1e-3)
+    ids = [int((table - v).norm(dim=1).argmin()) for each in found for v in each.vectors]
+    same = [a == b for a, b in zip(ids, target.tolist() * 2, strict=True)]
+    assert q2["nearest_token_is_the_target"] == same[: len(target)]
+    share = q2["share_of_nearest_tokens_that_are_the_target"]
+    assert share == pytest.approx(sum(same) / len(same))
+    assert q2["random_targets"]["starts"] == 2
     assert q2["typical_distance_between_tokens"] == pytest.approx(nearest.typical_distance)
     assert q2["nearest_token"] == token_texts(get_encoder(), nearest.ids.tolist())
     assert q2["nearest_tokens_reproduce_sentence"] == torch.equal(nearest.predicted, target)
@@ -129,37 +151,29 @@ def test_question_2_reports_what_the_library_finds(run, saved):
 def test_question_2_counts_failures_and_tells_whether_rounding_to_tokens_works(
     run, monkeypatch, reproduced
 ):
-    seeds, invert, nearest_tokens = [], inversion.invert, inversion.nearest_tokens
+    seeds, invert_all, nearest_tokens = [], inversion.invert_all, inversion.nearest_tokens
 
-    def every_other_start_fails(model, target, seed):
-        seeds.append(seed)
-        return invert(model, target, seed, max_steps=1)._replace(reached=len(seeds) % 2 == 0)
+    def every_other_start_fails(model, targets, of_starts, margin):
+        seeds.extend(of_starts)
+        found = invert_all(model, targets, of_starts, max_steps=1, margin=margin)
+        return [each._replace(reached=n % 2 == 1) for n, each in enumerate(found)]
 
     def as_wanted(model, vectors, known):
         predicted = torch.tensor(get_encoder().encode(SENTENCE))
         predicted[-1] += not reproduced
-        return nearest_tokens(model, vectors, known)._replace(
-            predicted=predicted, distances=torch.full((len(predicted),), 6.0), typical_distance=2.0
-        )
+        return nearest_tokens(model, vectors, known)._replace(predicted=predicted)
 
-    monkeypatch.setattr(inversion, "invert", every_other_start_fails)
+    monkeypatch.setattr(inversion, "invert_all", every_other_start_fails)
     monkeypatch.setattr(inversion, "nearest_tokens", as_wanted)
     monkeypatch.setattr(example_gpt.figures, "inversion", lambda *arguments: None)
-    asked = question_run(run, "--starts", "5", "--seed", "7")
-    answer = example_gpt.q2_inversion(asked)
-    assert seeds == [7, 8, 9, 10, 11]
-    assert len(asked.seconds["inversion_seconds_per_start"]) == 5
+    answer = example_gpt.q2_inversion(question_run(run, "--starts", "22", "--seed", "7"))
+    assert seeds == [*range(7, 29)] * 2  # the sentence, then as many sequences of random tokens
     q2, output = answer.numbers, answer.text
-    assert (q2["starts_reached"], q2["success_rate"]) == (2, 0.4)
+    assert (q2["starts_reached"], q2["success_rate"]) == (11, 0.5)
+    assert q2["success_interval_95"] == pytest.approx((0.3072, 0.6928), abs=1e-4)
     assert q2["nearest_tokens_reproduce_sentence"] is reproduced
-    why = q2["why_nearest_tokens_fail"]
     assert ("nearest real tokens reproduce the sentence\n" in output) is reproduced
     assert ("instead" in output) is not reproduced
-    if reproduced:
-        assert why is None
-    else:
-        assert "6.00 from the nearest real token, 3.0 times the 2.00" in why
-        assert f"    {why}\n" in output
 
 
 @pytest.mark.parametrize(("question", "block"), [("q3", -1), ("q4", 0)])
@@ -191,8 +205,16 @@ def test_questions_3_and_4_explain_the_11th_word_by_the_mean_over_heads(
     assert max(map(abs, each)) > 1e-3
     in_all = result["word_log_prob_change_hiding_top_token_in_all_blocks_nats"]
     assert in_all == each[hidden]
+    here = [knockout(model, idx, key, rows, [block]).sum().item() for key in range(first)]
+    each = result["word_log_prob_change_hiding_each_token_in_this_block_nats"]
+    assert each == pytest.approx(here, abs=1e-5)
+    found = result["correlation_of_weight_with_loss_of_log_prob_in_this_block"]
+    pairs = torch.stack([weights[rows, :first].mean(dim=0), -torch.tensor(here)])
+    assert found["r"] == pytest.approx(torch.corrcoef(pairs)[0, 1].item(), abs=1e-3)
+    assert found["n"] == first
+    assert found["low"] < found["r"] < found["high"]
     in_one = result["word_log_prob_change_hiding_top_token_in_this_block_nats"]
-    assert in_one == pytest.approx(knockout(model, idx, hidden, rows, [block]).sum().item())
+    assert in_one == each[hidden]
     assert in_one != 0
     log_prob = scoring.token_log_probs(model, idx)[0, rows].sum().item()
     assert result["word_log_prob_nats"] == pytest.approx(log_prob)
@@ -259,13 +281,13 @@ def test_every_sampling_option_changes_the_sentence(run, saved, option, value, s
     setting = {
         "temperature": 0.8, "top_k": 40, "top_p": 1.0, "seed": 0, "prompt": PROMPT,
     } | setting  # fmt: skip
-    prompt = torch.tensor([get_encoder().encode(setting.pop("prompt"))])
+    prompt = torch.tensor([get_encoder().encode(setting.pop("prompt"))]).expand(16, -1)
     generator = torch.Generator().manual_seed(setting.pop("seed"))
     expected = model.generate(
         prompt, 64 - prompt.shape[1], do_sample=True, generator=generator, **setting
     )
-    idx, words = example_gpt.sampled_sentence(question_run(run, option, value))
-    assert torch.equal(idx[0], expected[0, : idx.shape[1]])
+    idx, words, number, *_ = example_gpt.sampled_sentence(question_run(run, option, value))
+    assert torch.equal(idx[0], expected[number - 1, : idx.shape[1]])
     assert len(words) >= 11
     assert not torch.equal(idx, before)
 
