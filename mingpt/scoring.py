@@ -128,6 +128,20 @@ def heldout_bits_per_byte(model, book, encoder):
     )
 
 
+def heldout_log_probs(model, book):
+    """log p of every held-out token of a Book, (N,) float64 nats, in the windows of
+    `heldout_bits_per_byte`."""
+    size = min(HELDOUT_WINDOW, model.block_size)
+    x, y = windows(book.train, book.heldout, size, min(HELDOUT_STRIDE, max(1, size // 2)))
+    device, found = next(model.parameters()).device, []
+    with evaluating(model):
+        for inputs, targets in zip(x.split(WINDOW_BATCH), y.split(WINDOW_BATCH), strict=True):
+            rows = model(inputs.to(device))[0][targets != -1].log_softmax(dim=-1)
+            wanted = targets[targets != -1].to(device)
+            found.append(rows.gather(1, wanted[:, None])[:, 0].double())
+    return torch.cat(found).cpu()
+
+
 def heldout_bytes(book, encoder):
     """UTF-8 bytes of a Book's held-out text."""
     return len(encoder.decode_bytes(book.heldout.tolist()))

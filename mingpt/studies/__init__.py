@@ -7,6 +7,7 @@ enumeration or an independent implementation, and each claim to a measurement.
 from mingpt.studies.compression import STUDY as COMPRESSION
 from mingpt.studies.early_exit import STUDY as EARLY_EXIT
 from mingpt.studies.feedback import STUDY as FEEDBACK
+from mingpt.studies.objective import STUDY as OBJECTIVE
 from mingpt.studies.prompting import STUDY as PROMPTING
 
-STUDIES = (COMPRESSION, EARLY_EXIT, FEEDBACK, PROMPTING)
+STUDIES = (COMPRESSION, EARLY_EXIT, FEEDBACK, OBJECTIVE, PROMPTING)
