@@ -1,15 +1,19 @@
 """Part 2 against its targets and against transformers: `python -m tests.benchmarks.gpt`.
 
-Both sides do the same work on the same data in one process, alternating; medians count. Peak
-memory is measured in a process of its own. Prints a table and writes
+Equal terms: in every row "against transformers" both sides compute the same thing on the same data
+with the same precision (theirs under autocast), vocabulary and dropout, in one process, by turns;
+medians count. What a choice of ours adds (precision, vocabulary) is a row of its own, ours against
+ours. Peak memory is measured in a process of its own. Prints a table and writes
 report/results/benchmark_gpt.json, where the rows of the parts that were run replace their
-predecessors and the others stay. A row may carry a physical limit, in the row's own unit: what
-the value would be if ours took no longer than its operations at the measured matrix rate, its
-bytes at the measured bandwidth, or no more memory than it must hold.
+predecessors and the others stay. A row may carry a roofline estimate, in the row's own unit: what
+the value would be if ours took no longer than its operations at the measured rate of a large matrix
+product, its bytes at the measured rate of reading memory, or no more memory than it must hold. The
+two measured rates are in the file.
 
 Needs requirements-dev.txt. Runs every part; `--skip-slow` leaves out the slow ones,
 `default-run` (the whole default `python example_gpt.py`) and `equal-time`, `--only PART ...` all
-but those named. `--quick` takes fewer repeats.
+but those named. `--quick` takes fewer repeats: the whole of it then takes some four minutes without
+the slow parts, and four more with `default-run`.
 """
 
 from mingpt import startup
@@ -21,6 +25,7 @@ import contextlib
 import functools
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,6 +41,7 @@ import example_gpt
 import mingpt
 from mingpt import cli, inversion
 from mingpt.bpe import get_encoder
+from mingpt.compressors import COMPRESSORS, VERSIONS, primed_bits_per_byte
 from mingpt.data import BlockDataset, load_book
 from mingpt.devices import bfloat16_supported
 from mingpt.model import GPT, MODEL_TYPES
@@ -52,26 +58,25 @@ WEIGHTS = ROOT / "weights" / "gpt.pt"
 RESULTS = ROOT / "report" / "results" / "benchmark_gpt.json"
 BATCH, BLOCK = 32, 64
 EQUAL_SECONDS = 60
+VOCABULARY = 50257
+TARGETS = {("gpt-mini", "float32", "gpt2"): 1.6, ("gpt-mini", "bfloat16", "gpt2"): 2.5,
+           ("gpt-nano", "float32", "gpt2"): 2.0}  # fmt: skip
 ROWS = {}  # by name, of this run
+RATES = {}  # measured in this run, by what the roofline estimates call them
 
 
-def row(name, value, target, unit="", at_least=True, limit=None, comment=None, counts=True):
-    """Add a row and print it; `counts` False where it cannot meet its target here."""
-    met = counts and (value >= target if at_least else value <= target)
-    ROWS[name] = {
-        "name": name,
-        "value": value,
-        "target": target,
-        "at": "least" if at_least else "most",
-        "met": bool(met),
-        "unit": unit.strip(),
-    }
-    sign = ">=" if at_least else "<="
-    line = f"{'ok ' if met else 'NOT'} {name:58s} {value:9.3f}{unit}   target {sign} {target:.4g}"
-    if limit is not None:
-        share = value / limit if at_least else limit / value
-        ROWS[name] |= {"limit": limit, "share_of_limit": share}
-        line += f"   limit {limit:.3g} ({share:.0%} of it)"
+def row(name, value, target=None, unit="", at_least=True, roofline=None, comment=None):
+    """Add a row and print it; target None where nobody set one."""
+    ROWS[name] = {"name": name, "value": value, "unit": unit.strip()}
+    line = f"{name:62s} {value:9.3f}{unit}"
+    if target is not None:
+        met = value >= target if at_least else value <= target
+        ROWS[name] |= {"target": target, "at": "least" if at_least else "most", "met": bool(met)}
+        line += f"   target {'>=' if at_least else '<='} {target:.4g}{'' if met else ', MISSED'}"
+    if roofline is not None:
+        share = value / roofline if at_least else roofline / value
+        ROWS[name] |= {"roofline_estimate": roofline, "share_of_roofline": share}
+        line += f"   roofline estimate {roofline:.3g} ({share:.0%} of it)"
     if comment is not None:
         ROWS[name]["comment"] = comment
         line += f"   [{comment}]"
@@ -80,10 +85,16 @@ def row(name, value, target, unit="", at_least=True, limit=None, comment=None, c
 
 def write():
     """Merge the rows of this run into the results file."""
-    rows = {}
+    rows, rates = {}, {}
     if RESULTS.exists():
-        rows = {old["name"]: old for old in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
-    content = {"machine_of_last_run": machine(), "rows": list((rows | ROWS).values())}
+        earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
+        rows = {old["name"]: old for old in earlier["rows"]}
+        rates = earlier.get("measured_rates", {})
+    content = {
+        "machine_of_last_run": machine(),
+        "measured_rates": rates | RATES,
+        "rows": list((rows | ROWS).values()),
+    }
     write_json(RESULTS, content)
 
 
@@ -108,13 +119,18 @@ def alternate(*functions, repeats):
     return [statistics.median(taken) for taken in times]
 
 
+def training_tokens(vocab):
+    """The training part, (N,) int64, and the size of its vocabulary, "gpt2" or "book"."""
+    tokens = load_book().train
+    if vocab == "gpt2":
+        return tokens, VOCABULARY
+    vocabulary = BookVocabulary.of(tokens)
+    return torch.tensor(vocabulary.from_gpt2(tokens.tolist())), vocabulary.vocab_size
+
+
 def our_stepper(name, precision="float32", vocab="gpt2"):
     """A function that trains one step of ours."""
-    tokens, vocab_size = load_book().train, 50257
-    if vocab == "book":
-        vocabulary = BookVocabulary.of(tokens)
-        tokens = torch.tensor(vocabulary.from_gpt2(tokens.tolist()))
-        vocab_size = vocabulary.vocab_size
+    tokens, vocab_size = training_tokens(vocab)
     config = GPT.get_default_config()
     config.merge_from_dict(
         {"model_type": name, "vocab_size": vocab_size, "block_size": BLOCK, "tied_head": True}
@@ -125,26 +141,29 @@ def our_stepper(name, precision="float32", vocab="gpt2"):
     trainer = Trainer(settings, GPT(config), BlockDataset(tokens, BLOCK, vocab_size))
     trainer.model.train()
     trainer.optimizer = trainer.model.configure_optimizers(trainer.config)
-    batches = trainer._batches()
-    return lambda: trainer._step(*next(batches))
+    trainer.draw_batches(None)
+    return lambda: trainer._step(*next(trainer.batches))
 
 
-def their_model(name):
+def their_model(name, vocab_size=VOCABULARY):
+    """transformers' model of the same sizes; its dropout is GPT-2's 0.1 everywhere, as ours is."""
     return GPT2LMHeadModel(
-        GPT2Config(**MODEL_TYPES[name], n_positions=BLOCK, vocab_size=50257, bos_token_id=0,
+        GPT2Config(**MODEL_TYPES[name], n_positions=BLOCK, vocab_size=vocab_size, bos_token_id=0,
                    eos_token_id=None)
     )
 
 
-def their_stepper(name):
+def their_stepper(name, precision="float32", vocab="gpt2"):
     """A function that trains one step of transformers' model, as its documentation has it."""
-    model = their_model(name).train()
+    tokens, vocab_size = training_tokens(vocab)
+    model = their_model(name, vocab_size).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.95))
-    dataset = BlockDataset(load_book().train, BLOCK)
+    dataset = BlockDataset(tokens, BLOCK, vocab_size)
 
     def step():
         x, _ = dataset.batch(torch.randint(len(dataset), (BATCH,)))
-        loss = model(x, labels=x).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = model(x, labels=x).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -154,34 +173,32 @@ def their_stepper(name):
 
 
 def training_speed(repeats):
-    tokens = BATCH * BLOCK
-    bfloat16 = bfloat16_supported("cpu")
-    precision = "bfloat16" if bfloat16 else "float32"
-    comment = f"measured in {precision}"
-    if not bfloat16:
-        comment += ": no bfloat16 on this processor"
-    mini, half, small, theirs = alternate(
-        our_stepper("gpt-mini"),
-        our_stepper("gpt-mini", precision),
-        our_stepper("gpt-mini", precision, "book"),
-        their_stepper("gpt-mini"),
-        repeats=repeats,
-    )
-    print(f"    gpt-mini: ours {tokens / mini:.0f} tokens/s, {precision} {tokens / half:.0f}, "
-          f"--vocab book {tokens / small:.0f}, transformers {tokens / theirs:.0f}")
-    book_size = BookVocabulary.of(load_book().train).vocab_size
-    full = training_operations("gpt-mini", 50257)
-    small_rate = matrix_rate(torch.bfloat16 if bfloat16 else torch.float32)
-    row("training, gpt-mini, float32, against transformers", theirs / mini, 1.6, "x",
-        limit=theirs * matrix_rate(torch.float32) / full)
-    row("training, gpt-mini, bfloat16, against transformers", theirs / half, 2.5, "x",
-        limit=theirs * small_rate / full, comment=comment, counts=bfloat16)
-    row("training, gpt-mini, --vocab book, against transformers", theirs / small, 5.0, "x",
-        limit=theirs * small_rate / training_operations("gpt-mini", book_size), comment=comment)
-    nano, theirs = alternate(our_stepper("gpt-nano"), their_stepper("gpt-nano"), repeats=repeats)
-    print(f"    gpt-nano: ours {tokens / nano:.0f} tokens/s, transformers {tokens / theirs:.0f}")
-    row("training, gpt-nano, float32, against transformers", theirs / nano, 2.0, "x",
-        limit=theirs * matrix_rate(torch.float32) / training_operations("gpt-nano", 50257))
+    """Steps of both sides on equal terms, then what our choices add to our own."""
+    precisions = ["float32"] + ["bfloat16"] * bfloat16_supported("cpu")
+    settings = [
+        *(("gpt-mini", precision, "gpt2") for precision in precisions),
+        ("gpt-mini", precisions[-1], "book"),
+        ("gpt-nano", "float32", "gpt2"),
+    ]
+    seconds = {}
+    for name, precision, vocab in settings:
+        ours, theirs = alternate(
+            our_stepper(name, precision, vocab), their_stepper(name, precision, vocab),
+            repeats=repeats,
+        )
+        seconds[name, precision, vocab] = ours
+        print(f"    {name}, {precision}, vocabulary {vocab}: ours {BATCH * BLOCK / ours:.0f} "
+              f"tokens/s, transformers {BATCH * BLOCK / theirs:.0f}")
+        least = training_operations(name, training_tokens(vocab)[1]) / matrix_rate(precision)
+        book = ", the book's vocabulary" if vocab == "book" else ""
+        row(f"training, {name}, {precision}{book}, against transformers", theirs / ours,
+            TARGETS.get((name, precision, vocab)), " x", roofline=theirs / least)
+    full = seconds["gpt-mini", precisions[-1], "gpt2"]
+    if len(precisions) > 1:
+        row("our choice: bfloat16 instead of float32, gpt-mini",
+            seconds["gpt-mini", "float32", "gpt2"] / full, unit=" x")
+    row(f"our choice: --vocab book instead of GPT-2's, gpt-mini, {precisions[-1]}",
+        full / seconds["gpt-mini", precisions[-1], "book"], unit=" x")
 
 
 def training_operations(name, vocab_size):
@@ -193,11 +210,11 @@ def training_operations(name, vocab_size):
 
 
 @functools.cache
-def matrix_rate(dtype):
+def matrix_rate(precision="float32"):
     """Operations per second in a large matrix product."""
-    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+    a, b = (torch.randn(2048, 2048).to(getattr(torch, precision)) for _ in range(2))
     (taken,) = alternate(lambda: a @ b, repeats=15)
-    print(f"    matrix rate, {dtype}: {2 * 2048**3 / taken / 1e9:.0f} GFLOP/s")
+    RATES[f"matrix product, {precision}, GFLOP/s"] = 2 * 2048**3 / taken / 1e9
     return 2 * 2048**3 / taken
 
 
@@ -206,7 +223,7 @@ def bandwidth():
     """Bytes per second read from memory."""
     source = torch.randn(25_000_000)
     (taken,) = alternate(source.sum, repeats=15)
-    print(f"    memory bandwidth: {4 * source.numel() / taken / 1e9:.0f} GB/s")
+    RATES["memory read, GB/s"] = 4 * source.numel() / taken / 1e9
     return 4 * source.numel() / taken
 
 
@@ -249,14 +266,14 @@ def memory(repeats):
     print(f"    peak memory of a step: ours {peaks[0] / 2**20:.0f} MiB, transformers "
           f"{peaks[1] / 2**20:.0f} MiB, least {least_step_memory() / 2**20:.0f} MiB")
     row("peak memory of a gpt-mini step, against transformers", peaks[0] / peaks[1], 0.5, "x",
-        at_least=False, limit=least_step_memory() / peaks[1],
+        at_least=False, roofline=least_step_memory() / peaks[1],
         comment="what a step adds to the weights; float32")
 
 
 def our_model():
     config = GPT.get_default_config()
     config.merge_from_dict(
-        {"model_type": "gpt-mini", "vocab_size": 50257, "block_size": BLOCK, "tied_head": True}
+        {"model_type": "gpt-mini", "vocab_size": VOCABULARY, "block_size": BLOCK, "tied_head": True}
     )
     return GPT(config).eval()
 
@@ -267,7 +284,7 @@ def window_seconds():
     rows = 12 * (layers - 1) * BLOCK + 2 * BLOCK + 10  # of the last block only keys and values
     attention = ((layers - 1) * (BLOCK + 1) + 2) * BLOCK * width
     operations = 2 * (rows * width**2 + attention)
-    return operations / matrix_rate(torch.float32) + 4 * 50257 * width / bandwidth()
+    return operations / matrix_rate() + 4 * VOCABULARY * width / bandwidth()
 
 
 def generation(repeats):
@@ -294,13 +311,13 @@ def generation(repeats):
           f"{new / their_inside:.0f}")
     least = 4 * ours.num_parameters / bandwidth()  # every weight is read for every token
     row("generation within the block, against transformers' cache", their_inside / inside, 1.3, "x",
-        limit=their_inside / (new * least))
+        roofline=their_inside / (new * least))
     past, their_past = alternate(
         lambda: ours.generate(prompt, 300), their_window, repeats=max(1, repeats // 3)
     )
     print(f"    300 tokens: ours {300 / past:.0f} tokens/s, transformers {300 / their_past:.0f}")
     row("generation of 300 tokens past the block, cropped window", their_past / past, 3.0, "x",
-        limit=their_past / (new * least + (300 - new) * window_seconds()))
+        roofline=their_past / (new * least + (300 - new) * window_seconds()))
 
 
 def shipped_weights(repeats):
@@ -310,7 +327,8 @@ def shipped_weights(repeats):
     num_bytes = len(get_encoder().decode_bytes(book.heldout))
     bpb = bits_per_byte(model, book.train, book.heldout, num_bytes, size=64, stride=32)
     row("weights/gpt.pt, held-out bits per byte", bpb, 1.97, at_least=False)
-    row("weights/gpt.pt, against 7-Zip PPMd", bpb, 1.937, at_least=False)
+    ppmd = COMPRESSORS["7-Zip PPMd"][1]
+    row("weights/gpt.pt, against 7-Zip PPMd", bpb, ppmd, at_least=False)
     target = torch.tensor(get_encoder().encode(exercise.SENTENCE))
     reached, seconds = 0, []
     for seed in range(20):
@@ -324,6 +342,17 @@ def shipped_weights(repeats):
     row("example_gpt.py --weights weights/gpt.pt", seconds, 60, " s", at_least=False)
 
 
+def compressors(repeats):
+    """The same measure for general compressors, primed with the training part; those that are not
+    installed keep the value of an earlier run, with the version it was measured with."""
+    parts = [get_encoder().decode_bytes(part.tolist()) for part in load_book()]
+    for name, (command, measured) in COMPRESSORS.items():
+        here = shutil.which(command[0]) is not None
+        value = primed_bits_per_byte(command, *parts) if here else measured
+        row(f"{name}, held-out bits per byte", value,
+            comment="measured in this run" if here else f"not installed; {VERSIONS[name]}")
+
+
 def default_run(repeats):
     with tempfile.TemporaryDirectory() as folder:
         seconds, results = run_script("--out", folder, "--save", folder)
@@ -334,16 +363,13 @@ def default_run(repeats):
 
 def equal_time(repeats):
     """example_gpt.py's default recipe, as many iterations as the time allows, both vocabularies."""
-    bpb, comments = {}, []
-    for vocab in ("gpt2", "book"):
+    for vocab, name in (("gpt2", "GPT-2's vocabulary"), ("book", "--vocab book")):
         iterations, seconds = 40, EQUAL_SECONDS
         for _ in range(2):
             iterations = round(iterations * EQUAL_SECONDS / seconds)
-            seconds, bpb[vocab], precision = timed_training(vocab, iterations)
-        comments.append(f"{vocab}: {iterations} iterations in {seconds:.0f} s, {precision}")
-        print(f"    {comments[-1]}: {bpb[vocab]:.4f} bits per byte", flush=True)
-    row(f"bits per byte after {EQUAL_SECONDS} s of training, --vocab book against full",
-        bpb["book"], bpb["gpt2"], at_least=False, comment="; ".join(comments))
+            seconds, bpb, precision = timed_training(vocab, iterations)
+        row(f"held-out bits per byte after {EQUAL_SECONDS} s of training, {name}", bpb,
+            comment=f"{iterations} iterations in {seconds:.0f} s, {precision}")
 
 
 def timed_training(vocab, iterations):
@@ -377,6 +403,7 @@ PARTS = {
     "memory": memory,
     "generation": generation,
     "shipped": shipped_weights,
+    "compressors": compressors,
     "default-run": default_run,
     "equal-time": equal_time,
 }

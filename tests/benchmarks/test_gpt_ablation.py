@@ -1,7 +1,6 @@
 """tests/benchmarks/gpt_ablation.py at tiny settings, so that it keeps working."""
 
 import json
-import sys
 
 import pytest
 
@@ -9,7 +8,7 @@ from mingpt.bpe import get_encoder
 from mingpt.data import load_book
 from tests.benchmarks import gpt_ablation
 
-TINY = {"max_iters": 2, "batch_size": 2}
+TINY = {"max_iters": 4, "batch_size": 2}
 
 
 @pytest.mark.parametrize(
@@ -25,28 +24,36 @@ def test_a_variant_trains(name):
     book = load_book()
     validation = book.train[-80:]
     num_bytes = len(get_encoder().decode_bytes(validation.tolist()))
-    evaluations = gpt_ablation.train(changes, 11, book.train[:2000], validation, num_bytes)
-    assert [iteration for iteration, _ in evaluations] == [2]
+    evaluations, not_averaged = gpt_ablation.train(
+        changes, 11, book.train[:2000], validation, num_bytes
+    )
+    assert [iteration for iteration, _ in evaluations] == [4]
     assert 3 < gpt_ablation.final(evaluations) < 8  # a uniform guess takes 15.6 bits per token
+    averages = "averaged_share" not in changes["recipe"]
+    assert (not_averaged != gpt_ablation.final(evaluations)) is averages
 
 
-def test_variants_are_screened_finalists_repeated_and_runs_kept(tmp_path, monkeypatch, capsys):
+def test_runs_that_were_asked_for_are_kept(tmp_path, monkeypatch, capsys):
     asked = []
 
     def train(changes, seed, *data):
         asked.append((changes, seed))
-        return [(25, 2.0 + len(changes)), (50, 1.5 + len(changes))]
+        return [(25, 2.0 + len(changes)), (50, 1.5 + len(changes))], 1.75
 
-    monkeypatch.setattr(gpt_ablation, "PATH", tmp_path / "results.json")
+    path, reference = tmp_path / "results.json", gpt_ablation.REFERENCE
+    monkeypatch.setattr(gpt_ablation, "PATH", path)
     monkeypatch.setattr(gpt_ablation, "train", train)
-    monkeypatch.setattr(sys, "argv", ["gpt_ablation"])
-    assert gpt_ablation.main() == 0
-    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    runs = results["validation_bits_per_byte_by_iteration"]
-    assert set(runs) == set(gpt_ablation.VARIANTS)
-    assert runs[gpt_ablation.REFERENCE] == {str(s): [[25, 2.0], [50, 1.5]] for s in (11, 12, 13)}
-    finalists = 1 + gpt_ablation.FINALISTS
-    assert sorted(map(len, runs.values())) == [1] * (len(runs) - finalists) + [3] * finalists
-    assert len(asked) == len(runs) + 2 * finalists
-    assert gpt_ablation.main() == 0
-    assert len(asked) == len(runs) + 2 * finalists
+    runs = "validation_bits_per_byte_by_iteration"
+    assert gpt_ablation.main([reference, "--seeds", "11", "12"]) == 0
+    of_reference = {str(seed): [[25, 2.0], [50, 1.5]] for seed in (11, 12)}
+    not_averaged = {str(seed): [[50, 1.75]] for seed in (11, 12)}
+    assert json.loads(path.read_text(encoding="utf-8"))[runs] == {
+        reference: of_reference, gpt_ablation.NOT_AVERAGED: not_averaged,
+    }  # fmt: skip
+    assert gpt_ablation.main([]) == 0  # all, with one seed; those it has are not run again
+    found = json.loads(path.read_text(encoding="utf-8"))[runs]
+    assert found[reference] == of_reference
+    assert set(found) == {*gpt_ablation.VARIANTS, gpt_ablation.NOT_AVERAGED}
+    assert len(asked) == 2 + len(gpt_ablation.VARIANTS) - 1
+    assert gpt_ablation.main(["no such thing"]) == 2
+    assert "no variant 'no such thing'; there are: " in capsys.readouterr().err

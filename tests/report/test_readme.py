@@ -41,13 +41,14 @@ def test_measured_times_are_those_of_the_result_file():
 def test_measured_speed_is_that_of_the_result_file():
     measured = {row["name"].strip(): row for row in results("benchmark_gpt")["rows"]}
     shown = [row for row in table_rows(README) if row[0] in measured]
-    assert len(shown) >= 8
-    for name, value, target, limit in shown:
+    assert len(shown) >= 5
+    for name, value, roofline in shown:
         row = measured[name]
-        sign = ">=" if row["at"] == "least" else "<="
         assert value == f"{row['value']:.4g} {row['unit']}".strip()
-        assert target == f"{sign} {row['target']:g}"
-        assert limit == (f"{row['limit']:.3g}" if "limit" in row else "")
+        estimate = row.get("roofline_estimate")
+        assert roofline == ("" if estimate is None else f"{estimate:.3g}")
+    missed = {name for name, row in measured.items() if row.get("met") is False}
+    assert missed <= {row[0] for row in shown}  # a missed target is shown like a met one
 
 
 def test_readme_is_short_and_its_files_exist():
