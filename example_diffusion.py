@@ -102,7 +102,7 @@ def u3_nine_seeds(run: Run) -> Answer:
         },
         {
             "u3_seeds": pictures.sample_grid(
-                samples, titles, 3, "1,000 samples each, and their TV10"
+                samples, titles, 3, "1,000 samples each, and their TV10", side=0.85
             ),
             "u3_standard_start": pictures.sample_grid([literal], [title], columns=1),
         },

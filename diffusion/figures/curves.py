@@ -39,13 +39,13 @@ def training_loss(curves: Mapping[str, tuple], window: int, level: str = "Bayes 
 
     level: what the level of both models is called.
     """
-    figure, axes = new_figure(1, len(curves), (3.45 * len(curves), 1.9))
+    figure, axes = new_figure(1, len(curves), (3.45 * len(curves), 1.55))
     for ax, (name, (losses, height)) in zip(axes[0], curves.items(), strict=True):
         losses = np.asarray(losses)
         width, last = loss_curve(ax, losses, window)
         ax.axhline(height, color=BLACK, linestyle="--", linewidth=1)
         top = np.quantile(losses, 0.995)
-        ax.set_ylim(losses.min() - 0.01, top + 0.8 * (top - losses.min()))
+        ax.set_ylim(losses.min() - 0.01, top + 1.5 * (top - losses.min()))
         ax.text(
             0.98,
             0.95,
@@ -106,7 +106,7 @@ def schedules(t, sigmas: Mapping[str, np.ndarray], steps, scores: Mapping[str, M
     left.set_xlabel("time t")
     left.set_ylabel("noise level σ(t)")
     left.set_title("one dot per step at T = 20")
-    left.legend(fontsize=8)
+    others[0].legend(*left.get_legend_handles_labels(), loc="upper right", fontsize=7.5)
     left.grid(**GRID)
     for axes, formula in zip(others, formulas, strict=True):
         log_axes(axes, steps)

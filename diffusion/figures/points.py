@@ -39,7 +39,7 @@ from diffusion.figures.style import (
 @styled
 def forward_process(path, t, frame: Frame = SQUARE) -> Figure:
     """U1: one point's way from data to noise, (n, 2) and times (n,)."""
-    figure, ((axes,),) = new_figure(1, 1, (3.0, 2.4))
+    figure, ((axes,),) = new_figure(1, 1, (3.0, 1.9))
     path = np.asarray(path)
     plane(axes, frame=frame)
     coloured = timed_path(axes, path, t)
@@ -65,9 +65,10 @@ def sample_grid(
     columns: int,
     note: str = "",
     frame: Frame = SQUARE,
+    side: float = 1.0,
 ) -> Figure:
-    """U3, U4: many samplings (n, 2) side by side, 1.45 times as wide as the frame."""
-    rows, side = -(-len(samples) // columns), min(1.2, WIDTH / columns)
+    """U3, U4: many samplings (n, 2) side by side, 1.45 times as wide as the frame, in inches."""
+    rows, side = -(-len(samples) // columns), min(side, WIDTH / columns)
     height = (side + 0.1 * titles[0].count("\n")) * rows + 0.3 * bool(note)
     figure, axes = new_figure(rows, columns, (side * columns, height))
     for ax in axes.flat[len(samples) :]:
@@ -111,7 +112,7 @@ def repeated_outputs(starts, outputs: Mapping[str, tuple], frame: Frame = SQUARE
 @styled
 def trajectories(paths: Mapping[str, np.ndarray], t, frame: Frame = SQUARE) -> Figure:
     """U6: reverse trajectories (steps + 1, k, 2), k <= 4, of each solver; times t (steps + 1,)."""
-    figure, axes = new_figure(1, len(paths), (2.6 * len(paths), 2.5), sharey=True)
+    figure, axes = new_figure(1, len(paths), (2.4 * len(paths), 2.1), sharey=True)
     marks = [int(np.abs(np.asarray(t) - time).argmin()) for time in (0.8, 0.6, 0.4, 0.2)]
     for ax, (name, path) in zip(axes[0], paths.items(), strict=True):
         plane(ax, limit=frame.reach(*paths.values()) * 1.1, frame=frame)
