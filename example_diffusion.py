@@ -128,15 +128,15 @@ def u4_sampling_steps(run: Run) -> Answer:
             model, n, T, **literal
         ),
     }
+    *_, standard, inclusive = ways
     long_first = STEP_COUNTS[::-1]
-    jobs = [(T, name) for T in long_first for name in ways if T <= 100 or not name.endswith("ns")]
+    jobs = [(T, name) for T in long_first for name in ways if T <= 100 or name != inclusive]
     made = dict(zip(jobs, side_by_side(lambda job: ways[job[1]](job[0]), jobs), strict=True))
     found = {
         name: [scores(made[T, name]) for T in STEP_COUNTS if (T, name) in made] for name in ways
     }
     tv10 = {name: [row["tv10"] for row in rows] for name, rows in found.items()}
     floor = metrics.uniform_tv10(n, repeats=20)
-    *_, standard, inclusive = ways
     panels = [(T, "model", f"T = {T}") for T in STEP_COUNTS]
     panels += [
         (STEP_COUNTS[-1], standard, f"{STEP_COUNTS[-1]}, N(0, I)"),
