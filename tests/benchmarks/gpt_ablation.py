@@ -32,7 +32,7 @@ from mingpt.parser import Parser
 from mingpt.recipe import recipe_for
 from mingpt.scoring import bits_per_byte
 from mingpt.trainer import Trainer
-from mingpt.utils import atomic_path
+from mingpt.utils import write_json
 
 PROG = "python -m tests.benchmarks.gpt_ablation"
 PATH = Path(__file__).parents[2] / "report" / "results" / "ablation_gpt.json"
@@ -134,8 +134,7 @@ def final(evaluations):
 
 
 def write(content):
-    with atomic_path(PATH) as path:
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(PATH, content)
 
 
 def show(runs):
