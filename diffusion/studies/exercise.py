@@ -51,7 +51,7 @@ PROBES = (
 )
 
 # All questions but training, in evaluations of the network at --samples points, and at 20,000.
-WORK = (11_000, 4_000)
+WORK = (21_000, 8_000)
 
 DATA = option(
     "--data",
