@@ -25,7 +25,7 @@ from mingpt.figures.feedback import (
     over_optimisation,
     reward_model,
 )
-from mingpt.figures.objective import two_trainings
+from mingpt.figures.objective import saved_bits, two_trainings
 from mingpt.figures.style import VERMILLION, save
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "painted_attention",
     "reward_model",
     "save",
+    "saved_bits",
     "thresholds",
     "token_log_probs",
     "training_loss",

@@ -106,9 +106,11 @@ def b_tokens(run: Run) -> Answer:
     gain = bits[PLAIN] - bits[DISCOUNTED]
     unseen, seen = gain[counts == 0].sum().item(), gain[counts > 0].sum().item()
     numbers |= {"bits_saved_on_unseen_tokens": unseen, "bits_saved_on_seen_tokens": seen}
-    drawn = figures.bits_by_frequency(
-        [str(low) for low in FREQUENCIES], numbers["heldout_tokens"],
-        {name: numbers["bits_per_token"][name] for name in (PLAIN, DISCOUNTED)},
+    means = (numbers["bits_per_token"][name] for name in (PLAIN, DISCOUNTED))
+    drawn = figures.saved_bits(
+        FREQUENCIES, numbers["heldout_tokens"],
+        [n * (without - with_it) for n, without, with_it in
+         zip(numbers["heldout_tokens"], *means, strict=True)],
     )  # fmt: skip
     return Answer(
         numbers, {"b_tokens": drawn},
