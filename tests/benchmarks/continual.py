@@ -8,6 +8,11 @@ made before, and its times from what it noted; the small run is then left out.
 
 from __future__ import annotations
 
+from diffusion import startup
+
+if __name__ == "__main__":
+    startup.prepare("python -m tests.benchmarks.continual")
+
 import json
 import subprocess
 import sys
@@ -18,10 +23,11 @@ from pathlib import Path
 
 import torch
 
-from diffusion.cli import Parser
 from diffusion.files import write_json
+from diffusion.parser import Parser
 from tests.benchmarks.images import Table
 
+PROG = "python -m tests.benchmarks.continual"
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "report/results/benchmark_continual.json"
 
@@ -31,7 +37,8 @@ def study(folder: Path, *options: str) -> tuple[dict, float]:
     began = time.perf_counter()
     command = [sys.executable, "example_diffusion.py", "--study", "continual", *options]
     folders = ["--out", str(folder), "--save", str(folder / "weights")]
-    subprocess.run([*command, *folders], cwd=ROOT, check=True)
+    if subprocess.run([*command, *folders], cwd=ROOT, check=False).returncode:
+        raise ChildProcessError("the study failed")
     seconds = time.perf_counter() - began
     path = folder / "results/continual.json"
     return json.loads(path.read_text(encoding="utf-8")), seconds
@@ -72,8 +79,13 @@ def measure_truth(table: Table, results: Mapping) -> None:
     table.add("truth", "two weights: estimate off by, standard errors", largest, most=3)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="python -m tests.benchmarks.continual")
+def main(argv: list[str] | None = None) -> int:
+    """Measure by the command line; returns the exit code."""
+    return startup.conclude(PROG, lambda: _measure(argv))
+
+
+def _measure(argv: list[str] | None) -> None:
+    parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, metavar="FILE", help="of a run made before")
     args = parser.parse_args(argv)
     table = Table()
@@ -94,4 +106,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
