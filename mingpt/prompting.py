@@ -19,7 +19,7 @@ from mingpt.sampling import next_token
 from mingpt.tokens import token_tensor
 from mingpt.utils import InputError, check_integer, check_number
 
-STEPS, BATCH_SIZE = 300, 32  # of `tune`
+STEPS, BATCH_SIZE = 250, 32  # of `tune`
 GROUP = 128  # prompts that are continued at once
 
 
@@ -41,15 +41,15 @@ class Completion(NamedTuple):
     """How a model went on after one prompt."""
 
     tokens: list  # ints, to the first of `ends`, which is the last of them, or as many as asked
-    log_probs: list  # of each, in nats, at temperature 1
-    entropies: list  # of the distribution each came from, in nats, at the temperature asked for
+    log_probs: list  # of each, in nats, at temperature 1; of an end that of all `ends` together
+    entropies: list  # of the distribution each was drawn from, in nats; 0 where none is
 
 
 # --- Learning -----------------------------------------------------------------------------------
 
 
 def tune(model, pairs, length=5, seed=0, *, steps=STEPS, batch_size=BATCH_SIZE,
-         learning_rate=0.03, progress=False):
+         learning_rate=0.1, progress=False):
     """Learn a SoftPrompt of `length` vectors that makes the frozen model answer as in pairs.
 
     pairs: list of (prompt, answer), tokens each (list or tensor (T,) of whole numbers); the loss
@@ -189,16 +189,19 @@ def _continue(model, idx, vectors, room, ends, temperature, generator):
     past = [{} for _ in model.transformer.h] if fast.continuation(model) else None
     x = with_prefix(model, idx, vectors)
     columns, ended = [], torch.zeros(len(idx), dtype=torch.bool)
+    stops = torch.tensor(sorted(ends), dtype=torch.int64, device=idx.device)
     while len(columns) < room and not ended.all():
         logits = _next_logits(model, x, past)
         token = next_token(logits, temperature, temperature > 0, generator=generator)
         plain = logits.double().log_softmax(dim=-1)
-        heated = plain if temperature == 0 else (logits.double() / temperature).log_softmax(-1)
-        columns.append(
-            (token[:, 0].cpu(), plain.gather(1, token)[:, 0].cpu(),
-             torch.special.entr(heated.exp()).sum(dim=-1).cpu())
-        )  # fmt: skip
-        ended |= torch.isin(token[:, 0].cpu(), torch.tensor(sorted(ends), dtype=torch.int64))
+        entropy = logits.new_zeros(len(logits)).double()  # of the limit at temperature 0
+        if temperature > 0:
+            heated = (logits.double() / temperature).log_softmax(dim=-1)
+            entropy = torch.special.entr(heated.exp()).sum(dim=-1)
+        log_prob, ending = plain.gather(1, token)[:, 0], torch.isin(token[:, 0], stops)
+        log_prob = torch.where(ending, plain[:, stops].logsumexp(dim=1), log_prob)
+        columns.append((token[:, 0].cpu(), log_prob.cpu(), entropy.cpu()))
+        ended |= ending.cpu()
         x = torch.cat([x, model.transformer.wte(token)], dim=1)
     tokens, log_probs, entropies = (
         torch.stack(part, dim=1).tolist() for part in zip(*columns, strict=True)

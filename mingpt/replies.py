@@ -9,6 +9,7 @@ from mingpt.prompting import complete
 from mingpt.utils import check_integer
 
 LONGEST_REPLY = 12  # tokens; the longest answer has 8, its end one
+LONGEST_OF_MANY = 4  # letters of a word where more examples are shown than training ever does
 KINDS = ("right", "wrong choice", "invalid")
 
 
@@ -27,7 +28,7 @@ class Reply(NamedTuple):
     question: Question
     said: str
     kind: str  # one of KINDS
-    log_prob: float  # of what was said and of its end, nats, at temperature 1
+    log_prob: float  # of what was said and of its ending there, nats, at temperature 1
     entropies: list  # of every token's distribution, nats, at the temperature asked at
 
     @property
@@ -39,9 +40,9 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     """`count` Questions about a task.
 
     words: a tasks.Words; the test words are asked, each once before any twice; `shots` examples of
-    training words stand before. The words asked depend on seed and task alone. labels: "right", or
-    "random": the examples then show a random label of the task or, where it has none, the answer
-    to another word.
+    training words stand before, of short ones where there are many, so that they fit. The words
+    asked depend on seed and task alone. labels: "right", or "random": the examples then show a
+    random label of the task or, where it has none, the answer to another word.
     Raises ValueError for a task that instructions and questions do not name.
     """
     task = tasks.TASKS[name]
@@ -52,6 +53,8 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     number = list(tasks.TASKS).index(name)
     generator = torch.Generator().manual_seed(seed * len(tasks.TASKS) + number)
     asked, shown = (tasks.words_of(name, pool) for pool in (words.test, words.train))
+    if shots > tasks.MOST_EXAMPLES:
+        shown = [word for word in shown if len(word) <= LONGEST_OF_MANY]
     order = torch.cat([torch.randperm(len(asked), generator=generator)
                        for _ in range(-(-count // len(asked)))])[:count]  # fmt: skip
     places = torch.randint(len(shown), (count, 2, shots), generator=generator).tolist()

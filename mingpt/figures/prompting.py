@@ -43,7 +43,7 @@ def _per_cent(axis, title, xlabel="", ylabel="right answers (%)"):
 @plt.rc_context(STYLE)
 def shots(accuracy, mean, trained):
     """accuracy {task: {shots: share}}; mean {shots: share} of the trained tasks, list of names."""
-    figure, (left, right) = new(6.9, 3.0, 1, 2, sharey=True)
+    figure, (left, right) = new(6.9, 2.4, 1, 2, sharey=True)
     x = range(len(mean))
     for number, (name, shares) in enumerate(accuracy.items()):
         axis = left if name in trained else right
@@ -60,7 +60,7 @@ def shots(accuracy, mean, trained):
 @plt.rc_context(STYLE)
 def strategies(kinds):
     """kinds {strategy: {task: {kind of reply: share}}}: stacked bars, an axis a strategy."""
-    figure, axes = new(6.9, 2.6, 1, len(kinds), sharey=True)
+    figure, axes = new(6.9, 2.0, 1, len(kinds), sharey=True)
     for axis, (strategy, by_task) in zip(axes, kinds.items(), strict=True):
         rows = np.arange(len(by_task))[::-1]
         start = np.zeros(len(by_task))
@@ -78,7 +78,7 @@ def strategies(kinds):
 @plt.rc_context(STYLE)
 def temperature(found):
     """found {temperature: entropy_bits_per_token, its error, accuracy, same_answer_twice}."""
-    figure, (left, right) = new(6.2, 2.5, 1, 2)
+    figure, (left, right) = new(6.2, 1.9, 1, 2)
     x = [float(t) for t in found]
     left.errorbar(
         x, [row["entropy_bits_per_token"] for row in found.values()],
@@ -98,7 +98,7 @@ def temperature(found):
 @plt.rc_context(STYLE)
 def sizes(found):
     """found {size: parameters, accuracy {task: {shots: share}}, mean_of_trained_tasks}."""
-    figure, (left, right) = new(6.9, 2.8, 1, 2, width_ratios=[1, 1.5])
+    figure, (left, right) = new(6.9, 2.2, 1, 2, width_ratios=[1, 1.5])
     tasks = list(next(iter(found.values()))["accuracy"])
     width = 0.8 / len(found)
     for number, (size, row) in enumerate(found.items()):
@@ -119,7 +119,7 @@ def sizes(found):
 @plt.rc_context(STYLE)
 def labels(found):
     """found {task: shares "right", "random", "none", and chance}."""
-    figure, axis = new(6.4, 2.6)
+    figure, axis = new(6.4, 2.0)
     width = 0.26
     for number, (key, label, colour) in enumerate((
         ("right", "8 examples, right answers", BLUE),
@@ -140,7 +140,7 @@ def labels(found):
 @plt.rc_context(STYLE)
 def confidence(found):
     """found {strategy: auroc, reliability [{confidence, accuracy}], ...}, "all" the last."""
-    figure, (left, right) = new(6.9, 2.8, 1, 2, width_ratios=[1.2, 1])
+    figure, (left, right) = new(6.9, 2.2, 1, 2, width_ratios=[1.2, 1])
     left.plot([0, 100], [0, 100], color=BLACK, lw=0.8, ls=":")
     for number, (strategy, row) in enumerate(found.items()):
         bins = row["reliability"]
@@ -163,7 +163,7 @@ def confidence(found):
 @plt.rc_context(STYLE)
 def digits(frequencies, pairs, fair):
     """frequencies (10) and pairs (10, 10) of the model's digits; fair: a fair source's numbers."""
-    figure, (left, right) = new(6.2, 2.5, 1, 2, width_ratios=[1.3, 1])
+    figure, (left, right) = new(6.2, 2.0, 1, 2, width_ratios=[1.3, 1])
     left.bar(range(10), 100 * np.array(frequencies), color=BLUE, label="model")
     left.axhline(10, color=BLACK, lw=1, ls="--", label="fair")
     left.set_xticks(range(10))
@@ -183,7 +183,7 @@ def digits(frequencies, pairs, fair):
 @plt.rc_context(STYLE)
 def soft_prompts(*found):
     """found, of two tasks: soft {length: accuracy, losses}, hard, finetuned (see the study)."""
-    figure, axes = new(6.9, 3.0, 1, 3, width_ratios=[1, 1.1, 1.1])
+    figure, axes = new(6.9, 2.5, 1, 3, width_ratios=[1, 1.1, 1.1])
     for number, (length, prompt) in enumerate(found[0]["soft"].items()):
         losses = np.array(prompt["losses"])
         window = max(1, len(losses) // 20)

@@ -90,28 +90,35 @@ def randomness(texts):
 
 def q8_failures(run, few_shot) -> Answer:
     """b vi: how frequent is what the model says instead of the right answer, letter for letter?"""
-    text, _ = tasks.rows(
+    text, targets = tasks.rows(
         FREQUENCY_ROWS, task_model.BLOCK_SIZE, tasks.words(run.args.seed).train, run.args.seed
     )
     counts = torch.bincount(text.flatten(), minlength=tasks.VOCAB_SIZE).double()
     bits = -((counts + 1) / (counts + 1).sum()).log2()  # of each token, by its frequency alone
+    answers = Counter(
+        answer for row in targets
+        for answer in tasks.decode(row[row != -1].tolist()).replace("\n", " ").split(" ")
+    )  # fmt: skip
     asked = {
         "bare prompts": [reply for name in tasks.TRAINED for reply in few_shot[name][0]],
         "plural, 8 examples": few_shot["plural"][8],
         "double, 8 examples": few_shot["double"][8],
     }
-    found = {name: said_instead(said, bits) for name, said in asked.items()}
+    found = {name: said_instead(said, bits, answers) for name, said in asked.items()}
     lines = ["Q8  what wrong replies consist of, bits a letter by frequency alone: said, right"]
     lines += [
         f"    {name:<20} {row['said_bits_per_letter']:.2f} {row['right_bits_per_letter']:.2f}  "
-        f"often: {', '.join(said for said, _ in row['most_frequent'][:4])}"
+        f"often: {', '.join(each['said'] for each in row['most_frequent'][:4])}"
         for name, row in found.items() if row["wrong"]
     ]  # fmt: skip
     return Answer({"by_prompt": found}, {}, "\n".join(lines))
 
 
-def said_instead(said, bits):
-    """What wrong Replies say and how frequent its letters are; bits (V,): -log2 of frequencies."""
+def said_instead(said, bits, answers):
+    """What wrong Replies say and how frequent that is in the training text.
+
+    bits (V,): -log2 of the tokens' frequencies; answers: Counter of the text's answers.
+    """
     wrong = [reply for reply in said if not reply.right and reply.said]
     numbers = {"replies": len(said), "wrong": len(wrong),
                "empty": sum(not reply.said for reply in said)}  # fmt: skip
@@ -123,7 +130,10 @@ def said_instead(said, bits):
     )
     counted = Counter(reply.said for reply in wrong)
     return numbers | {
-        "most_frequent": counted.most_common(8),
+        "most_frequent": [
+            {"said": text, "replies": count, "share_of_training_answers":
+             answers[text] / answers.total()} for text, count in counted.most_common(8)
+        ],
         "said_bits_per_letter": ours.mean().item(),
         "right_bits_per_letter": theirs.mean().item(),
         "difference_standard_error": ((ours - theirs).std() / math.sqrt(len(wrong))).item(),

@@ -7,7 +7,6 @@ The questions are put to the micro model (the shipped weights/prompting.pt), siz
 """
 
 import math
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -25,7 +24,7 @@ MANY = math.inf
 
 OPTIONS = (
     option("--weights", "load these models instead of training; weights/prompting.pt is shipped",
-           metavar="PATH", type=Path, nargs="+"),
+           metavar="PATH", nargs="+"),
     option("--sizes", "models to train that are not loaded (default: micro, none with --weights)",
            nargs="+", choices=tuple(task_model.SIZES)),
     option("--tokens", "of training, for each model", within=(1, MANY), type=int,
@@ -58,12 +57,13 @@ def train(run, size):
     model = task_model.build(size, args.seed)
     losses = task_model.train(model, words.train, args.tokens, args.seed, args.device)
     history = {"tokens": len(losses) * task_model.BATCH_TOKENS, "losses": losses}
-    trained = task_model.Trained(model, history, {})
-    if size == asked_size(run):
-        prompts = soft_prompts.tune_all(model, words, args.tune_steps, args.seed)
-        trained = trained._replace(soft_prompts=prompts)
     path = args.save / f"prompting_{size}.pt"
-    return task_model.save(trained, path, args.device)  # as anyone will load it, in float16
+    trained = task_model.Trained(model, history, {})
+    trained = task_model.save(trained, path, args.device)  # as anyone will load it, in float16
+    if size == asked_size(run):
+        prompts = soft_prompts.tune_all(trained.model, words, args.tune_steps, args.seed)
+        trained = task_model.save(trained._replace(soft_prompts=prompts), path, args.device)
+    return trained
 
 
 def words_of(run):
@@ -333,7 +333,7 @@ STUDY = Study(
         "digits": lambda run: next_tokens.q7_digits(run, asked_model(run)),
         "failures": lambda run: next_tokens.q8_failures(run, run.once(by_examples)),
         "soft_prompts": lambda run: soft_prompts.q9_soft_prompts(
-            run, run.models[asked_size(run)], run.once(by_examples)["plural"]
+            run, run.models[asked_size(run)], run.once(by_examples)
         ),
     },
 )

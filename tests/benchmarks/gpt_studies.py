@@ -10,6 +10,7 @@ if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.gpt_studies")
 
 import json
+import math
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -83,18 +84,20 @@ def prompting(r):
     """Rows of results/prompting.json."""
     plural, double = r["soft_prompts"]["plural"], r["soft_prompts"]["double"]
     *_, largest = r["sizes"]["sizes"].values()
-    means = [share["value"] for share in largest["mean_of_trained_tasks"].values()]
-    best = max(row["accuracy"]["value"] for row in plural["soft"].values())
-    unseen = max(row["accuracy"]["value"] for row in double["soft"].values())
+    means = list(largest["mean_of_trained_tasks"].values())
+    gains = [(b["value"] - a["value"]) / math.hypot(a["standard_error"], b["standard_error"])
+             for a, b in pairwise(means)]  # fmt: skip
+    best, unseen = (row["soft"][str(row["best_soft_length"])]["accuracy"]["value"]
+                    for row in (plural, double))  # fmt: skip
     megabytes = (RESULTS.parents[1] / "weights" / "prompting.pt").stat().st_size / 1e6
     return [
         Row("soft prompt on plurals, share of test words", best, least=0.95),
         Row("beyond the best hard prompt, standard errors",
             plural["difference_in_standard_errors"], least=2),
         Row("soft prompt on the task that never occurred (as it comes)", unseen, least=0),
-        Row("trained tasks, 8 examples, largest model", means[-1], least=0.9),
-        Row("the same, least gain of more examples", min(b - a for a, b in pairwise(means)),
-            least=0),
+        Row("trained tasks, 8 examples, largest model", means[-1]["value"], least=0.9),
+        Row("the same, gain of the first example, standard errors", gains[0], least=2),
+        Row("the same, least gain of more, standard errors", min(gains), least=-2),
         Row("test prompts behind every number", r["options"]["prompts"], least=500),
         Row("weights/prompting.pt, MB", megabytes, most=4),
     ]  # fmt: skip

@@ -64,7 +64,17 @@ def test_a_completion_stops_behind_the_first_end(model):
     end = whole.tokens[3]
     (found,) = complete(model, prompts(3), 8, ends=[end])
     assert found.tokens == whole.tokens[: whole.tokens.index(end) + 1]
-    assert len(found.log_probs) == len(found.entropies) == len(found.tokens)
+    assert found.log_probs == pytest.approx(whole.log_probs[: len(found.tokens)])
+    assert found.entropies == [0.0] * len(found.tokens)  # nothing is drawn
+
+
+def test_an_end_has_the_probability_of_all_ends(model):
+    (plain,) = complete(model, prompts(4), 1)
+    ends = [plain.tokens[0], 3, 60]
+    (found,) = complete(model, prompts(4), 5, ends=ends)
+    p = model(torch.tensor(prompts(4)))[0][0, -1].double().softmax(dim=-1)
+    assert found.tokens == plain.tokens
+    assert found.log_probs == pytest.approx([p[ends].sum().log().item()], abs=1e-5)
 
 
 def test_entropies_and_draws_are_those_of_the_heated_distribution(model):

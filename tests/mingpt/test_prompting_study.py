@@ -1,6 +1,7 @@
 """--study prompting: what it refuses, and its bookkeeping."""
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -100,11 +101,14 @@ def test_wrong_replies_are_weighed_letter_by_letter():
         for word, text in (("tea", "eee"), ("cup", "ee"))
     ]
     right = replies.Reply(replies.Question("copy", "cat", "", "cat"), "cat", "right", 0.0, [])
-    found = next_tokens.said_instead([*said, right], bits)
+    found = next_tokens.said_instead([*said, right], bits, Counter({"eee": 1, "tea": 3}))
     assert (found["replies"], found["wrong"]) == (3, 2)
     assert found["said_bits_per_letter"] == 2
     assert found["right_bits_per_letter"] == pytest.approx((16 / 3 + 7) / 2)
-    assert found["most_frequent"] == [("eee", 1), ("ee", 1)]
+    assert found["most_frequent"] == [
+        {"said": "eee", "replies": 1, "share_of_training_answers": 0.25},
+        {"said": "ee", "replies": 1, "share_of_training_answers": 0.0},
+    ]
 
 
 def test_soft_and_hard_prompts_are_compared_in_standard_errors():
@@ -112,7 +116,8 @@ def test_soft_and_hard_prompts_are_compared_in_standard_errors():
         return {"value": value, "standard_error": 0.03}
 
     found = soft_prompts.against_the_best_hard_prompt({
-        "soft": {"1": {"accuracy": share(0.4)}, "5": {"accuracy": share(0.9)}},
+        "soft": {"1": {"accuracy": share(0.95), "validation": 0.8},
+                 "5": {"accuracy": share(0.9), "validation": 0.9}},
         "hard": {"examples_drawn_for_each_question": {"0": share(0.1), "8": share(0.6)},
                  "best_fixed": {"accuracy": share(0.7)}},
     })  # fmt: skip

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mingpt import replies, tasks
+from mingpt import replies, task_model, tasks
 from tests.mingpt.helpers import small_model
 
 WORDS = tasks.words()
@@ -72,6 +72,12 @@ def test_replies_come_in_the_order_of_the_questions():
     assert [r.question for r in together] == asked
     assert [r.said for r in together] == [r.said for r in alone]
     assert [r.log_prob for r in together] == pytest.approx([r.log_prob for r in alone], abs=1e-4)
+
+
+def test_sixteen_examples_fit_the_block_of_the_language():
+    for each in replies.questions("plural", WORDS, 600, shots=16):
+        assert each.prompt.count(">") == 17
+        assert len(each.prompt) + replies.LONGEST_REPLY <= task_model.BLOCK_SIZE + 1
 
 
 def test_examples_that_do_not_fit_are_refused():
