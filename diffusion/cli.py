@@ -306,10 +306,13 @@ def check_results(path: Path, name: str, about: str | None = None) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """An option's value, the names of files read as UTF-8 whatever the machine's own encoding."""
+    """An option's value; names of files in UTF-8, and relative if they lie in this folder."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_as_json(entry) for entry in value]
-    return text_of(value) if isinstance(value, Path) else value
+    if not isinstance(value, Path):
+        return value
+    here = Path.cwd()
+    return text_of(value.relative_to(here) if value.is_relative_to(here) else value)
 
 
 def write_results(path: Path, this: Run, seconds: Mapping) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.checks import check_count
-from diffusion.images.bitflip import BitFlip, check_images, column
+from diffusion.images.bitprocess import BitFlip, check_images, column
 
 _MOST_PIXELS = 12  # of images whose distribution is enumerated
 

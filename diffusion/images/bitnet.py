@@ -12,7 +12,8 @@ from torch.nn.functional import silu
 from diffusion.checks import as_tensor, check_count, check_labels, check_stage, own_mode
 from diffusion.files import WeightsError, check_savable, load_weights, save_weights, unwrapped
 from diffusion.images import mnist
-from diffusion.images.bitflip import BitFlip, check_images, draw_stages
+from diffusion.images.bitflip import draw_stages
+from diffusion.images.bitprocess import BitFlip, check_images
 from diffusion.images.model import building
 from diffusion.images.muon import Muon
 from diffusion.images.training import BatchTraining
@@ -38,6 +39,7 @@ class BitNet(nn.Module):
         shape: (height, width) of the images; larger ones than 64 pixels in multiples of 4.
         num_classes: 0 for an unconditional model.
         width: channels at scale 1/2, a multiple of 8 (twice as many at 1/4), or hidden units.
+        blocks: of the convolutional network at scale 1/2, on each side of those at 1/4.
         losses: see below.
         generator: of the initial weights.
 
@@ -58,13 +60,14 @@ class BitNet(nn.Module):
         *,
         num_classes: int = 0,
         width: int = 48,
+        blocks: int = 1,
         losses: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         shape = check_count("height", shape[0]), check_count("width", shape[1])
         width, num_classes = check_count("channels", width), check_count("classes", num_classes, 0)
-        self.process, self.shape = process, shape
+        self.process, self.shape, self.blocks = process, shape, check_count("blocks", blocks)
         self.num_classes, self.width = num_classes, width
         self.precision = torch.float32
         self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
@@ -80,7 +83,7 @@ class BitNet(nn.Module):
                 f"channels in multiples of 8, not {shape[0]} x {shape[1]} and {width}"
             )
         else:
-            self.trunk = _Convolutional(self.shape, width)
+            self.trunk = _Convolutional(self.shape, width, blocks)
         self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator | None) -> None:
@@ -110,6 +113,7 @@ class BitNet(nn.Module):
             "shape": list(self.shape),
             "num_classes": self.num_classes,
             "width": self.width,
+            "blocks": self.blocks,
         }
 
     @property
@@ -202,9 +206,9 @@ class _Block(nn.Module):
 
 
 class _Convolutional(nn.Module):
-    """A block at scale 1/2, four at 1/4, and one at 1/2 again with what the first one saw."""
+    """Blocks at scale 1/2, four at 1/4, and as many at 1/2 again with what the first ones saw."""
 
-    def __init__(self, shape: tuple[int, int], width: int) -> None:
+    def __init__(self, shape: tuple[int, int], width: int, blocks: int) -> None:
         super().__init__()
         self.shape = shape
         height, breadth = shape[0] // 2, shape[1] // 2
@@ -215,16 +219,21 @@ class _Convolutional(nn.Module):
         self.coarse = nn.ModuleList(_Block(2 * width) for _ in range(4))
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.last = _Block(width)
+        self.more_first = nn.ModuleList(_Block(width) for _ in range(blocks - 1))
+        self.more_last = nn.ModuleList(_Block(width) for _ in range(blocks - 1))
         self.output_layer = nn.Conv2d(width, 4, 1)
 
     def forward(self, y: Tensor, embedding: Tensor) -> Tensor:
         x = nn.functional.pixel_unshuffle(y.reshape(-1, 1, *self.shape), 2)  # (n, 4, h/2, w/2)
         x = self.input_layer(x) + self.position_embedding
-        x = self.first(x, embedding)
+        for block in (self.first, *self.more_first):
+            x = block(x, embedding)
         coarse = self.down(x)
         for block in self.coarse:
             coarse = block(coarse, embedding)
-        x = self.last(x + self.up(coarse), embedding)
+        x = x + self.up(coarse)
+        for block in (self.last, *self.more_last):
+            x = block(x, embedding)
         return nn.functional.pixel_shuffle(self.output_layer(silu(x)), 2).reshape(len(y), -1)
 
 
@@ -256,7 +265,7 @@ class BitTraining(BatchTraining):
         labels: Tensor | None = None,
         *,
         batch_size: int = 64,
-        unlabelled: float = 0.5,
+        unlabelled: float = 0.2,
         **options,
     ) -> None:
         model, images = unwrapped(model), as_tensor(images)
@@ -292,6 +301,30 @@ class BitTraining(BatchTraining):
             "unlabelled": self.unlabelled,
             "precision": str(self.model.precision),
         }
+
+
+def grown(
+    model: BitNet, process: BitFlip, blocks: int, generator: torch.Generator | None = None
+) -> BitNet:
+    """A copy of a convolutional model for more training, with more blocks and another process.
+
+    The blocks that are added change nothing yet: their last layer is zero (Chen et al. 2016,
+    Net2Net). Stages keep their place t / T.
+
+    Raises:
+        ValueError: the model has more blocks than that, or is not convolutional.
+    """
+    if model.pixels <= _DENSE_PIXELS or blocks < model.blocks:
+        raise ValueError(f"a network of {model.blocks} blocks cannot grow to {blocks}")
+    config = model.config() | {"blocks": blocks, "shape": model.shape}
+    del config["delta"], config["stages"]
+    result = BitNet(process, **config, losses=model.losses, generator=generator)
+    for block in (*result.trunk.more_first, *result.trunk.more_last):
+        nn.init.zeros_(block.second.weight)
+        nn.init.zeros_(block.second.bias)
+    result.load_state_dict(model.state_dict(), strict=False)
+    result.precision = model.precision
+    return result
 
 
 def save(model: BitNet, path: str | Path) -> None:

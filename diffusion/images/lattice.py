@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from diffusion.images import bitflip_exact
-from diffusion.images.bitflip import BitFlip
 from diffusion.images.bitnet import BitNet, BitTraining
+from diffusion.images.bitprocess import BitFlip
 
 PROCESS = BitFlip(delta=0.004, stages=500)
 

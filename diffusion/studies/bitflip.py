@@ -16,16 +16,16 @@ from torch import Tensor
 
 from diffusion.cli import Answer, Run, Study, option
 from diffusion.figures import images as figures
-from diffusion.images import bitflip, bitflip_exact, bitnet, lattice, mnist
-from diffusion.images.bitflip import BitFlip
+from diffusion.images import bitflip, bitflip_exact, bitnet, classifier, lattice, mnist
 from diffusion.images.bitflip_exact import Enumerated
 from diffusion.images.bitnet import BitNet, BitTraining
+from diffusion.images.classifier import Classifier
 from diffusion.images.mnist import NUM_CLASSES, PIXELS, SHAPE
-from diffusion.studies import recipe
+from diffusion.studies import bitmodel, recipe
 
-LEAST_STAGES = 5
-_TOTAL = 2.5  # delta times the number of stages
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FLIPPED = 100  # test images whose pixels are flipped stage after stage
+EXACT = 20  # test images whose bound is summed over all stages
+CLASSIFIED = 100  # test images that are classified
 BIT = math.log(2)  # nats
 
 OPTIONS = (
@@ -35,73 +35,74 @@ OPTIONS = (
         type=Path,
         metavar="PATH",
     ),
-    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=2500),
-    option("--steps", "stages T", within=(LEAST_STAGES, 10_000), type=int, default=200),
     option(
-        "--precision",
-        "of the network's arithmetic; bfloat16 is faster where the processor knows it",
-        choices=tuple(PRECISIONS),
-        default="float32",
+        "--start",
+        "train on from these weights instead of from scratch",
+        type=Path,
+        metavar="PATH",
     ),
+    option(
+        "--blocks", "of the network at 14 x 14, on each side", within=(1, 8), type=int, default=1
+    ),
+    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=2500),
+    option(
+        "--steps",
+        "stages T",
+        within=(bitmodel.LEAST_STAGES, 10_000),
+        type=int,
+        default=bitmodel.STAGES,
+    ),
+    recipe.PRECISION,
     recipe.SEED,
+    recipe.CLASSIFIER,
     option(
         "--samples",
-        "test images for the likelihood; some of them for exact sum and classes",
-        within=(20, 10_000),
+        "test images for the likelihood",
+        within=(EXACT, 10_000),
         type=int,
         metavar="N",
-        default=500,
+        default=10_000,
     ),
 )
 
 
-def process(stages: int) -> BitFlip:
-    """delta = 2.5 / stages: whatever their number, c^T is about e^-5 and Y_T all but coins.
-
-    Raises:
-        ValueError: fewer than `LEAST_STAGES`, for which delta would exceed 1/2.
-    """
-    return BitFlip(_TOTAL / stages, stages)
-
-
-def load(args: argparse.Namespace) -> dict[str, BitNet | None]:
-    model = args.weights and load_digits(args.weights, args.steps)
+def load(args: argparse.Namespace) -> dict[str, BitNet | Classifier | None]:
+    model = args.weights and bitmodel.load(args.weights, args.steps)
     if model:
-        model.precision = PRECISIONS[args.precision]
-    return {"bitflip": model}
-
-
-def load_digits(path: Path, stages: int) -> BitNet:
-    """A trained model of MNIST with so many stages from a file.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    model = bitnet.load(path)
-    if model.shape != SHAPE or model.num_classes != NUM_CLASSES:
-        raise ValueError(
-            f"{path} is of {model.num_classes} classes and {model.shape[0]} x {model.shape[1]} "
-            f"pixels, but {NUM_CLASSES} and {SHAPE[0]} x {SHAPE[1]} are needed here"
-        )
-    if model.process.stages != stages:
-        raise ValueError(f"{path} has {model.process.stages} stages, not {stages}")
-    recipe.check_trained(model, path)
-    return model
+        model.precision = recipe.PRECISIONS[args.precision]
+    return {"classifier": classifier.load(args.classifier), "bitflip": model}
 
 
 def train(run: Run, name: str) -> BitNet:
-    args = run.args
-    training = digits_training(args.epochs, args.steps, args.seed, args.precision)
-    return recipe.run_and_save(training, bitnet.save, args.save / f"{name}.pt")
+    training, path = digits_training(run.args), run.args.save / f"{name}.pt"
+    earlier = training.model.losses.clone()
+    model = recipe.run_and_save(training, bitnet.save, path)
+    model.losses = torch.cat([earlier, model.losses])
+    bitnet.save(model, path)
+    return model
 
 
-def digits_training(epochs: int, stages: int, seed: int, precision: str) -> BitTraining:
-    """The default recipe; epochs counts updates, of 64 images each."""
+def digits_training(args: argparse.Namespace) -> BitTraining:
+    """The recipe; epochs counts updates, of 64 images each.
+
+    A model that has been trained before gets a third of the learning rate.
+
+    Raises:
+        ValueError: --start holds something else than a smaller model of MNIST.
+    """
     images, labels = mnist.load("train")
-    generator = torch.Generator().manual_seed(seed)
-    model = BitNet(process(stages), SHAPE, num_classes=NUM_CLASSES, generator=generator)
-    model.precision = PRECISIONS[precision]
-    return BitTraining(model, images, labels, epochs=epochs, learning_rate=3e-3, seed=seed)
+    generator = torch.Generator().manual_seed(args.seed)
+    chain, rate = bitmodel.process(args.steps), 3e-3
+    if args.start:
+        model = bitnet.grown(bitnet.load(args.start), chain, args.blocks, generator)
+        rate = rate / 3
+    else:
+        options = {"num_classes": NUM_CLASSES, "blocks": args.blocks, "generator": generator}
+        model = BitNet(chain, SHAPE, **options)
+    model.precision = recipe.PRECISIONS[args.precision]
+    return BitTraining(
+        model, images, labels, epochs=args.epochs, learning_rate=rate, seed=args.seed
+    )
 
 
 def test_images(run: Run) -> tuple[Tensor, Tensor]:
@@ -121,7 +122,7 @@ def a_replacement(run: Run) -> Answer:
     flipped pixels, measured stage by stage, is that probability.
     """
     process = run.models["bitflip"].process
-    images, _ = run.once(test_images)
+    images = run.once(test_images)[0][:FLIPPED]
     generator = torch.Generator().manual_seed(run.args.seed)
     y, errors = images, []
     for t in range(1, process.stages + 1):
@@ -215,11 +216,9 @@ def e_stages(run: Run) -> Answer:
     At t = 1 the posterior is certain, and the KL is -log Q_1(Y_0). A wrong output is punished
     without limit there; later the posterior itself hardly depends on Y_0, and forgives.
     """
-    model, (images, _) = run.models["bitflip"], run.once(test_images)
-    few = images[: max(10, run.args.samples // 10)]
-    exact = run.once(exact_bound)
+    model, exact = run.models["bitflip"], run.once(exact_bound)
     nats = exact.stages.mean(dim=0) * BIT * PIXELS
-    stages = [t for t in (1, 2, 10, 50, 200) if t <= model.process.stages]
+    stages = [t for t in (1, 2, 10, 100, 1000) if t <= model.process.stages]
     one = torch.ones(1, 1, dtype=torch.float64)
     punished = {
         str(t): {
@@ -230,20 +229,20 @@ def e_stages(run: Run) -> Answer:
     }
     return Answer(
         {
-            "images": len(few),
+            "images": len(exact.total),
             "first_stage_nats": nats[0].item(),
             "other_stages_nats": nats[1:].sum().item(),
             "prior_nats": exact.prior * BIT * PIXELS,
             "kl_of_one_pixel_nats_by_stage_and_log_odds_of_5": punished,
         },
-        {"e_stages": figures.stages({"without label": nats}, len(few))},
+        {"e_stages": figures.stages({"without label": nats}, len(exact.total))},
     )
 
 
 def exact_bound(run: Run) -> bitflip.BitBound:
-    """The exact sum over all stages, on a tenth of the test images."""
+    """The exact sum over all stages, on the first test images."""
     images, _ = run.once(test_images)
-    few = images[: max(10, run.args.samples // 10)]
+    few = images[:EXACT]
     return bitflip.bound(run.models["bitflip"], few, seed=run.args.seed, progress=True)
 
 
@@ -252,13 +251,18 @@ def exact_bound(run: Run) -> bitflip.BitBound:
 
 def f_samples(run: Run) -> Answer:
     """100 samples of any class, and six of each."""
-    model, seed = run.models["bitflip"], run.args.seed
-    images = bitflip.sample(model, 100, seed=seed, progress=True)
+    model = run.models["bitflip"]
+    options = {"steps": bitmodel.steps(model), "seed": run.args.seed, "progress": True}
+    images = bitflip.sample(model, 100, **options)
     labels = torch.arange(NUM_CLASSES).repeat_interleave(6)
-    given = bitflip.sample(model, len(labels), labels=labels, seed=seed, progress=True)
+    given = bitflip.sample(model, len(labels), labels=labels, **options)
     held_out, _ = run.once(test_images)
     return Answer(
-        {"ink_share": _share(images > 0), "ink_share_of_test_images": _share(held_out > 0)},
+        {
+            "stages_visited": options["steps"],
+            "ink_share": _share(images > 0),
+            "ink_share_of_test_images": _share(held_out > 0),
+        },
         {
             "f_samples": figures.grid(images, SHAPE, columns=20),
             "f_classes": figures.grid(given, SHAPE, columns=6, names=range(NUM_CLASSES)),
@@ -269,13 +273,14 @@ def f_samples(run: Run) -> Answer:
 def g_trajectory(run: Run) -> Answer:
     """The reverse process of one image of every second class."""
     model, labels = run.models["bitflip"], torch.arange(0, NUM_CLASSES, 2)
+    n = bitmodel.steps(model)
     _, path = bitflip.sample(
-        model, len(labels), labels=labels, seed=run.args.seed, return_trajectory=True
+        model, len(labels), labels=labels, steps=n, seed=run.args.seed, return_trajectory=True
     )
-    stages = model.process.stages
-    shown = sorted({round(stages * share**2) for share in np.linspace(0, 1, 11)}, reverse=True)
-    rows = path[[stages - t for t in shown]].transpose(0, 1)
-    titles = [f"t = {t}" for t in shown]
+    stages = bitflip.visited(model.process.stages, n)
+    shown = sorted({round(n * share) for share in np.linspace(0, 1, 11)})
+    rows = path[shown].transpose(0, 1)
+    titles = [f"t = {stages[i]}" for i in shown]
     return Answer(figures={"g_trajectory": figures.rows(rows, SHAPE, titles)})
 
 
@@ -292,22 +297,27 @@ def h_loss(run: Run) -> Answer:
 
 
 def i_likelihood(run: Run) -> Answer:
-    """Nats per image: the bound at stages drawn for every image, and the exact sum on some."""
+    """Nats per image: the bounds at stages drawn for every image, and the exact sum on some."""
     model, (images, _) = run.models["bitflip"], run.once(test_images)
-    exact, seed = run.once(exact_bound), run.args.seed
-    estimate = bitflip.class_bounds(model, images, samples=8, seed=seed, progress=True)[:, 0]
-    few = estimate[: len(exact.total)]
-    total = exact.total * BIT * PIXELS
+    exact, seed = run.once(exact_bound).total * BIT * PIXELS, run.args.seed
+    options = {"samples": 2, "seed": seed}
+    class_first = bitmodel.nats(model, run.models["classifier"], images, **options)
+    any_class = bitflip.class_bounds(model, images, **options, progress=True)[:, 0]
+    few = bitflip.class_bounds(model, images[: len(exact)], samples=100, seed=seed)[:, 0]
     return Answer(
         {
             "images": len(images),
-            "bound_nats": estimate.mean().item(),
-            "standard_error": _error(estimate),
+            "bound_nats": class_first.mean().item(),
+            "standard_error": _error(class_first),
+            "of_any_class": {
+                "bound_nats": any_class.mean().item(),
+                "standard_error": _error(any_class),
+            },
             "exact_sum": {
                 "images": len(few),
-                "nats": total.mean().item(),
-                "estimate_minus_exact": (few - total).mean().item(),
-                "standard_error_of_the_difference": _error(few - total),
+                "nats": exact.mean().item(),
+                "estimate_minus_exact": (few - exact).mean().item(),
+                "standard_error_of_the_difference": _error(few - exact),
             },
         }
     )
@@ -316,13 +326,13 @@ def i_likelihood(run: Run) -> Answer:
 def j_classes(run: Run) -> Answer:
     """The same model as a classifier, by Bayes over the ten classes; and nats given the label."""
     model, (images, labels) = run.models["bitflip"], run.once(test_images)
-    few = run.args.samples // 10
-    found, bounds = bitflip.classify(model, images[:few], seed=run.args.seed, progress=True)
-    given = bounds.gather(1, labels[:few, None])[:, 0]
+    few = images[:CLASSIFIED]
+    found, bounds = bitflip.classify(model, few, seed=run.args.seed, progress=True)
+    given = bounds.gather(1, labels[: len(few), None])[:, 0]
     return Answer(
         {
-            "images": few,
-            "accuracy": _share(found == labels[:few]),
+            "images": len(few),
+            "accuracy": _share(found == labels[: len(few)]),
             "nats_given_the_label": given.mean().item(),
             "standard_error": _error(given),
         }

@@ -7,6 +7,7 @@ values, because that is what bit flips and VAEs are models of; the GAN's greys a
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,16 +20,15 @@ from diffusion import data, metrics
 from diffusion.cli import Answer, Run, Study, option
 from diffusion.figures import families as figures
 from diffusion.images import bitflip, classifier, mnist
+from diffusion.images.classifier import Classifier
 from diffusion.images.gan import GAN, GANTraining
 from diffusion.images.measures import judge, neighbour_ratio
 from diffusion.images.vae import VAE, VAETraining
-from diffusion.studies import bitflip as bitflip_study
+from diffusion.studies import bitmodel, recipe
 from diffusion.studies import gan as gan_study
-from diffusion.studies import recipe
 from diffusion.studies import vae as vae_study
 
 FOLDER = Path(__file__).resolve().parents[2] / "weights"
-STAGES = 200
 NEIGHBOURS = 1000  # samples whose nearest images are looked for
 SQUARE_SAMPLES, SQUARE_UPDATES = 20_000, 3000
 
@@ -41,20 +41,19 @@ OPTIONS = (
         metavar="DIR",
         default=FOLDER,
     ),
-    option("--precision", "of the bit flips' arithmetic", default="float32",
-           choices=tuple(bitflip_study.PRECISIONS)),
+    recipe.PRECISION,
     recipe.SEED,
     option("--samples", "samples of each family", within=(100, 10_000), type=int, metavar="N",
            default=10_000),
     option("--bitflip-samples", "samples of the bit flips, which take longer",
-           within=(100, 10_000), type=int, metavar="N", default=200),
+           within=(100, 10_000), type=int, metavar="N", default=1000),
 )  # fmt: skip
 
 
 def load(args: argparse.Namespace) -> dict:
     folder = args.weights
-    bits = bitflip_study.load_digits(folder / "bitflip.pt", STAGES)
-    bits.precision = bitflip_study.PRECISIONS[args.precision]
+    bits = bitmodel.load(folder / "bitflip.pt", bitmodel.STAGES)
+    bits.precision = recipe.PRECISIONS[args.precision]
     return {
         "bit flips": bits,
         "VAE (sheet)": vae_study.load_kind(folder / "vae.pt", "dense"),
@@ -75,7 +74,10 @@ def drawn(model, n: int, seed: int) -> Tensor:
         return torch.bernoulli(
             model.sample(n, seed=seed), generator=torch.Generator().manual_seed(seed)
         )
-    return (bitflip.sample(model, n, seed=seed, progress=True) + 1) / 2
+    # A class first, then an image of it.
+    labels = torch.randint(10, (n,), generator=torch.Generator().manual_seed(seed))
+    options = {"labels": labels, "steps": bitmodel.steps(model), "seed": seed}
+    return (bitflip.sample(model, n, **options, progress=True) + 1) / 2
 
 
 def samples(run: Run) -> dict[str, tuple[Tensor, float]]:
@@ -93,7 +95,10 @@ def samples(run: Run) -> dict[str, tuple[Tensor, float]]:
 
 
 def a_table(run: Run) -> Answer:
-    """Nats where there are any, distance of features, classes, memorisation, time, size."""
+    """Nats where there are any, distance of features, classes, memorisation, time, size.
+
+    Nats are of the first --samples test images.
+    """
     test = mnist.binarise(mnist.load("test")[0], seed=0)
     training = mnist.binarise(mnist.load("train")[0], seed=1)
     numbers = {}
@@ -106,27 +111,33 @@ def a_table(run: Run) -> Answer:
         row = {"samples": len(images)} | judge(run.models["classifier"], images, test)._asdict()
         row["neighbour_ratio"] = neighbour_ratio(near, training[: len(test)], test)
         numbers[name] = row
+    for row in numbers.values():
+        floor = numbers[f"real images, {row['samples']}"]["frechet"]
+        row["frechet_over_floor"] = row["frechet"] / floor
     for name, (_, seconds) in run.once(samples).items():
         model = run.models[name]
         numbers[name]["seconds_per_1000_samples"] = seconds
         numbers[name]["parameters"] = sum(p.numel() for p in model.parameters())
         numbers[name]["updates"] = len(model.losses)
         if not isinstance(model, GAN):
-            numbers[name]["nats"] = _nats(model, test, run.args.seed)
+            shown = test[: run.args.samples]
+            nats = _nats(model, run.models["classifier"], shown, run.args.seed)
+            numbers[name]["nats"] = nats.mean().item()
+            numbers[name]["standard_error"] = (nats.std() / math.sqrt(len(nats))).item()
     bars = {
         "nats, upper bound": {k: v["nats"] for k, v in numbers.items() if "nats" in v},
-        "Fréchet distance": {k: v["frechet"] for k, v in numbers.items()},
+        "Fréchet / floor": {k: v["frechet_over_floor"] for k, v in numbers.items()},
         "classes, TV": {k: v["coverage"] for k, v in numbers.items()},
         "neighbour ratio": {k: v["neighbour_ratio"] for k, v in numbers.items()},
     }
     return Answer(numbers, {"a_table": figures.compared(bars)})
 
 
-def _nats(model, test: Tensor, seed: int) -> float:
-    """The ELBO of a VAE on all test images, the bound of bit flips on 500 of them."""
+def _nats(model, judge: Classifier, test: Tensor, seed: int) -> Tensor:
+    """A bound in nats for every test image: the ELBO of a VAE, the bound of bit flips; (n,)."""
     if isinstance(model, VAE):
-        return model.negative_elbo_bound(test, seed=seed).nelbo.item()
-    return bitflip.class_bounds(model, 2 * test[:500] - 1, samples=8, seed=seed).mean().item()
+        return -model.log_likelihood(test, samples=1, seed=seed)
+    return bitmodel.nats(model, judge, 2 * test - 1, samples=2, seed=seed)
 
 
 def b_rows(run: Run) -> Answer:

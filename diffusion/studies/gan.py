@@ -22,14 +22,6 @@ from diffusion.images.gan import GAN, GANTraining
 from diffusion.images.gan_exact import Mixture
 from diffusion.studies import recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-CLASSIFIER = option(
-    "--classifier",
-    "weights of the classifier that judges samples",
-    type=Path,
-    metavar="PATH",
-    default=ROOT / "weights/classifier.pt",
-)
 SEEN = 8  # images whose progress in training is shown
 MARKS = (0, 50, 100, 200, 400)  # updates after which it is
 YOUNG = 60  # updates of the generator whose gradients are measured
@@ -49,7 +41,7 @@ OPTIONS = (
         metavar="PATH",
     ),
     option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=8_000),
-    CLASSIFIER,
+    recipe.CLASSIFIER,
     recipe.SEED,
     option(
         "--samples",

@@ -45,6 +45,20 @@ POINTS = option(
 SEED = option(
     "--seed", "of data, training and sampling", within=(0, 2**32 - 1), type=int, default=0
 )
+CLASSIFIER = option(
+    "--classifier",
+    "weights of the classifier of digits",
+    type=Path,
+    metavar="PATH",
+    default=Path(__file__).resolve().parents[2] / "weights/classifier.pt",
+)
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISION = option(
+    "--precision",
+    "of the networks' arithmetic; bfloat16 is faster where the processor knows it",
+    choices=tuple(PRECISIONS),
+    default="float32",
+)
 DEVICE = option(
     "--device",
     "where to train: auto (CUDA if it is there), cpu, cuda, cuda:1, mps, or any other of PyTorch's",

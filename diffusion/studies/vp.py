@@ -18,8 +18,8 @@ from diffusion.exact import ExactDenoiser
 from diffusion.figures import chains as figures
 from diffusion.gaussian import Chain
 from diffusion.images import bitflip, mnist
-from diffusion.images.bitflip import BitFlip
 from diffusion.images.bitflip_exact import Enumerated
+from diffusion.images.bitprocess import BitFlip
 from diffusion.sampling import double, start
 from diffusion.schedule import Exponential, Power
 from diffusion.studies import recipe

@@ -13,6 +13,7 @@ from playwright.sync_api import sync_playwright
 
 import diffusion
 from diffusion import metrics
+from diffusion.images import bitnet
 from report import explore
 from tests.report import test_explore_numbers as numbers
 
@@ -195,6 +196,37 @@ def test_every_control_of_words(visit, size, scheme):
     assert page.evaluate(overflow) <= 0
     tokens.nth(13).click()
     shoot(page, f"words_{size['width']}_{scheme}")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["1280", "390"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_control_of_digits(visit, size, scheme):
+    page = visit("#view=digits", size, color_scheme=scheme)
+    text = page.locator("#visit-text")
+    assert "0.0 % of the pixels above will still change" in text.inner_text()
+    page.locator("#visit").fill("0")
+    stages = bitnet.load(explore.WEIGHTS / "bitflip.pt").process.stages
+    assert page.locator("#visit-shown").inner_text() == f"t = {stages}"
+    share = float(re.search(r"([\d.]+) % of the pixels above", text.inner_text())[1])
+    assert 45 < share < 55  # coins
+    assert "visit=0" in page.evaluate("location.hash")
+    ends = {}
+    for visit_number in ("0", "40"):
+        page.locator("#visit").fill(visit_number)
+        ends[visit_number] = page.locator("#reverse").evaluate("(c) => c.toDataURL()")
+    assert ends["0"] != ends["40"]
+    page.locator("#visit").fill("34")
+    page.locator("#digits-play").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('visit-shown').textContent === 't = 0'")
+    page.wait_for_function("document.getElementById('digits-play').textContent === 'Play'")
+    assert page.locator("#reverse").evaluate("(c) => c.toDataURL()") == ends["40"]
+    names = page.locator("#families h3").all_inner_texts()
+    assert names == ["real digits", "bit flips", "VAE (sheet)", "VAE (conv.)", "GAN"]
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) <= 0
+    page.locator("#visit").fill("26")
+    shoot(page, f"digits_{size['width']}_{scheme}")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 
 import diffusion
 import mingpt
+from diffusion.images import bitflip, bitnet, classifier, gan, vae
 from mingpt.attention import all_blocks, knockout
 from mingpt.bpe import get_encoder
 from report import explore
@@ -114,6 +115,42 @@ def test_scored_sentence_has_the_models_log_probabilities(gpt):
         values = [p for _, p in likeliest]
         assert values == sorted(values, reverse=True)
         assert value <= values[-1] or [token, value] in likeliest
+
+
+def test_digits_of_the_trajectory_are_predicted_as_the_network_does():
+    shown = DATA["digits"]["trajectory"]
+    model = bitnet.load(explore.WEIGHTS / "bitflip.pt")
+    stages, classes = shown["stages"], model.num_classes
+    assert stages == bitflip.visited(model.process.stages, explore.STEPS)
+    packed = np.frombuffer(base64.b64decode(shown["images"]), "u1")
+    images = torch.from_numpy(np.unpackbits(packed).reshape(len(stages), classes, -1)).float()
+    packed = unpack(shown["predictions"], "u1").int()
+    found = torch.stack([packed >> 4, packed & 15], dim=1).reshape(len(stages) - 1, classes, -1)
+    for i in (0, 20, 39):
+        with torch.no_grad():
+            expected = model(2 * images[i] - 1, stages[i], torch.arange(classes))
+        assert (found[i] / 15 - expected).abs().max() < 0.034  # rounded to fifteenths
+    ends = classifier.load(explore.WEIGHTS / "classifier.pt")
+    likeliest = classifier.evaluate(ends, images[-1])[0].argmax(dim=1)
+    assert (likeliest == torch.arange(classes)).sum() >= 8
+    for t, share in zip(stages, shown["replaced"], strict=True):
+        assert share == pytest.approx(1 - (1 - 2 * model.process.delta) ** t, abs=1e-4)
+
+
+def test_families_are_the_shipped_models_and_the_measured_numbers():
+    results = json.loads((explore.FOLDER / "results/families.json").read_text(encoding="utf-8"))[
+        "table"
+    ]
+    shown = {family["name"]: family for family in DATA["digits"]["families"]}
+    assert list(shown) == ["real digits", "bit flips", "VAE (sheet)", "VAE (conv.)", "GAN"]
+    for name, file, load in (("VAE (sheet)", "vae", vae.load), ("GAN", "gan", gan.load)):
+        expected = load(explore.WEIGHTS / f"{file}.pt").sample(explore.SHOWN_DIGITS, seed=0)
+        found = unpack(shown[name]["images"], "u1") / 255
+        assert (found - expected.flatten()).abs().max() < 0.003
+    for name, family in shown.items():
+        for key, value in family["numbers"].items():
+            assert value == results.get(name, {}).get(key)
+    assert shown["bit flips"]["numbers"]["nats"] > 0
 
 
 def test_modules_become_one_script(tmp_path):

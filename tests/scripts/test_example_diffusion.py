@@ -12,7 +12,7 @@ import example_diffusion
 from diffusion import data
 from diffusion.cli import parse
 from diffusion.images import bitnet, lattice
-from diffusion.studies import STUDIES, bitflip, recipe
+from diffusion.studies import STUDIES, bitflip, bitmodel, recipe
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "40", "--points", "1000", "--steps", "20", "--samples", "400"]
@@ -105,7 +105,7 @@ def test_bitflip_leaves_weights_figures_and_numbers(bitflip_run):
     assert results["posterior"]["largest_difference"] < 1e-12
     stems = {stem.split("_")[0] for stem in drawn(bitflip_run / "report", "bitflip")}
     assert stems == {"e", "f", "g", "h", "k"}
-    model = bitflip.load_digits(bitflip_run / "weights/bitflip.pt", 8)
+    model = bitmodel.load(bitflip_run / "weights/bitflip.pt", 8)
     assert len(model.losses) == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from diffusion.images.bitnet import BitNet
 from diffusion.images.classifier import Classifier
 from diffusion.images.gan import GAN
 from diffusion.images.vae import VAE
-from diffusion.studies import families
+from diffusion.studies import bitflip, bitmodel, families
 from diffusion.studies import gan as gan_study
 from diffusion.studies import vae as vae_study
 
@@ -38,7 +39,7 @@ def small(tmp_path_factory) -> Path:
     """A folder of hardly trained models of every family."""
     folder = tmp_path_factory.mktemp("small")
     generator = torch.Generator().manual_seed(0)
-    process = families.bitflip_study.process(families.STAGES)
+    process = bitmodel.process(bitmodel.STAGES)
     bits = BitNet(process, (28, 28), num_classes=10, width=8, generator=generator)
     bits.losses = torch.ones(3)
     bitnet.save(bits, folder / "bitflip.pt")
@@ -88,11 +89,24 @@ def test_gan_trains_and_answers_every_question(tmp_path, monkeypatch):
     assert gan.load(tmp_path / "weights/gan.pt").losses.shape == (2, 2)
 
 
+def test_bitflip_trains_on_from_a_file(small, tmp_path):
+    args = SimpleNamespace(
+        start=small / "bitflip.pt", blocks=2, epochs=2, steps=8, seed=0, precision="bfloat16",
+        save=tmp_path,
+    )  # fmt: skip
+    bitflip.train(SimpleNamespace(args=args), "bitflip")
+    model = bitmodel.load(tmp_path / "bitflip.pt", 8)
+    assert (model.blocks, model.width) == (2, 8)
+    assert model.losses[:3].eq(1).all()  # those of the file
+    assert len(model.losses) == 3 + 2
+
+
 def test_families_compares_all_of_them(small, tmp_path, monkeypatch):
     monkeypatch.setattr(families, "SQUARE_UPDATES", 20)
     monkeypatch.setattr(families, "SQUARE_SAMPLES", 500)
     monkeypatch.setattr(families, "NEIGHBOURS", 50)
     monkeypatch.setattr(families.bitflip, "_ROWS", 100)
+    monkeypatch.setattr(bitmodel, "STEPS", 5)
     options = ["--weights", str(small), "--samples", "100", "--bitflip-samples", "100"]
     results = run("families", tmp_path, *options)
     rows = {"bit flips", "VAE (sheet)", "VAE (conv.)", "GAN", "real images, 100"}
@@ -119,7 +133,9 @@ def test_families_compares_all_of_them(small, tmp_path, monkeypatch):
         (["families", "--weights", "{small}/absent"], "no weights file"),
         (["families", "--bitflip-samples", "0"], "--bitflip-samples must be in"),
         (["bitflip", "--weights", "{small}/vae.pt"], "holds diffusion.images.VAE"),
-        (["bitflip", "--weights", "{small}/bitflip.pt", "--steps", "9"], "has 200 stages, not 9"),
+        (["bitflip", "--weights", "{small}/bitflip.pt", "--steps", "9"], "has 1000 stages, not 9"),
+        (["bitflip", "--start", "{small}/vae.pt"], "holds diffusion.images.VAE"),
+        (["bitflip", "--classifier", "{small}/vae.pt"], "not the weights of a"),
         (["bitflip", "--precision", "float16"], "invalid choice"),
         (["bitflip", "--samples", "1"], "--samples must be in 20.."),
     ],

@@ -90,6 +90,17 @@ def test_posterior_against_all_paths(delta, t):
         assert process.posterior(y * pixel, x * pixel, t).item() == pytest.approx(truth, abs=1e-12)
 
 
+@pytest.mark.parametrize(("t", "s"), [(6, 0), (6, 2), (5, 4), (3, 1)])
+def test_posterior_over_several_stages_against_all_paths(t, s):
+    process = BitFlip(0.2, 6)
+    for x, y in itertools.product((-1, 1), repeat=2):
+        ends = [(path[s], p) for path, p in paths(process, x, t) if path[t] == y]
+        truth = sum(p for value, p in ends if value == 1) / sum(p for _, p in ends)
+        sure = torch.full((1, 1), 60.0 * x, dtype=torch.float64)  # that Y_0 = x
+        found = process.reverse_probability(sure, y * torch.ones_like(sure), t, s).item()
+        assert found == pytest.approx(truth, abs=1e-12)
+
+
 def test_evidence_is_the_log_odds_of_a_pixel_between_two_coins():
     process = BitFlip(0.05, 30)
     for t in (1, 7, 30):

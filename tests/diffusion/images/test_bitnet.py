@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,56 @@ def test_samples_depend_on_the_seed_alone():
     assert torch.equal(images, bitflip.sample(model, 4, labels=torch.ones(4).long(), seed=3))
     assert not torch.equal(images, bitflip.sample(model, 4, labels=1, seed=4))
     assert not torch.equal(*[bitflip.sample(model, 4) for _ in range(2)])
+
+
+def test_samples_of_fewer_steps_visit_stages_up_to_the_last():
+    model = network()
+    images, path = bitflip.sample(model, 3, steps=6, seed=3, return_trajectory=True)
+    assert path.shape == (7, 3, 96)
+    assert torch.equal(path[-1], images)
+    assert torch.equal(bitflip.sample(model, 3, steps=20, seed=3), bitflip.sample(model, 3, seed=3))
+
+
+@pytest.mark.parametrize(("stages", "steps"), [(20, 6), (1000, 100), (7, 7), (5, 1), (30, 29)])
+def test_visited_stages_fall_to_zero(stages, steps):
+    path = bitflip.visited(stages, steps)
+    assert (path[0], path[-1], len(path)) == (stages, 0, steps + 1)
+    assert all(a > b for a, b in pairwise(path))
+
+
+def test_a_grown_network_gives_the_same_until_it_is_trained(generator):
+    model = network(num_classes=3)
+    larger = bitnet.grown(model, BitFlip(0.01, 40), 3, generator)
+    assert larger.blocks == 3
+    assert larger.process == BitFlip(0.01, 40)
+    y, t = images_of(model, 3), torch.tensor([2, 9, 20])
+    found = larger.logits(y, 2 * t, torch.tensor([0, 1, 2]))
+    expected = model.logits(y, t, torch.tensor([0, 1, 2]))
+    evidence = [
+        p.evidence(s)[:, None] * y for p, s in ((larger.process, 2 * t), (model.process, t))
+    ]
+    others, expected = found - evidence[0], expected - evidence[1]
+    torch.testing.assert_close(others.float(), expected.float(), rtol=1e-4, atol=1e-4)
+    training = BitTraining(larger, y, torch.tensor([0, 1, 2]), epochs=4, batch_size=8)
+    before = larger.trunk.more_last[1].second.weight.clone()
+    training.epoch()
+    assert not torch.equal(before, larger.trunk.more_last[1].second.weight)
+
+
+def test_growing_needs_a_convolutional_network_that_is_smaller():
+    with pytest.raises(ValueError, match="cannot grow to 1"):
+        bitnet.grown(network(blocks=2), BitFlip(), 1)
+    with pytest.raises(ValueError, match="cannot grow"):
+        bitnet.grown(BitNet(BitFlip(), (3, 3)), BitFlip(), 2)
+
+
+def test_files_from_before_there_were_blocks_are_read(tmp_path):
+    model, path = network(num_classes=3), tmp_path / "old.pt"
+    config = model.config()
+    del config["blocks"]
+    save_weights(path, bitnet._KIND, config, model.state_dict())
+    y = images_of(model, 2)
+    assert torch.equal(bitnet.load(path)(y, 3), model(y, 3))
 
 
 def test_loss_of_training_is_the_bound():
@@ -117,11 +168,13 @@ def test_bound_at_drawn_stages_estimates_the_sum_over_all_of_them(generator):
     assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(len(images))
 
 
-def test_drawn_stages_have_the_probabilities_that_they_come_with(generator):
+@pytest.mark.parametrize("decay", [0.0, 6.0])
+def test_drawn_stages_have_the_probabilities_that_they_come_with(generator, decay):
     process = BitFlip(0.1, 7)
-    t, probability = bitflip.draw_stages(process, 200_000, generator)
-    for stage in range(1, 8):
-        p = math.sqrt(stage / 7) - math.sqrt((stage - 1) / 7)
+    t, probability = bitflip.draw_stages(process, 200_000, generator, decay)
+    weights = [math.exp(-decay * (stage / 7) ** 1.5) / math.sqrt(stage) for stage in range(1, 8)]
+    for stage, weight in enumerate(weights, 1):
+        p = weight / sum(weights)
         # stratified: closer than independent draws would be
         assert (t == stage).double().mean().item() == pytest.approx(p, abs=1e-5)
         assert (probability[t == stage] - p).abs().max() < 1e-12
@@ -335,6 +388,8 @@ def test_bad_options_are_refused():
     for use, message in (
         (lambda: bitflip.sample(model, 0), "n must be a whole number"),
         (lambda: bitflip.sample(model, 2, labels=0), "no labels"),
+        (lambda: bitflip.sample(model, 2, steps=0), "steps must be a whole number"),
+        (lambda: bitflip.sample(model, 2, steps=21), "steps must be in 1..20"),
         (
             lambda: bitflip.bound(model, images_of(model, 2), noise_samples=1),
             "noise_samples must be a whole",
