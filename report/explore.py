@@ -17,6 +17,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm, trange
@@ -25,7 +26,9 @@ import diffusion
 import mingpt
 from diffusion.data import CLASS_NAMES, RECTANGLES, SQUARE
 from diffusion.files import write_atomically
+from diffusion.images import bitflip, bitnet, gan, mnist, vae
 from diffusion.parser import Parser
+from diffusion.studies import bitmodel
 from mingpt.attention import all_blocks, knockout
 from mingpt.bpe import get_encoder
 from mingpt.text import sentence_length, token_texts, word_positions
@@ -46,6 +49,9 @@ INVERTED = "I am a little squirrel holding a walnut"
 SCORED_PROMPT = "\n\nAlice"
 SHOWN = 32  # tokens of the sentence whose attention is shown
 CANDIDATES = 5  # likeliest tokens shown beside each token of a scored sentence
+
+STEPS = 40  # of the reverse process of digits that is shown
+SHOWN_DIGITS = 20  # samples of each family
 
 _IMPORT = re.compile(r'^import \{([^}]+)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?(?:function\*?|class|const)) (\w+)", re.MULTILINE)
@@ -237,8 +243,73 @@ def words_data() -> dict:
     }
 
 
+@torch.no_grad()
+def trajectory_data() -> dict:
+    """A reverse bit-flip process of one image of every class, and what the network makes of it.
+
+    images are bits, Y_t at every stage that is visited, (steps + 1, 10, 784); predictions are
+    P(Y_0 = +1 | Y_t) in fifteenths, two to a byte, (steps, 10, 784).
+    """
+    model = bitnet.load(WEIGHTS / "bitflip.pt")
+    labels = torch.arange(model.num_classes)
+    _, path = bitflip.sample(
+        model, len(labels), labels=labels, steps=STEPS, seed=0, return_trajectory=True
+    )
+    stages = bitflip.visited(model.process.stages, STEPS)
+    predicted = [model(y, t, labels) for y, t in zip(path[:-1], stages[:-1], strict=True)]
+    fifteenths = (15 * torch.stack(predicted)).round().reshape(-1, 2)
+    return {
+        "stages": stages,
+        "replaced": [round(model.process.replaced(t).item(), 4) for t in stages],
+        "images": packed_bits(path > 0),
+        "predictions": pack(16 * fifteenths[:, 0] + fifteenths[:, 1], "u1"),
+    }
+
+
+def packed_bits(values: torch.Tensor) -> str:
+    """Booleans in base64, eight to a byte, the first one highest."""
+    return base64.b64encode(np.packbits(values.numpy())).decode("ascii")
+
+
+def families_data() -> list[dict]:
+    """Real digits and samples of every family in 255ths, and what report/results says of them."""
+    results = json.loads((FOLDER / "results/families.json").read_text(encoding="utf-8"))["table"]
+    bits = bitnet.load(WEIGHTS / "bitflip.pt")
+    labels = torch.arange(SHOWN_DIGITS) % bits.num_classes
+    steps = bitmodel.steps(bits)
+    drawn = bitflip.sample(bits, SHOWN_DIGITS, labels=labels, steps=steps, seed=1)
+    models = {
+        "VAE (sheet)": vae.load(WEIGHTS / "vae.pt"),
+        "VAE (conv.)": vae.load(WEIGHTS / "vae_conv.pt"),
+        "GAN": gan.load(WEIGHTS / "gan.pt"),
+    }
+    images = {
+        "real digits": mnist.load("test")[0][:SHOWN_DIGITS] / 255,
+        "bit flips": (drawn + 1) / 2,
+        **{name: model.sample(SHOWN_DIGITS, seed=0) for name, model in models.items()},
+    }
+    wanted = ("nats", "frechet_over_floor", "sure", "seconds_per_1000_samples", "parameters")
+    return [
+        {
+            "name": name,
+            "images": pack((255 * rows).round(), "u1"),
+            "numbers": {key: results.get(name, {}).get(key) for key in wanted},
+        }
+        for name, rows in images.items()
+    ]
+
+
+def digits_data() -> dict:
+    """The part about digits.
+
+    Raises:
+        WeightsError: a weights file is missing, or its checksum does not match.
+    """
+    return {"trajectory": trajectory_data(), "families": families_data()}
+
+
 def render(data: dict) -> str:
-    """The page with its data, {"points": ..., "words": ...}, inlined."""
+    """The page with its data, {"points": ..., "words": ..., "digits": ...}, inlined."""
     page = (SOURCES / "explore.html").read_text(encoding="utf-8")
     parts = {
         "style": (SOURCES / "explore.css").read_text(encoding="utf-8"),
@@ -262,7 +333,7 @@ def _build(argv: list[str] | None) -> None:
     points = points_data(models)
     for name, model in models.items():
         points["models"][name]["density"] = density_maps(model)
-    content = render({"points": points, "words": words}).encode()
+    content = render({"points": points, "words": words, "digits": digits_data()}).encode()
     if len(content) > MOST_BYTES:
         raise ValueError(f"the page has {len(content)} bytes; allowed are {MOST_BYTES}")
     write_atomically(OUTPUT, content)

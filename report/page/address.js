@@ -32,7 +32,7 @@ const pair = {
 
 /** Every field of the state: its value without an address, and what may stand there. */
 const FIELDS = {
-  view: ["points", choice("points", "words")],
+  view: ["points", choice("points", "words", "digits")],
   model: ["unconditional", choice("unconditional", "conditional")],
   label: ["all", choice("all", "0", "1", "2", "3", "4")],
   solver: ["ddim", choice("ddim", "ddpm", "heun", "dpm++")],
@@ -49,6 +49,7 @@ const FIELDS = {
   star: [null, optional(pair)],
   token: [null, optional(number(1, 31, true))],
   block: [5, number(0, 5, true)],
+  visit: [null, optional(number(0, 40, true))],
   head: [null, optional(number(0, 5, true))],
 };
 

@@ -2,14 +2,14 @@
 
 import { Network } from "./network.js";
 
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
-const floats = (text) => Float64Array.from(new Float32Array(bytes(text)));
+export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const floats = (text) => Float64Array.from(new Float32Array(bytes(text).buffer));
 
-export const shorts = (text) => new Int16Array(bytes(text));
+export const shorts = (text) => new Int16Array(bytes(text).buffer);
 
 /** IEEE 754 half precision. */
 export function halves(text) {
-  return Float64Array.from(new Uint16Array(bytes(text)), (h) => {
+  return Float64Array.from(new Uint16Array(bytes(text).buffer), (h) => {
     const sign = h & 0x8000 ? -1 : 1;
     const exponent = (h >> 10) & 31;
     const fraction = (h & 1023) / 1024;

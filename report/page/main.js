@@ -1,6 +1,7 @@
-// The page: its two parts, its address, and what went wrong.
+// The page: its three parts, its address, and what went wrong.
 
 import { format, parse } from "./address.js";
+import { DigitsPart } from "./digits.js";
 import { PointsPart } from "./points.js";
 import { WordsPart } from "./words.js";
 
@@ -22,17 +23,18 @@ function begin() {
     history.replaceState(null, "", written);
   };
   const show = () => {
-    for (const view of ["points", "words"]) {
+    for (const view of ["points", "words", "digits"]) {
       element(view).hidden = state.view !== view;
       const tab = element(`tab-${view}`);
       if (state.view === view) tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
     }
     // A part is built when it is first looked at.
-    if (state.view === "words") parts.words ??= new WordsPart(data.words, state, changed);
+    if (state.view === "digits") parts.digits ??= new DigitsPart(data.digits, state, changed);
+    else if (state.view === "words") parts.words ??= new WordsPart(data.words, state, changed);
     else parts.points ??= new PointsPart(data.points, state, changed, problem);
   };
-  for (const view of ["points", "words"]) {
+  for (const view of ["points", "words", "digits"]) {
     element(`tab-${view}`).addEventListener("click", (event) => {
       event.preventDefault();
       state.view = view;
