@@ -273,9 +273,10 @@ def _measure(argv: list[str] | None) -> None:
     parser.add_argument("--only", choices=("quality", "seeds", "cost"), help="one part alone")
     part = parser.parse_args(argv).only
     path = ROOT / "report/results/benchmark_diffusion.json"
-    results = {"seeds": SEEDS, "samples": SAMPLES, "table": [], "quality_against_cost": None}
+    results = {"table": [], "quality_against_cost": None}
     if part is not None and path.exists():
         results |= json.loads(path.read_text(encoding="utf-8"))
+    results |= {"seeds": SEEDS, "samples": SAMPLES}
     table = Table()
     model = diffusion.load(ROOT / "weights/diffusion_unconditional.pt")
     conditional_model = diffusion.load(ROOT / "weights/diffusion_conditional.pt")
