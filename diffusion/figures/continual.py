@@ -210,8 +210,6 @@ def valleys(places: Sequence[float], found: Mapping[str, Mapping[str, np.ndarray
     for axes, (name, losses) in zip(row, found.items(), strict=True):
         for (task, values), colour in zip(losses.items(), TASK_COLOURS, strict=False):
             _line(axes, places, values, colour, task, "-")
-        for place in (0, 1):
-            axes.axvline(place, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
         axes.set_xticks([0, 0.5, 1], ["after task 1", "half way", "after task 2"])
         axes.grid(**GRID)
         axes.set_title(name)
