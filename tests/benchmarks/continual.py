@@ -98,7 +98,9 @@ def _measure(argv: list[str] | None) -> None:
         seconds = sum(results["timings_seconds"].values())
     measure_accuracies(table, results)
     measure_truth(table, results)
-    threads = f"{torch.get_num_threads()} threads" if args.results is None else "as that run noted, on a shared machine"
+    threads = f"{torch.get_num_threads()} threads"
+    if args.results is not None:
+        threads = "as that run noted, on a shared machine"
     table.add("time", "default run, seconds", seconds, most=600, reference=threads)
     if small is not None:
         table.add("time", "--tasks 2 --seeds 1, seconds", small, most=60, reference=threads)
