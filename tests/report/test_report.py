@@ -1,21 +1,40 @@
-"""The report answers every question from the committed results, and stops where one is missing."""
+"""Both reports answer every question from the committed results, and stop where one is missing."""
 
 import io
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib
+import numpy as np
 import pypdf
 import pytest
 import typst
+from PIL import Image
 
-from report.build import compile_pdf
+from report.build import REPORTS, compile_pdf
 
 FOLDER = Path(__file__).parents[2] / "report"
-SOURCE = (FOLDER / "report.typ").read_text(encoding="utf-8")
-ANSWERS = re.findall(r'\banswer\("([^"]+)"', SOURCE)
-RESULTS = sorted(re.findall(r'json\("([^"]+)"\)', SOURCE))
+SECTIONS = sorted((FOLDER / "studies").glob("*.typ"))
+SOURCES = {
+    "report": [FOLDER / "report.typ"],
+    "studies": [FOLDER / "studies.typ", *SECTIONS],
+}
+TEXT = {
+    name: "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    for name, paths in SOURCES.items()
+}
+RESULTS = [
+    (name, file)
+    for name, text in TEXT.items()
+    for file in sorted(set(re.findall(r'results\("([^"]+)"\)', text)))
+]
+PIXELS_PER_INCH, MARGIN_BELOW_CM = 40, 1.5
+SMALLEST_LETTERS_PT = 7
+TEXT_WIDTH_PT = 6.9 * 72
 
 
 def pages(pdf: bytes) -> list[str]:
@@ -26,67 +45,134 @@ def pages(pdf: bytes) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> list[str]:
-    return pages(compile_pdf())
+def compiled() -> dict[str, list[str]]:
+    return {name: pages(compile_pdf(name)) for name in REPORTS}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the report to break."""
-    for name in ("report.typ", "published.json"):
-        shutil.copy(FOLDER / name, tmp_path)
-    shutil.copytree(FOLDER / "results", tmp_path / "results")
+    """A copy of the reports to break."""
+    for path in (*FOLDER.glob("*.typ"), FOLDER / "published.json"):
+        shutil.copy(path, tmp_path)
+    for name in ("results", "studies"):
+        shutil.copytree(FOLDER / name, tmp_path / name)
     (tmp_path / "figures").symlink_to(FOLDER / "figures")
     return tmp_path
 
 
-def test_has_at_most_ten_pages(compiled):
-    assert len(compiled) <= 10
+# --- Layout -------------------------------------------------------------------------------------
 
 
-def test_committed_pdf_is_what_the_committed_results_give(compiled):
-    assert pages((FOLDER / "report.pdf").read_bytes()) == compiled
+def test_the_hand_in_has_at_most_ten_pages(compiled):
+    assert len(compiled["report"]) <= 10
 
 
-def test_answers_every_question_of_the_exercise(compiled):
+@pytest.mark.parametrize("name", REPORTS)
+def test_committed_pdf_is_what_the_committed_results_give(compiled, name):
+    assert pages((FOLDER / f"{name}.pdf").read_bytes()) == compiled[name]
+
+
+def test_no_page_of_the_hand_in_but_the_last_is_more_than_a_fifth_empty():
+    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    pictures = typst.compile(
+        FOLDER / "report.typ",
+        root=FOLDER,
+        font_paths=[fonts],
+        ignore_system_fonts=True,
+        format="png",
+        ppi=PIXELS_PER_INCH,
+    )
+    for number, picture in enumerate(pictures[:-1], 1):
+        grey = np.asarray(Image.open(io.BytesIO(picture)).convert("L"))
+        text = grey[: -int(MARGIN_BELOW_CM / 2.54 * PIXELS_PER_INCH)]
+        last = np.flatnonzero((text < 200).any(axis=1))[-1]
+        assert last >= 0.8 * len(text), f"page {number} ends at {last / len(text):.0%}"
+
+
+def shown_figures() -> list[str]:
+    named = re.findall(r'(?:drawn|picture)\(\s*"([^"]+)"', "\n".join(TEXT.values()))
+    return sorted(set(named))
+
+
+@pytest.mark.parametrize("name", shown_figures())
+def test_figures_fit_the_text_and_their_letters_can_be_read_in_print(name):
+    """Figures are printed at their own size, so what an SVG says in points is what one sees."""
+    root = ElementTree.parse(FOLDER / f"figures/{name}.svg").getroot()
+    assert float(root.get("width").removesuffix("pt")) <= TEXT_WIDTH_PT + 0.1
+    for text in root.iter("{http://www.w3.org/2000/svg}text"):
+        for size in re.findall(r"([\d.]+)px", text.get("style", "")):
+            assert float(size) >= SMALLEST_LETTERS_PT - 0.01, "".join(text.itertext())
+
+
+# --- Answers ------------------------------------------------------------------------------------
+
+
+def test_the_hand_in_answers_every_question_of_the_exercise(compiled):
     asked = [
         f"{part}{n}" for part, last in (("U", 6), ("C", 6), ("Q", 5)) for n in range(1, last + 1)
     ]
     asked += ["Bonus", "Difficulties", "AI tools"]
-    assert sorted(ANSWERS) == sorted(asked)
+    assert sorted(re.findall(r'#answer\(\s*"([^"]+)"', TEXT["report"])) == sorted(asked)
     for name in asked:
-        assert f"{name}. " in " ".join(compiled), name
+        assert f"{name}. " in " ".join(compiled["report"]), name
 
 
-@pytest.mark.parametrize("name", ["U1", "C2", "Bonus", "Q5", "AI tools"])
-def test_an_answer_left_out_stops_it(folder, name):
-    without = SOURCE.replace(f'answer("{name}",', f'ignored("{name}",', 1)
-    assert without != SOURCE
-    without = "#let ignored(..anything) = []\n" + without
-    (folder / "report.typ").write_text(without, encoding="utf-8")
-    with pytest.raises(typst.TypstError, match=f"question {name} needs one answer"):
-        compile_pdf(folder)
+SHEETS = {
+    "H10.1": "a ii, a iii, a iv, a v, a vi, b i, b ii, b iii, b iv, b v, b vi",
+    "H10.2": "a, b, c, d",
+    "H10.3": "a, b, c",
+    "H10.5": "a i, a ii, b i, b ii, c i",
+    "H12.1": "a, b, c, d, e",
+    "H12.2": "a, b",
+    "H12.3": "a i, a ii, a iii, a iv, b i, b ii, b iii, b iv, b v, b vi",
+    "H12.4": "a, b",
+}
+
+
+def test_the_studies_answer_every_part_of_both_sheets(compiled):
+    asked = [f"{sheet} {part}" for sheet, parts in SHEETS.items() for part in parts.split(", ")]
+    assert sorted(re.findall(r'#answer\(\s*"([^"]+)"', TEXT["studies"])) == sorted(asked)
+    for name in asked:
+        assert f"{name}. " in " ".join(compiled["studies"]), name
+
+
+LEFT_OUT = [("report", id) for id in ("U1", "C2", "Bonus", "Q5", "AI tools")]
+LEFT_OUT += [("studies", id) for id in ("H10.1 b v", "H10.5 c i", "H12.3 a iii")]
+
+
+@pytest.mark.parametrize(("name", "id"), LEFT_OUT)
+def test_an_answer_left_out_stops_it(folder, name, id):
+    pattern = re.compile(rf'#answer\((?=\s*"{re.escape(id)}")')
+    (path,) = [p for p in SOURCES[name] if pattern.search(p.read_text(encoding="utf-8"))]
+    without = pattern.sub("#ignored(", path.read_text(encoding="utf-8"))
+    (folder / path.relative_to(FOLDER)).write_text(
+        "#let ignored(..anything) = []\n" + without, encoding="utf-8"
+    )
+    with pytest.raises(typst.TypstError, match=f"question {id} needs one answer"):
+        compile_pdf(name, folder)
 
 
 def test_an_empty_answer_stops_it(folder):
     with (folder / "report.typ").open("a", encoding="utf-8") as source:
-        source.write('\n#answer("Q1", "Training as standard GPT-2")[]\n')
+        source.write('\n#answer("Q1", "Training as standard GPT-2", [])[]\n')
     with pytest.raises(typst.TypstError, match="no answer to Q1"):
-        compile_pdf(folder)
+        compile_pdf("report", folder)
 
 
-@pytest.mark.parametrize(
-    ("file", "path"),
-    [
-        ("results/diffusion.json", ("u2", "unconditional", "excess_risk")),
-        ("results/diffusion.json", ("c6", "points", "B", "eq9_nats")),
-        ("results/gpt.json", ("q1", "heldout_bits_per_byte")),
-        ("results/gpt.json", ("q5", "log_prob_nats")),
-    ],
-)
-@pytest.mark.parametrize("how", ["removed", "null"])
-def test_a_missing_number_stops_it(folder, file, path, how):
-    content = json.loads((folder / file).read_text(encoding="utf-8"))
+# --- Numbers ------------------------------------------------------------------------------------
+
+NUMBERS = [
+    ("diffusion", ("u2", "unconditional", "excess_risk")),
+    ("diffusion", ("c6", "points", "B", "eq9_nats")),
+    ("gpt", ("q1", "heldout_bits_per_byte")),
+    ("gpt", ("q5", "log_prob_nats")),
+]
+
+
+@pytest.mark.parametrize(("number", "how"), [*product(NUMBERS, ["removed", "null"])])
+def test_a_missing_number_stops_it(folder, number, how):
+    file, path = number
+    content = json.loads((folder / f"results/{file}.json").read_text(encoding="utf-8"))
     holder = content
     for key in path[:-1]:
         holder = holder[key]
@@ -94,23 +180,41 @@ def test_a_missing_number_stops_it(folder, file, path, how):
         del holder[path[-1]]
     else:
         holder[path[-1]] = None
-    (folder / file).write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(typst.TypstError, match=r"missing|does not contain"):
-        compile_pdf(folder)
+    (folder / f"results/{file}.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(typst.TypstError, match=r"missing|does not contain|found none"):
+        compile_pdf("report", folder)
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_a_missing_result_file_stops_it(folder, name):
-    (folder / name).unlink()
+@pytest.mark.parametrize(("name", "file"), RESULTS)
+def test_a_missing_result_file_stops_it(folder, name, file):
+    (folder / f"results/{file}.json").unlink()
     with pytest.raises(typst.TypstError, match="not found"):
-        compile_pdf(folder)
+        compile_pdf(name, folder)
 
 
 def test_a_number_that_changes_changes_the_text(folder, compiled):
     file = folder / "results/gpt.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    content["q1"]["heldout_bits_per_byte"] = 1.2341
+    before = content["q5"]["log_prob_nats"]
+    content["q5"]["log_prob_nats"] = 1.5 * before
     file.write_text(json.dumps(content), encoding="utf-8")
-    changed = " ".join(pages(compile_pdf(folder)))
-    assert "1.234" in changed
-    assert changed != " ".join(compiled)
+    changed = " ".join(pages(compile_pdf("report", folder)))
+    assert f"{abs(1.5 * before):.2f}" in changed
+    assert changed != " ".join(compiled["report"])
+
+
+def test_a_comparison_that_the_numbers_do_not_bear_out_stops_it(folder):
+    with (folder / "report.typ").open("a", encoding="utf-8") as source:
+        source.write("\n#holds(d.u4.samples < 0, [fewer than none])\n")
+    with pytest.raises(typst.TypstError, match="do not bear out"):
+        compile_pdf("report", folder)
+
+
+@pytest.mark.parametrize("path", SOURCES["report"])
+def test_no_measured_number_is_typed(path):
+    """Decimals of three digits or more come from results."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.lstrip().startswith(("//", "#let", "#drawn")):
+            continue
+        words = re.sub(r"#[\w.()\"',\-: /+*αλρσε]+|\$[^$]*\$|`[^`]*`|arXiv [\d.]+", "", line)
+        assert not re.search(r"\d\.\d{3,}", words), words
