@@ -150,25 +150,3 @@ def test_nothing_to_resume_is_a_clear_error(tmp_path):
     assert done.returncode == 2
     assert "there is no interrupted training to resume" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_two_runs_with_one_folder_for_weights_both_end_well(tmp_path):
-    """Each answers about its own model, and takes away its own interrupted training alone."""
-    arguments = [*ARGUMENTS, "--max-iters", "130", "--batch-size", "2", "--save", str(tmp_path)]
-    script = [sys.executable, "example_gpt.py", *arguments]
-    commands = [[*script, "--seed", seed, "--out", f"{tmp_path}/{seed}"] for seed in ("1", "2")]
-    alone = run([*commands[0], "--save", f"{tmp_path}/alone", "--out", f"{tmp_path}/0"])
-    assert alone.returncode == 0, alone.stderr
-    both = [subprocess.Popen(c, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-                             stdout=subprocess.DEVNULL) for c in commands]  # fmt: skip
-    assert [(process.communicate(timeout=180)[1], process.returncode) for process in both] == [
-        ("", 0), ("", 0),
-    ]  # fmt: skip
-    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["gpt.pt"]
-
-    def answers(name):
-        found = json.loads((tmp_path / name / "results/gpt.json").read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("q2", "q3", "q5")}
-
-    assert answers("1") == answers("0")
-    assert answers("2") != answers("0")
