@@ -128,7 +128,8 @@ class Training:
         labels: (n,) whole numbers, for a model with classes.
         epochs: number of updates, at least 1.
         learning_rate: Adam's, at its peak.
-        ema_decay: share of the average that survives an epoch; 0 averages nothing.
+        ema_decay: share of the average that survives an epoch, from epoch 1 / (1 - ema_decay) on;
+            until then it is the mean of all epochs. 0 averages nothing.
         noise_samples: times that each point gets in every epoch, a noise and its opposite at each.
         augment: applied to points and labels afresh in every epoch, (points, labels, generator)
             -> (points, labels); see `data.random_rotations`.
@@ -212,8 +213,8 @@ class Training:
                 f"try a learning rate below {self.learning_rate:g}",
                 self.average,
             )
-        # The average follows fast at first, so that it forgets the initial weights.
-        decay = min(self.ema_decay, (done + 1) / (done + 10))
+        # At first the plain mean of all weights so far, which forgets the initial ones.
+        decay = min(self.ema_decay, done / (done + 1))
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.average.parameters()), list(self.model.parameters()), 1 - decay

@@ -98,18 +98,37 @@ def _config_of(model):
 def _check_restorable(model, content):
     """Refuse a model that is not what the file would give back."""
     refused = "the file could not give back this model (save its state_dict() yourself): "
-    if type(model).forward is not GPT.forward or "forward" in vars(model):
-        raise ValueError(refused + "it has a forward of its own")
+    if own := _overridden(model):
+        raise ValueError(f"{refused}it has a {min(own)} of its own")
     try:
         again = build(content)
     except CheckpointError as error:
         raise ValueError(f"{refused}{error}") from None
-    ours, theirs = ({name: type(m) for name, m in each.named_modules() if name}
-                    for each in (model, again))  # fmt: skip
+    ours, theirs = (
+        {name: (type(m), _settings(m)) for name, m in each.named_modules() if name}
+        for each in (model, again)
+    )
     if ours != theirs:
         names = [name for name in ours.keys() | theirs.keys()
-                 if ours.get(name) is not theirs.get(name)]  # fmt: skip
+                 if ours.get(name) != theirs.get(name)]  # fmt: skip
         raise ValueError(f"{refused}{min(names)} is not what mingpt.model builds")
+
+
+def _overridden(model):
+    """The names of GPT's methods that a model's class, or the model itself, replaces."""
+    classes = type(model).__mro__[: type(model).__mro__.index(GPT)]
+    own = set(vars(model)).union(*map(vars, classes))
+    return {name for name in own & set(vars(GPT)) if not name.startswith("__")}
+
+
+def _settings(module):
+    """What a module computes with beside its tensors: numbers of heads, eps, dropout's p, ..."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | str) and name != "training"
+        and not name.startswith("_")
+    }
 
 
 def read(path):
@@ -124,8 +143,8 @@ def read(path):
     content = _unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         kind = content.get("kind") if isinstance(content, dict) else None
-        known = isinstance(kind, str)
-        what = f"it holds {kind}" if known else "a bare state dict needs its config"
+        kind = content.get("format", kind) if isinstance(content, dict) else None
+        what = f"it holds {kind}" if isinstance(kind, str) else "a bare state dict needs its config"
         raise CheckpointError(f"{path}: not a GPT checkpoint of this package ({what})")
     try:
         intact = _digest(content) == content["sha256"]
@@ -173,11 +192,13 @@ def build(content, device="cpu"):
     """
     device = resolve_device(device)
     try:
-        model = GPT(CfgNode(**content["config"]))
-        state = content["model"]
-        model.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        )
+        with torch.inference_mode(False):
+            # The weights are replaced at once: the caller's random state stays.
+            model = GPT(CfgNode(**content["config"]), generator=torch.Generator()).float()
+            state = content["model"]
+            model.load_state_dict(
+                {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+            )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"the weights do not fit their configuration: {reason}") from None

@@ -12,8 +12,13 @@ def check_sampling(temperature, top_k, top_p):
     check_number("temperature", temperature, at_least=0)
     if top_k is not None:
         check_integer("top-k", top_k, at_least=1)
-    if top_p is not None and (isinstance(top_p, bool) or not 0 < top_p <= 1):
-        raise InputError(f"top-p should be above 0 and at most 1, not {top_p}")
+    if top_p is not None:
+        try:
+            valid = check_number("top-p", top_p, at_least=0, at_most=1) > 0
+        except InputError:
+            valid = False
+        if not valid:
+            raise InputError(f"top-p should be above 0 and at most 1, not {top_p!r}")
 
 
 def check_prompts(prompts, generator, device):

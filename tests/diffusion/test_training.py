@@ -130,8 +130,8 @@ def test_average_agrees_with_an_independent_loop(ema_decay):
     run = training(ema_decay=ema_decay)
     expected = [p.detach().double() for p in run.model.parameters()]
     for epoch in range(12):
-        # The weights that are about to prove good enter; the average starts as a short one.
-        decay = min(ema_decay, (epoch + 1) / (epoch + 10))
+        # The weights that are about to prove good enter; the average starts as a plain mean.
+        decay = min(ema_decay, epoch / (epoch + 1))
         weights = [p.detach().double() for p in run.model.parameters()]
         expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights, strict=True)]
         run.epoch()

@@ -280,9 +280,18 @@ def test_what_a_file_cannot_give_back_is_refused_at_writing(tmp_path):
 
     other = small_model()
     other.transformer.h[0].mlp.act = torch.nn.ReLU()
-    biased = small_model()
+    class Embedding(type(small_model())):
+        def embed(self, *args, **kwargs):
+            return 2 * super().embed(*args, **kwargs)
+
+    biased, one_head, blunt, dropping = (small_model() for _ in range(4))
     biased.lm_head = torch.nn.Linear(24, 97)
+    one_head.transformer.h[1].attn.n_head = 1
+    blunt.transformer.ln_f.eps = 0.5
+    dropping.transformer.drop.p = 0.75
     refused = {
+        "embed of its own": Embedding(small_model().config), "h.1.attn is not": one_head,
+        "ln_f is not": blunt, "drop is not": dropping,
         "forward of its own": Own(small_model().config), "is no mingpt": torch.nn.Linear(2, 2),
         "mlp.act is not": other, "do not fit": biased,
     }  # fmt: skip
@@ -290,3 +299,21 @@ def test_what_a_file_cannot_give_back_is_refused_at_writing(tmp_path):
         with pytest.raises(ValueError, match=message):
             checkpoint.save(model, tmp_path / "gpt.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_and_reading_move_no_random_state_and_depend_on_no_mode(tmp_path):
+    model = small_model()
+    before = torch.get_rng_state()
+    checkpoint.save(model, tmp_path / "gpt.pt")
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.inference_mode():
+            again = checkpoint.load(tmp_path / "gpt.pt")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    _, loss = again(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]]))
+    loss.backward()
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=0)

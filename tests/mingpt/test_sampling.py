@@ -89,6 +89,7 @@ def test_tokens_stream_as_they_are_made():
         ({"temperature": float("nan")}, "temperature should be a number of at least 0"),
         ({"top_k": 0}, "top-k should be a whole number of at least 1"),
         ({"top_p": 1.5}, "top-p should be above 0"),
+        ({"top_p": "0.9"}, "top-p should be above 0"),
         ({"temperature": True}, "temperature should be a number of at least 0"),
         ({"top_k": 2.5}, "top-k should be a whole number"),
         ({"top_k": True}, "top-k should be a whole number"),
