@@ -35,7 +35,7 @@ const FIELDS = {
   view: ["points", choice("points", "words", "digits")],
   model: ["unconditional", choice("unconditional", "conditional")],
   label: ["all", choice("all", "0", "1", "2", "3", "4")],
-  solver: ["ddim", choice("ddim", "ddpm", "heun", "dpm++")],
+  solver: ["ddim", choice("ddim", "ddpm", "euler", "heun", "dpm++")],
   lam: [1, number(0, 2, false)],
   steps: [50, number(1, 1000, true)],
   spacing: ["exponential", choice(...SPACINGS)],

@@ -12,7 +12,7 @@ import { labelsOf, target } from "./worker.js";
 
 const RUN_FIELDS = ["model", "label", "solver", "lam", "steps", "spacing", "prior", "n", "seed"];
 const MEASURES = [["tv10", "TV10"], ["ks", "KS"], ["outside", "outside"]];
-const EVALUATIONS = { ddim: 1, ddpm: 1, heun: 2, "dpm++": 1 };
+const EVALUATIONS = { ddim: 1, ddpm: 1, euler: 1, heun: 2, "dpm++": 1 };
 const element = (id) => document.getElementById(id);
 
 export class PointsPart {

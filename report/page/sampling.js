@@ -21,6 +21,15 @@ function ddim(predict, schedule, draw) {
   return ddpm(predict, schedule, draw, 0);
 }
 
+/** dx = (sigma(tNext) - sigma(t)) eps: Euler steps in sigma, first order. */
+function euler(predict, { sigma }) {
+  return (x, t, tNext) => {
+    const eps = predict(x, sigma(t));
+    const h = sigma(tNext) - sigma(t);
+    return x.map((v, i) => v + h * eps[i]);
+  };
+}
+
 /** Karras et al. (2022), Algorithm 2: second order, two evaluations a step. */
 function heun(predict, { sigma }) {
   return (x, t, tNext) => {
@@ -51,7 +60,7 @@ function dpmSolver(predict, { sigma }) {
   };
 }
 
-export const SOLVERS = { ddim, ddpm, heun, "dpm++": dpmSolver };
+export const SOLVERS = { ddim, ddpm, euler, heun, "dpm++": dpmSolver };
 
 /** x_1 from standard normals z (2 n): "matched" N(mean, sigma(1)^2 I + covariance), or N(0, I). */
 export function start(z, labels, prior, moments, sigmaMax) {

@@ -137,8 +137,8 @@ def test_bad_points_and_times_are_refused(model, x, t, message):
         torch.tensor([0, 1, NUM_CLASSES, 0]),
         torch.zeros(3, dtype=torch.int64),
         torch.zeros(4, 1, dtype=torch.int64),
-        torch.zeros(4),
-        1.0,
+        torch.full((4,), 0.5),
+        0.5,
     ],
 )
 def test_bad_labels_are_refused(labels):

@@ -223,6 +223,8 @@ def test_every_control_of_digits(visit, size, scheme):
     assert page.locator("#reverse").evaluate("(c) => c.toDataURL()") == ends["40"]
     names = page.locator("#families h3").all_inner_texts()
     assert names == ["real digits", "bit flips", "VAE (sheet)", "VAE (conv.)", "GAN"]
+    page.locator("#tab-points").click()
+    page.locator("#tab-digits").click()
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(overflow) <= 0
     page.locator("#visit").fill("26")

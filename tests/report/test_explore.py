@@ -13,6 +13,7 @@ import mingpt
 from diffusion.images import bitflip, bitnet, classifier, gan, vae
 from mingpt.attention import all_blocks, knockout
 from mingpt.bpe import get_encoder
+from mingpt.text import token_texts
 from report import explore
 
 PAGE = explore.OUTPUT.read_text(encoding="utf-8")
@@ -26,9 +27,10 @@ def gpt():
 
 @pytest.fixture(scope="module")
 def sentence():
-    encoder = get_encoder()
-    text = "".join(DATA["words"]["attention"]["tokens"])
-    return torch.tensor([encoder.encode(text)])
+    answers = json.loads(explore.ANSWERS.read_text(encoding="utf-8"))
+    ids = answers["q3"]["token_ids"][: explore.SHOWN]
+    assert token_texts(get_encoder(), ids) == DATA["words"]["attention"]["tokens"]
+    return torch.tensor([ids])
 
 
 def unpack(text, kind):

@@ -313,7 +313,7 @@ def test_an_address_gives_back_its_state(js, changes):
         ("#steps=NaN", "steps must be a whole number from 1 to 1000"),
         ("#n=12.5", "n must be a whole number from 10 to 5000"),
         ("#lam=", "lam must be a number from 0 to 2"),
-        ("#solver=euler", 'solver must be one of ddim, ddpm, heun, dpm++, not "euler".'),
+        ("#solver=magic", 'solver must be one of ddim, ddpm, euler, heun, dpm++, not "magic".'),
         ("#star=1", "star must be two numbers"),
         ("#star=1,x", "star must be two numbers"),
         ("#n=100&point=100", "point must be at most 99"),

@@ -185,7 +185,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(
         (["--weights", "weights/diffusion_unconditional.pt"], "holds diffusion.Denoiser"),
         (["--weights", "weights/absent.pt"], "no weights file at"),
         (["--weights", "{folder}/small.pt"], "0 classes and 4 x 4 pixels"),
-        (["--weights", "{folder}/untrained.pt"], "was never trained"),
+        (["--weights", "{folder}/untrained.pt", "--steps", "200"], "was never trained"),
         (["--weights", "{folder}/untrained.pt", "--steps", "100"], "has 200 stages, not 100"),
         (["--steps", "4"], "--steps must be in 5..10000"),
         (["--samples", "1"], "--samples must be in 20.."),
