@@ -358,7 +358,7 @@ def word_text(name, result):
 def figure_of_block(result, title):
     return figures.painted_attention(
         result["tokens"], result["predicting_positions"][:PAINTED_ROWS], result["word_positions"],
-        result["mean_score"], result["mean_weight"],
+        result["mean_score"][:PAINTED_ROWS], result["mean_weight"][:PAINTED_ROWS],
         {f"hidden in {name}":
              result[f"word_log_prob_change_hiding_each_token_in_{key}_nats"]
          for name, key in (("this block", "this_block"), ("all blocks", "all_blocks"))}, title,

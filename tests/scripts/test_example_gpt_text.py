@@ -195,8 +195,10 @@ def test_a_word_of_very_many_tokens_is_still_a_figure_of_some_size():
         "tokens": tokens, "predicting_positions": rows, "word_positions": [r + 1 for r in rows],
         "mean_score": [[0.0] * (row + 1) for row in rows],
         "mean_weight": [[1 / (row + 1)] * (row + 1) for row in rows],
+        **{f"word_log_prob_change_hiding_each_token_in_{where}_nats": [-0.1] * rows[0]
+           for where in ("this_block", "all_blocks")},
     }  # fmt: skip
     figure = example_gpt.figure_of_block(result, "Last block")
     plt.close(figure)
-    assert len(figure.axes) == example_gpt.PAINTED_ROWS + 2
+    assert len(figure.axes) == 2 * example_gpt.PAINTED_ROWS + 1
     assert figure.get_figheight() < 60
