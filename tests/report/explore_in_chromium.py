@@ -125,6 +125,7 @@ def test_every_control_of_points(visit, size, scheme):
     page.locator("#star").focus()
     page.keyboard.press("ArrowUp")
     page.locator("#scrub").fill("12")
+    page.locator("#exact").click(position={"x": 60, "y": 90})
     page.locator("#ours").click(position={"x": 40, "y": 120})
     page.locator("#probability td").first.wait_for()
     address = page.evaluate("location.hash")
