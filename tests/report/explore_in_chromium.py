@@ -175,7 +175,7 @@ def test_the_star_can_be_dragged(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_control_of_words(visit, size, scheme):
     page = visit("#view=words", size, color_scheme=scheme)
-    before = page.locator("#bars-title").inner_text()
+    titles = {page.locator("#bars-title").inner_text()}
     for button in page.locator("#heads button").all():
         button.click()
         assert button.get_attribute("aria-pressed") == "true"
@@ -183,7 +183,8 @@ def test_every_control_of_words(visit, size, scheme):
     for i in range(1, tokens.count()):
         tokens.nth(i).click()
         assert page.locator("#bars tbody tr").count() == i
-    assert page.locator("#bars-title").inner_text() != before
+        titles.add(page.locator("#bars-title").inner_text())
+    assert len(titles) > tokens.count() / 2  # each names the token that is predicted
     tokens.nth(2).focus()
     assert "weight" in page.locator("#hover").inner_text()
     page.locator("#step").fill("0")
