@@ -46,20 +46,12 @@ def training_loss(curves: Mapping[str, tuple], window: int, level: str = "Bayes 
         width, last = loss_curve(ax, losses, window)
         ax.axhline(height, color=BLACK, linestyle="--", linewidth=1)
         top = np.quantile(losses, 0.995)
-        ax.set_ylim(losses.min() - 0.01, top + 1.5 * (top - losses.min()))
-        ax.text(
-            0.98,
-            0.95,
-            f"blue: mean of {width} epochs\npale: every epoch\n"
-            f"dashed: {level} {height:.4f}\nlast {width} epochs: {last:.4f}",
-            transform=ax.transAxes,
-            ha="right",
-            va="top",
-            fontsize=8,
-        )
+        ax.set_ylim(losses.min() - 0.01, top + 0.2 * (top - losses.min()))
         ax.set_xlabel("epoch (one full batch each)")
         ax.set_ylabel("loss per coordinate")
-        ax.set_title(name)
+        ax.set_title(
+            f"{name}: mean of last {width} epochs {last:.4f}, {level} {height:.4f}", fontsize=8
+        )
     return figure
 
 
