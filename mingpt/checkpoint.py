@@ -142,8 +142,8 @@ def read(path):
     """
     content = _unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        kind = content.get("kind") if isinstance(content, dict) else None
-        kind = content.get("format", kind) if isinstance(content, dict) else None
+        names = content if isinstance(content, dict) else {}
+        kind = names.get("format", names.get("kind"))
         what = f"it holds {kind}" if isinstance(kind, str) else "a bare state dict needs its config"
         raise CheckpointError(f"{path}: not a GPT checkpoint of this package ({what})")
     try:
