@@ -143,7 +143,7 @@ def read(path):
     content = _unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         names = content if isinstance(content, dict) else {}
-        kind = names.get("format", names.get("kind"))
+        kind = names.get("kind", names.get("format"))
         what = f"it holds {kind}" if isinstance(kind, str) else "a bare state dict needs its config"
         raise CheckpointError(f"{path}: not a GPT checkpoint of this package ({what})")
     try:
