@@ -149,7 +149,7 @@ def q2_inversion(run: Run) -> Answer:
         "nearest_tokens_reproduce_sentence": bool((nearest.predicted == target).all()),
         "random_targets": random_targets(run, len(ids)),
         "repeat_after_me": [
-            inversion.ask_to_repeat(model, encoder, sentence, prompt)._asdict()
+            inversion.prompt_to_repeat(model, encoder, sentence, prompt)._asdict()
             for prompt in prompts
         ],
     }

@@ -15,7 +15,8 @@ From the bottom up:
                 whose tasks are known, its GPT, and asking it; statistics of the answers
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, parser, cli: the runner;
-                studies/: one module a study, and what example_gpt.py trains and asks with
+                studies/: one module a study, longer parts of them in parts/; exercise: what
+                example_gpt.py trains and asks with
 
 Code written for minGPT runs unchanged: names, signatures, state-dict keys, the initial weights of
 a seed, the draws of a run, and which module is called when. What differs, on purpose:

@@ -203,7 +203,7 @@ def way_of(model, found, target):
 
 
 class Repetition(NamedTuple):
-    """What came of asking a model to repeat a sentence."""
+    """What a model says that is prompted to repeat a sentence."""
 
     prompt: str
     continuation: str  # greedy, as many tokens as the sentence has
@@ -211,7 +211,7 @@ class Repetition(NamedTuple):
     log_prob_of_sentence_nats: float  # given the prompt
 
 
-def ask_to_repeat(model, encoder, sentence, template):
+def prompt_to_repeat(model, encoder, sentence, template):
     """Repetition: the other way to make a model say something, next to `invert`.
 
     template: the prompt, with {sentence} in it; its beginning is cut where the block is too short.
@@ -223,8 +223,8 @@ def ask_to_repeat(model, encoder, sentence, template):
     idx = torch.tensor([prompt], device=device)
     with evaluating(model):
         continuation = model.generate(idx, len(target))[0, idx.shape[1] :].tolist()
-    asked = torch.tensor([prompt + target], device=device)
-    log_prob = sequence_log_prob(model, asked, prompt_length=len(prompt)).item()
+    idx = torch.tensor([prompt + target], device=device)
+    log_prob = sequence_log_prob(model, idx, prompt_length=len(prompt)).item()
     return Repetition(
         encoder.decode(prompt), encoder.decode(continuation), continuation == target, log_prob
     )

@@ -28,7 +28,7 @@ from diffusion.data import CLASS_NAMES, RECTANGLES, SQUARE
 from diffusion.files import write_atomically
 from diffusion.images import bitflip, bitnet, gan, mnist, vae
 from diffusion.parser import Parser
-from diffusion.studies import bitmodel
+from diffusion.studies.parts import bitmodel
 from mingpt.attention import all_blocks, knockout
 from mingpt.bpe import get_encoder
 from mingpt.text import sentence_length, token_texts, word_positions

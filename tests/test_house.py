@@ -1,6 +1,7 @@
 """The shape of the code: which module may import which, and how long modules and functions are."""
 
 import ast
+import importlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_truth_and_measures_know_no_model():
             reached |= left
             left = set().union(*(GRAPH[name] for name in left)) - reached
         assert not {name.split(".")[1] for name in reached if "." in name} & models
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_study_is_one_file_of_its_name(package):
+    """Beside them: the exercise, which is asked without --study, about points of one's own too."""
+    folder = f"{package}.studies"
+    studies = {
+        study.name.replace("-", "_") for study in importlib.import_module(folder).STUDIES
+    }
+    files = {module.split(".")[2] for module in MODULES if module.startswith(f"{folder}.")}
+    assert files - {"parts", "exercise", "owndata"} == studies
 
 
 def test_scripts_alone_import_both_ends():

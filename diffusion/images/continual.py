@@ -140,7 +140,7 @@ class Naive:
         """Nats per image over a batch of n images; seen: the tasks so far, the last one at hand."""
         return _cross_entropy(model, *seen[-1].draw(n, generator))
 
-    def finish(self, model: nn.Module, task: Task, generator: torch.Generator) -> None:
+    def consolidate(self, model: nn.Module, task: Task, generator: torch.Generator) -> None:
         """Keep what later tasks need of one that was just learnt."""
 
 
@@ -183,7 +183,7 @@ class EWC(Naive):
     def loss(self, model, seen, n, generator) -> Tensor:
         return super().loss(model, seen, n, generator) + self.parabola(list(model.parameters()))
 
-    def finish(self, model, task, generator) -> None:
+    def consolidate(self, model, task, generator) -> None:
         images, _ = task.draw(self.examples, generator)
         self.parabola.add(list(model.parameters()), fisher_diagonal(model, scaled(images)))
 
@@ -217,7 +217,7 @@ class Rehearsal(Naive):
         old = _cross_entropy(model, kept[0][rows], kept[1][rows].long())
         return new / len(seen) + old * (1 - 1 / len(seen))
 
-    def finish(self, model, task, generator) -> None:
+    def consolidate(self, model, task, generator) -> None:
         rows = reservoir(len(task.images), self.memory, generator)
         self.images.append(task.grey(rows))
         self.labels.append(task.labels[rows].to(torch.uint8))
@@ -325,7 +325,7 @@ def learn(
             part = partial(strategy.loss, model, tasks[: k + 1], batch_size, generator)
             number = strategy.updates(updates, k + 1)
             fit(model, part, number, learning_rate, partial(watch, model))
-        strategy.finish(model, task, another)
+        strategy.consolidate(model, task, another)
         learnt.models.append(model)
         learnt.seconds.append(time.thread_time() - began)
     learnt.bytes_kept = strategy.bytes_kept

@@ -37,7 +37,7 @@ class Naive:
         """What is added to the loss, nats per image."""
         return 0.0
 
-    def finish(self, model: VAE, images: Tensor, generator: torch.Generator) -> None:
+    def consolidate(self, model: VAE, images: Tensor, generator: torch.Generator) -> None:
         """Keep what later classes need of the one that was just learnt."""
 
 
@@ -62,7 +62,7 @@ class EWC(Naive):
     def penalty(self, model) -> Tensor | float:
         return self.parabola(list(model.parameters()))
 
-    def finish(self, model, images, generator) -> None:
+    def consolidate(self, model, images, generator) -> None:
         def bounds(rows: Tensor) -> Tensor:
             kl, rec = model.elbo_terms(rows, generator)
             return (kl + rec)[:, None]
@@ -88,7 +88,7 @@ class Rehearsal(Naive):
     def batch(self, seen, generator) -> Tensor:
         return _mixed([*self.kept, seen[-1]], BATCH, generator)
 
-    def finish(self, model, images, generator) -> None:
+    def consolidate(self, model, images, generator) -> None:
         self.kept.append(images[reservoir(len(images), self.memory, generator)])
 
 
@@ -111,7 +111,7 @@ class Replay(Naive):
         own = torch.rand(ink.shape, generator=generator, dtype=torch.float32) < ink
         return torch.cat([_drawn(seen[-1], new, generator), own.float()])
 
-    def finish(self, model, images, generator) -> None:
+    def consolidate(self, model, images, generator) -> None:
         self.old = copy.deepcopy(model)
 
 
@@ -159,7 +159,7 @@ def learn(
             model = copy.deepcopy(model)
             part = partial(_loss, model, strategy, classes[: k + 1], generator)
             fit(model, part, updates, learning_rate)
-        strategy.finish(model, images, another)
+        strategy.consolidate(model, images, another)
         found.append(model)
     return found
 

@@ -21,7 +21,7 @@ from diffusion.images.bitflip_exact import Enumerated
 from diffusion.images.bitnet import BitNet, BitTraining
 from diffusion.images.classifier import Classifier
 from diffusion.images.mnist import NUM_CLASSES, PIXELS, SHAPE
-from diffusion.studies import bitmodel, recipe
+from diffusion.studies.parts import bitmodel, recipe
 
 FLIPPED = 100  # test images whose pixels are flipped stage after stage
 EXACT = 20  # test images whose bound is summed over all stages

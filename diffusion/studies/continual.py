@@ -20,8 +20,8 @@ from diffusion.images import mnist
 from diffusion.images.continual import MAX_TASKS, MIN_TASKS, NETWORKS, accuracies, network, scaled
 from diffusion.images.continual_fisher import fisher_diagonal
 from diffusion.images.continual_measures import mean_and_error
-from diffusion.studies import continual_runs as runs
-from diffusion.studies import continual_truth, recipe
+from diffusion.studies.parts import continual_runs as runs
+from diffusion.studies.parts import continual_truth, recipe
 
 PLACES = tuple(k / 10 for k in range(-2, 13))  # on the line between two sets of weights
 MAX_ROWS = 5  # tasks whose images are shown

@@ -23,7 +23,7 @@ from diffusion.checks import own_mode
 from diffusion.cli import Answer, Run, option
 from diffusion.exact import ExactDenoiser
 from diffusion.sampling import SOLVERS, ddim, reverse, start
-from diffusion.studies import recipe
+from diffusion.studies.parts import recipe
 from diffusion.threads import one_thread, side_by_side
 
 STEP_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # the T of question 4

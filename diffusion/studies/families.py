@@ -24,9 +24,9 @@ from diffusion.images.classifier import Classifier
 from diffusion.images.gan import GAN, GANTraining
 from diffusion.images.measures import judge, neighbour_ratio
 from diffusion.images.vae import VAE, VAETraining
-from diffusion.studies import bitmodel, recipe
 from diffusion.studies import gan as gan_study
 from diffusion.studies import vae as vae_study
+from diffusion.studies.parts import bitmodel, recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "weights"
 NEIGHBOURS = 1000  # samples whose nearest images are looked for

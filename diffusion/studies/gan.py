@@ -20,7 +20,7 @@ from diffusion.images import classifier, gan, gan_exact, measures, mnist
 from diffusion.images.classifier import Classifier
 from diffusion.images.gan import GAN, GANTraining
 from diffusion.images.gan_exact import Mixture
-from diffusion.studies import recipe
+from diffusion.studies.parts import recipe
 
 SEEN = 8  # images whose progress in training is shown
 MARKS = (0, 50, 100, 200, 400)  # updates after which it is

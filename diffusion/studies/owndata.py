@@ -22,9 +22,10 @@ from diffusion.figures import curves
 from diffusion.figures import owndata as pictures
 from diffusion.figures import points as shared_pictures
 from diffusion.sampling import double
-from diffusion.studies import exercise, ownpoints
+from diffusion.studies import exercise
 from diffusion.studies.exercise import ACCURATE, SCHEDULES, STEP_COUNTS, sample
-from diffusion.studies.ownpoints import (
+from diffusion.studies.parts import ownpoints
+from diffusion.studies.parts.ownpoints import (
     COMPARED,
     REFERENCES,
     at_own_class,
@@ -351,7 +352,7 @@ NO_CLASSES = "not answered: the file has no third column, so there are no classe
 def noted(name: str, question: Callable[[Run], Answer]) -> Callable[[Run], Answer]:
     """The question, with what stands in place of the truth, or why there is no answer."""
 
-    def asked(run: Run) -> Answer:
+    def annotated(run: Run) -> Answer:
         if name in OF_CLASSES and "conditional" not in run.models:
             return Answer({"note": NO_CLASSES}, text=f"{name}: {NO_CLASSES}")
         answer = question(run)
@@ -360,7 +361,7 @@ def noted(name: str, question: Callable[[Run], Answer]) -> Callable[[Run], Answe
         numbers = {"note": NOTES[name]} | dict(answer.numbers)
         return replace(answer, numbers=numbers, text=f"{name}: {NOTES[name]}")
 
-    return asked
+    return annotated
 
 
 def study(

@@ -18,7 +18,7 @@ from diffusion.figures import families as figures
 from diffusion.figures import images as sheets
 from diffusion.images import mnist, vae, vae_exact
 from diffusion.images.vae import VAE, VAETraining, sample_gaussian
-from diffusion.studies import recipe
+from diffusion.studies.parts import recipe
 
 CONV = {"network": "convolutional", "latent": 32, "hidden": (16,)}
 SAMPLES = (1, 50, 5000)  # samples of the importance-weighted bounds

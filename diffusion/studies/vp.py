@@ -22,7 +22,7 @@ from diffusion.images.bitflip_exact import Enumerated
 from diffusion.images.bitprocess import BitFlip
 from diffusion.sampling import double, start
 from diffusion.schedule import Exponential, Power
-from diffusion.studies import recipe
+from diffusion.studies.parts import recipe
 
 OPTIONS = (
     recipe.WEIGHTS,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mingpt import cascade, early_exit, figures, scoring
 from mingpt.cli import Answer, Run, Study
-from mingpt.studies.early_exit_models import (
+from mingpt.studies.parts.early_exit_models import (
     BATCH,
     JOINT,
     OPTIONS,

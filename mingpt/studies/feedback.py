@@ -19,8 +19,8 @@ from mingpt.coding import WEIGHTS
 from mingpt.data import Book
 from mingpt.model import GPT
 from mingpt.scoring import heldout_bits_per_byte
-from mingpt.studies.enumerated import q1_gradient, q2_closed_form
 from mingpt.studies.exercise import book_in
+from mingpt.studies.parts.enumerated import q1_gradient, q2_closed_form
 from mingpt.vocabulary import BookVocabulary, restricted
 
 OPTIONS = (

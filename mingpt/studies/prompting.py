@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mingpt import replies, statistics, task_model, tasks
 from mingpt.cli import Answer, Run, Study, option
 from mingpt.figures import prompting as figures
-from mingpt.studies import next_tokens, soft_prompts
+from mingpt.studies.parts import next_tokens, soft_prompts
 
 SHOTS = (0, 1, 2, 4, 8)
 TEMPERATURES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)

@@ -32,7 +32,8 @@ from diffusion.denoiser import Denoiser, scaled_log
 from diffusion.figures import curves, style
 from diffusion.files import write_json
 from diffusion.parser import Parser
-from diffusion.studies import owndata, recipe
+from diffusion.studies import owndata
+from diffusion.studies.parts import recipe
 
 PROG = "python -m tests.benchmarks.ablation"
 ROOT = Path(__file__).parents[2]

@@ -37,7 +37,8 @@ from diffusion.figures import curves, style
 from diffusion.files import write_json
 from diffusion.parser import Parser
 from diffusion.sampling import EVALUATIONS_PER_STEP
-from diffusion.studies import exercise, recipe
+from diffusion.studies import exercise
+from diffusion.studies.parts import recipe
 
 PROG = "python -m tests.benchmarks.diffusion"
 ROOT = Path(__file__).parents[2]

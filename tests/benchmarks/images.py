@@ -29,9 +29,10 @@ from diffusion.files import write_json
 from diffusion.images import bitflip, classifier, measures, mnist, vae, vae_exact
 from diffusion.images.gan_exact import value_of_best
 from diffusion.parser import Parser
-from diffusion.studies import bitmodel, families, recipe
+from diffusion.studies import families
 from diffusion.studies import gan as gan_study
 from diffusion.studies.families import square_gan, square_vae
+from diffusion.studies.parts import bitmodel, recipe
 from tests.benchmarks.diffusion import w2_ratio
 
 PROG = "python -m tests.benchmarks.images"

@@ -10,7 +10,7 @@ import example_gpt
 import mingpt
 from mingpt.cli import Run, run_questions
 from mingpt.studies import early_exit as study
-from mingpt.studies import early_exit_models as models
+from mingpt.studies.parts import early_exit_models as models
 from tests.mingpt.helpers import small_model
 
 BLOCKS = 3

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mingpt.bpe import get_encoder
-from mingpt.inversion import ask_to_repeat, invert, invert_all, nearest_tokens, way_of
+from mingpt.inversion import invert, invert_all, nearest_tokens, prompt_to_repeat, way_of
 from mingpt.scoring import sequence_log_prob
 from tests.mingpt.helpers import small_model, tokens
 
@@ -139,14 +139,14 @@ def test_settings_out_of_range_are_refused(model, settings, message):
         invert(model, tokens(3), **settings)
 
 
-def test_asking_gives_the_greedy_continuation_and_the_sentences_score():
+def test_a_prompt_gives_the_greedy_continuation_and_the_sentences_score():
     model, encoder = small_model(vocab_size=50257), get_encoder()
-    asked = ask_to_repeat(model, encoder, "a walnut", 'Say "{sentence}". "')
+    found = prompt_to_repeat(model, encoder, "a walnut", 'Say "{sentence}". "')
     prompt, target = encoder.encode('Say "a walnut". "'), encoder.encode("a walnut")
-    assert asked.prompt == encoder.decode(prompt[-(16 - len(target)) :])
-    greedy = model.generate(torch.tensor([encoder.encode(asked.prompt)]), len(target))
-    assert asked.continuation == encoder.decode(greedy[0, -len(target) :].tolist())
-    assert asked.repeats_sentence == (asked.continuation == "a walnut")
-    idx = torch.tensor([encoder.encode(asked.prompt) + target])
+    assert found.prompt == encoder.decode(prompt[-(16 - len(target)) :])
+    greedy = model.generate(torch.tensor([encoder.encode(found.prompt)]), len(target))
+    assert found.continuation == encoder.decode(greedy[0, -len(target) :].tolist())
+    assert found.repeats_sentence == (found.continuation == "a walnut")
+    idx = torch.tensor([encoder.encode(found.prompt) + target])
     log_prob = sequence_log_prob(model, idx, prompt_length=idx.shape[1] - len(target)).item()
-    assert asked.log_prob_of_sentence_nats == pytest.approx(log_prob)
+    assert found.log_prob_of_sentence_nats == pytest.approx(log_prob)

@@ -9,7 +9,8 @@ import torch
 
 import example_gpt
 from mingpt import replies, task_model
-from mingpt.studies import next_tokens, prompting, soft_prompts
+from mingpt.studies import prompting
+from mingpt.studies.parts import next_tokens, soft_prompts
 
 ROOT = Path(example_gpt.__file__).parent
 

@@ -9,7 +9,8 @@ import torch
 
 import example_diffusion
 from diffusion.images import mnist
-from diffusion.studies import continual, continual_runs
+from diffusion.studies import continual
+from diffusion.studies.parts import continual_runs
 
 SMALL = ["--tasks", "2", "--seeds", "2", "--updates", "8", "--vae-updates", "2", "--classes", "2",
          "--lambdas", "1", "100", "--memories", "20"]  # fmt: skip

@@ -12,7 +12,8 @@ import example_diffusion
 from diffusion import data
 from diffusion.cli import parse
 from diffusion.images import bitnet, lattice
-from diffusion.studies import STUDIES, bitflip, bitmodel, recipe
+from diffusion.studies import STUDIES, bitflip
+from diffusion.studies.parts import bitmodel, recipe
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "40", "--points", "1000", "--steps", "20", "--samples", "400"]

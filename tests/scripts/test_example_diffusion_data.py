@@ -12,7 +12,8 @@ import torch
 import diffusion
 import example_diffusion
 from diffusion import cli, distances, steering
-from diffusion.studies import STUDIES, owndata, ownpoints
+from diffusion.studies import STUDIES, owndata
+from diffusion.studies.parts import ownpoints
 
 SMALL = ["--epochs", "30", "--steps", "10", "--samples", "60"]
 RANDOM = np.random.default_rng(0)
@@ -95,14 +96,14 @@ def trained(folder, array, *options: str):
     np.save(folder / "points.npy", array)
     args = options_of(folder / "points.npy", "--save", str(folder), *options)
     ownpoints.check(args)
-    asked = cli.Run(example_diffusion.OWN_DATA, args, {})
-    asked.models["unconditional"] = ownpoints.train(asked, "unconditional")
-    return asked
+    run = cli.Run(example_diffusion.OWN_DATA, args, {})
+    run.models["unconditional"] = ownpoints.train(run, "unconditional")
+    return run
 
 
-def w2_of_samples(asked) -> float:
-    points = ownpoints.split(asked)
-    samples = diffusion.sample(asked.models["unconditional"], 300, steps=30, solver="dpm++", seed=0)
+def w2_of_samples(run) -> float:
+    points = ownpoints.split(run)
+    samples = diffusion.sample(run.models["unconditional"], 300, steps=30, solver="dpm++", seed=0)
     return distances.w2_ratio(samples, points.held_out, points.training)[0]
 
 
@@ -130,9 +131,9 @@ def test_the_target_lies_to_the_points_as_the_exercises_to_the_square(tmp_path):
 
 def test_many_points_are_seen_in_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(ownpoints, "ROWS", 500)
-    asked = trained(tmp_path, ring(2000), "--epochs", "5")
-    again = trained(tmp_path, np.load(tmp_path / "points.npy"), "--epochs", "5")
-    first, second = (some.models["unconditional"].state_dict() for some in (asked, again))
+    first = trained(tmp_path, ring(2000), "--epochs", "5")
+    second = trained(tmp_path, np.load(tmp_path / "points.npy"), "--epochs", "5")
+    first, second = (some.models["unconditional"].state_dict() for some in (first, second))
     assert all(torch.equal(first[name], second[name]) for name in first)
     training = ownpoints.Batches(diffusion.build(torch.randn(900, 2)), torch.randn(900, 2))
     points, labels = training._batch()

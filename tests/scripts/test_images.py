@@ -15,9 +15,10 @@ from diffusion.images.bitnet import BitNet
 from diffusion.images.classifier import Classifier
 from diffusion.images.gan import GAN
 from diffusion.images.vae import VAE
-from diffusion.studies import bitflip, bitmodel, families
+from diffusion.studies import bitflip, families
 from diffusion.studies import gan as gan_study
 from diffusion.studies import vae as vae_study
+from diffusion.studies.parts import bitmodel
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "weights"

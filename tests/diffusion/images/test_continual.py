@@ -150,15 +150,15 @@ def test_without_strength_ewc_is_naive_and_with_much_of_it_nothing_moves(tasks, 
 
 def test_rehearsal_weighs_every_task_alike_and_keeps_what_it_says(tasks, small):
     strategy = Rehearsal(7)
-    strategy.finish(small, tasks[0], seeded())
-    strategy.finish(small, tasks[1], seeded())
+    strategy.consolidate(small, tasks[0], seeded())
+    strategy.consolidate(small, tasks[1], seeded())
     assert strategy.bytes_kept == 2 * 7 * 785
     assert [len(images) for images in strategy.images] == [7, 7]
     rows = reservoir(400, 7, seeded())
     assert torch.equal(strategy.images[1], tasks[1].grey(rows))
     # With a memory that holds whole tasks the loss is that of joint training on average.
     strategy = Rehearsal(400)
-    strategy.finish(small, tasks[0], seeded())
+    strategy.consolidate(small, tasks[0], seeded())
     generator, n, times = seeded(1), 32, 400
     with torch.no_grad():
         ours = torch.stack([strategy.loss(small, tasks, n, generator) for _ in range(times)])

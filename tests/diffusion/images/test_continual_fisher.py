@@ -180,7 +180,7 @@ def test_all_strategies_of_the_vae_share_the_first_class(classes):
 
 def test_rehearsal_and_joint_training_mix_all_classes_alike(classes):
     rehearsal, generator = continual_vae.Rehearsal(5), seeded()
-    rehearsal.finish(None, classes[0], generator)
+    rehearsal.consolidate(None, classes[0], generator)
     old = (classes[0].float() / 255).mean(dim=0).round()
     for strategy in (rehearsal, continual_vae.Joint()):
         rows = torch.cat([strategy.batch(classes, generator) for _ in range(20)])
@@ -196,7 +196,7 @@ def test_replay_rehearses_what_the_model_generates(classes):
         model.decoder[-1].bias.copy_(torch.tensor([9.0, -9.0]).repeat(392))
     replay = continual_vae.Replay()
     assert replay.batch(classes[:1], generator).shape == (100, 784)
-    replay.finish(model, classes[0], generator)
+    replay.consolidate(model, classes[0], generator)
     rows = torch.cat([replay.batch(classes, generator) for _ in range(20)])
     stripes = torch.tensor([1.0, 0.0]).repeat(392)
     share = ((rows - stripes).abs().mean(dim=1) < 0.05).double().mean().item()

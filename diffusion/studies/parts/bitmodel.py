@@ -12,7 +12,7 @@ from diffusion.images.bitnet import BitNet
 from diffusion.images.bitprocess import BitFlip
 from diffusion.images.classifier import Classifier
 from diffusion.images.mnist import NUM_CLASSES, SHAPE
-from diffusion.studies import recipe
+from diffusion.studies.parts import recipe
 
 LEAST_STAGES = 5
 STAGES = 1000

@@ -16,7 +16,8 @@ from diffusion import distances, pointsfile
 from diffusion.cli import Run, option
 from diffusion.figures.style import Frame
 from diffusion.pointsfile import Points
-from diffusion.studies import exercise, recipe
+from diffusion.studies import exercise
+from diffusion.studies.parts import recipe
 
 ROWS = 6_000  # of one epoch, twice the exercise's; each with a noise and its opposite
 COMPARED = 1000  # points of either kind in an energy distance; its time and memory are quadratic

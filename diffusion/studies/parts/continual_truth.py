@@ -11,7 +11,7 @@ from diffusion.images import continual_exact
 from diffusion.images.continual import network, scaled
 from diffusion.images.continual_fisher import fisher_diagonal, squared_gradients
 from diffusion.images.continual_measures import mean_and_error
-from diffusion.studies import continual_runs as runs
+from diffusion.studies.parts import continual_runs as runs
 
 IMAGES = 1000  # that the Fisher information of the MLP is taken over
 
