@@ -50,7 +50,7 @@ CLASSIFIER = option(
     "weights of the classifier of digits",
     type=Path,
     metavar="PATH",
-    default=Path(__file__).resolve().parents[2] / "weights/classifier.pt",
+    default=Path(__file__).resolve().parents[3] / "weights/classifier.pt",
 )
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRECISION = option(
