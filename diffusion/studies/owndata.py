@@ -355,11 +355,10 @@ def noted(name: str, question: Callable[[Run], Answer]) -> Callable[[Run], Answe
     def annotated(run: Run) -> Answer:
         if name in OF_CLASSES and "conditional" not in run.models:
             return Answer({"note": NO_CLASSES}, text=f"{name}: {NO_CLASSES}")
-        answer = question(run)
-        if name not in NOTES:
+        answer, note = question(run), NOTES.get(name)
+        if note is None:
             return answer
-        numbers = {"note": NOTES[name]} | dict(answer.numbers)
-        return replace(answer, numbers=numbers, text=f"{name}: {NOTES[name]}")
+        return replace(answer, numbers={"note": note, **answer.numbers}, text=f"{name}: {note}")
 
     return annotated
 
