@@ -21,26 +21,36 @@ From the bottom up:
 Code written for minGPT runs unchanged: names, signatures, state-dict keys, the initial weights of
 a seed, the draws of a run, and which module is called when. What differs, on purpose:
     printing      nothing prints: no parameter counts, devices or overrides on standard output
-    errors        say what is allowed, and are ValueErrors as well as minGPT's AssertionErrors
+    errors        say what is allowed, and are ValueErrors as well as minGPT's AssertionErrors. A
+                  token or target outside the vocabulary is one too (an IndexError in minGPT), an id
+                  that the tokenizer's decoder lacks (a KeyError), settings out of range
     model_type    the default "gpt" stands for none, and sizes equal to the type's may stand beside
                   it, so that a configuration can be used twice
+    config        the Trainer writes the defaults of the settings that it lacks into it, ours too
     tied heads    `configure_optimizers` takes a head that shares the embedding's tensor, and
                   parameters of no known kind; minGPT stops with an error there
     a head tied to the embedding comes from `from_pretrained` where the checkpoint has one, so that
-                  training goes on as GPT-2's did; minGPT unties it
+                  training goes on as GPT-2's did; minGPT unties it. Any GPT-2 of Hugging Face's
+                  will do, by name or folder; minGPT takes four names
+    optimizer     AdamW in its fused form, equal to rounding
     targets       may be of any integer dtype, where cross-entropy takes two
-    generate      temperature 0 is greedy, minGPT divides by it; an empty prompt is refused
+    generate      temperature 0 is greedy, minGPT divides by it; an empty prompt is refused; top_k
+                  above the vocabulary keeps all of it, minGPT fails; a negative max_new_tokens is
+                  refused, minGPT returns the prompt
     get_file      writes nothing for a file that cannot be fetched, minGPT an error page
-    get_encoder   encodes with tiktoken: writing to its `encoder` or `bpe_ranks` changes nothing,
-                  a `bpe` of one's own is used
+    get_encoder   reads GPT-2's merges from data/, minGPT downloads them. It encodes with tiktoken:
+                  writing to its `encoder` or `bpe_ranks` changes nothing, a `bpe` of one's own is
+                  used
     num_workers   is 0, not 4: blocks are cut from memory faster than processes hand them over
     trainer.loss  has let go of its graph, which would keep a step's memory; a loss that is not
                   finite stops the training, which could only get worse
     fast paths    where nobody looks (pristine.py) sums run in another order: equal to rounding
 A loss that comes with logits is computed from those logits, which are an ordinary tensor, as
 minGPT's: they cannot come on demand, since a hook, retain_grad or a write to them must act on the
-loss's own. A loop that needs no logits says so, `_, loss = model(x, y, loss_only=True)`, and is
-faster for it: at a vocabulary of 50,257 the logits are most of the work beside the products.
+loss's own. But their gradient is computed with the loss, in one pass over them in place of three
+(loss.py). A loop that needs no logits says so, `_, loss = model(x, y, loss_only=True)`, and they
+are never held. What either is worth at a vocabulary of 50,257 stands in
+report/results/benchmark_gpt.json, in the rows of the own loop.
 
 Everything here is imported on first use, so that `python -m mingpt.data` starts with the
 package empty.

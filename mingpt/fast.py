@@ -10,7 +10,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mingpt.loss import cross_entropy, linear_cross_entropy
+from mingpt.loss import linear_cross_entropy, ready_cross_entropy
 from mingpt.model_arguments import check_tokens
 from mingpt.pristine import pristine
 
@@ -25,7 +25,7 @@ def logits_and_loss(model, x, targets, loss_only=False, last_only=False):
     if last_only:
         return head_of_last(model, x), None
     logits = model.lm_head(x)
-    return logits, None if targets is None else cross_entropy(logits, targets)
+    return logits, None if targets is None else ready_cross_entropy(logits, targets)
 
 
 def embed_to_train(model, idx):

@@ -5,7 +5,11 @@ logits are 412 MB, and the usual path keeps them, their log-softmax and their gr
 `linear_cross_entropy` takes the rows in chunks. Each chunk computes its logits, turns them in
 place into the gradient softmax - one_hot, and is folded at once into the two gradients that
 training needs, so that one chunk is all that ever exists and the backward pass is a scaling.
+Where the logits are asked for, `ready_cross_entropy` still turns the three passes over all of them,
+log-softmax and its two backward passes, into one.
 """
+
+import math
 
 import torch
 from torch.nn import functional as F
@@ -14,6 +18,8 @@ CHUNK_BYTES = 50 << 20  # of one chunk's logits: 260 float32 rows of GPT-2's voc
 # Columns of one product: MKL makes 260 x 50,257 float32 logits of 192 numbers at 58 GFLOP/s in one
 # piece and at 76 in pieces of this width (one core of an AMD EPYC).
 BLOCK_COLUMNS = 512
+READY_ROWS = 8  # of logits at a time: at GPT-2's vocabulary 1.6 MB, which stay in the cache
+READY_NUMBERS = 1 << 21  # fewer logits stay there anyway
 
 
 def cross_entropy(logits, targets):
@@ -24,6 +30,23 @@ def cross_entropy(logits, targets):
     return F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), ignore_index=-1
     )
+
+
+def ready_cross_entropy(logits, targets):
+    """The same loss, for large logits on the CPU faster: its gradient is computed with it.
+
+    The logits are an ordinary tensor on the way to the loss. Differentiable any number of times.
+    """
+    rows, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long()
+    if (
+        logits.dtype not in (torch.float32, torch.float64)
+        or logits.device.type != "cpu"
+        or rows.shape[0] <= READY_ROWS
+        or rows.numel() < READY_NUMBERS
+        or not (logits.requires_grad and torch.is_grad_enabled())
+    ):
+        return cross_entropy(logits, targets)
+    return _ReadyCrossEntropy.apply(rows, wanted)
 
 
 def linear_cross_entropy_reference(hidden, weight, targets, ignore_index=-1):
@@ -104,6 +127,49 @@ def _nats(p, h, w, y):
         logits = (h[lost] @ w.T).to(p.dtype)
         nats[lost] = F.cross_entropy(logits, y[lost], reduction="none")
     return nats
+
+
+class _ReadyCrossEntropy(torch.autograd.Function):
+    """The mean cross-entropy of logits (N, V), with its gradient ready when it is asked for.
+
+    The gradient is handed out once, uncopied. A second backward pass, or one that is itself
+    differentiated, starts from the logits as F.cross_entropy does.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, targets):
+        counted = targets != -1
+        number = int(counted.sum())
+        gradient = torch.empty_like(logits)
+        nats = logits.new_empty(len(targets))
+        minus_one = logits.new_full((READY_ROWS, 1), -1.0)
+        for start in range(0, len(targets), READY_ROWS):
+            part = slice(start, start + READY_ROWS)
+            p = torch.softmax(logits[part], dim=1, out=gradient[part])
+            y = targets[part, None].clamp(min=0)
+            nats[part] = -p.gather(1, y)[:, 0].log()
+            p.scatter_add_(1, y, minus_one[: len(p)])
+            p *= 1 / max(1, number)
+        if number < len(targets):
+            gradient[~counted] = 0
+        lost = counted & (nats > -math.log(torch.finfo(torch.float32).tiny))
+        if lost.any():  # too improbable for the softmax
+            nats[lost] = F.cross_entropy(logits[lost], targets[lost], reduction="none")
+        ctx.gradient = gradient
+        ctx.save_for_backward(logits, targets)
+        return nats[counted].sum() / number
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        gradient, ctx.gradient = ctx.gradient, None
+        differentiated = torch.is_grad_enabled()
+        if gradient is not None and not differentiated:
+            return scaled(gradient, grad_output), None
+        logits, targets = ctx.saved_tensors
+        with torch.enable_grad():
+            loss = cross_entropy(logits, targets)
+        (gradient,) = torch.autograd.grad(loss, logits, grad_output, create_graph=differentiated)
+        return gradient, None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

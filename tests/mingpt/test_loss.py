@@ -3,7 +3,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mingpt.loss import linear_cross_entropy, linear_cross_entropy_reference
+from mingpt import loss as losses
+from mingpt.loss import (
+    cross_entropy,
+    linear_cross_entropy,
+    linear_cross_entropy_reference,
+    ready_cross_entropy,
+)
 
 
 def problem(rows, width, classes, seed=0, scale=1.0):
@@ -102,3 +108,78 @@ def test_a_derivative_of_the_gradient_is_right(of):
     targets = torch.tensor([4, -1, 0])
     assert torch.autograd.gradcheck(linear_cross_entropy, (hidden, weight, targets))
     assert torch.autograd.gradgradcheck(linear_cross_entropy, (hidden, weight, targets))
+
+
+@pytest.fixture
+def ready(monkeypatch):
+    """Every loss that can be is computed with its gradient, three rows at a time."""
+    monkeypatch.setattr(losses, "READY_ROWS", 3)
+    monkeypatch.setattr(losses, "READY_NUMBERS", 1)
+
+
+def some_logits(scale=1.0, dtype=torch.float32):
+    """Logits (2, 4, 11), and targets of which two are ignored."""
+    generator = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(2, 4, 11, generator=generator, dtype=dtype)
+    targets = torch.randint(11, (2, 4), generator=generator)
+    targets[0, 1] = targets[1, 3] = -1
+    return logits.requires_grad_(), targets
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_a_loss_with_its_gradient_ready_is_the_usual_one(ready, scale):
+    logits, targets = some_logits(scale)
+    found, expected = ready_cross_entropy(logits, targets), cross_entropy(logits, targets)
+    assert "Ready" in found.grad_fn.name()
+    torch.testing.assert_close(found, expected)
+    for factor in (1.0, 3.0):
+        a, b = (
+            torch.autograd.grad(factor * loss, logits, retain_graph=True)[0]
+            for loss in (found, expected)
+        )
+        torch.testing.assert_close(a, b)
+        assert not a[0, 1].any()
+
+
+def test_its_derivatives_are_right(ready):
+    logits, targets = some_logits(dtype=torch.float64)
+    assert torch.autograd.gradcheck(ready_cross_entropy, (logits, targets), nondet_tol=1e-12)
+    assert torch.autograd.gradgradcheck(ready_cross_entropy, (logits, targets))
+
+
+def test_its_logits_may_be_written_to_before_the_gradient_is_taken(ready):
+    """As F.cross_entropy's; a second gradient, which would need them, is PyTorch's error."""
+    leaf, targets = some_logits()
+    (expected,) = torch.autograd.grad(cross_entropy(leaf, targets), leaf)
+    logits = leaf * 1
+    loss = ready_cross_entropy(logits, targets)
+    with torch.no_grad():
+        logits.zero_()
+    (found,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, leaf)
+
+
+def test_its_graph_is_spent_by_a_backward_pass(ready):
+    logits, targets = some_logits()
+    loss = ready_cross_entropy(logits, targets)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_all_rows_ignored_is_nan_with_a_gradient_of_zero(ready):
+    logits, targets = some_logits()
+    loss = ready_cross_entropy(logits, torch.full_like(targets, -1))
+    assert loss.isnan()
+    assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+def test_small_logits_half_precision_and_evaluation_take_the_usual_loss(ready, monkeypatch):
+    logits, targets = some_logits()
+    assert "Ready" not in ready_cross_entropy(logits.bfloat16(), targets).grad_fn.name()
+    with torch.no_grad():
+        assert ready_cross_entropy(logits, targets).grad_fn is None
+    monkeypatch.setattr(losses, "READY_NUMBERS", 89)
+    assert "Ready" not in ready_cross_entropy(logits, targets).grad_fn.name()
