@@ -13,8 +13,9 @@ COMPUTES = {  # the settings under which its model computes what ours does, besi
 def read_pretrained(model_type):
     """(settings, state dict) of a GPT-2 by model name or local directory, both in our names.
 
-    Needs the transformers package, imported here alone. Raises InputError for a configuration
-    that computes something else than GPT-2, ImportError without the package.
+    Needs the transformers package, imported here alone. Raises InputError for a name or folder
+    without a model and for a configuration that computes something else than GPT-2, ImportError
+    without the package.
     """
     try:
         from transformers import GPT2LMHeadModel
@@ -22,7 +23,11 @@ def read_pretrained(model_type):
         raise ImportError(
             "GPT.from_pretrained reads Hugging Face models: pip install transformers"
         ) from None
-    theirs = GPT2LMHeadModel.from_pretrained(model_type)
+    try:
+        theirs = GPT2LMHeadModel.from_pretrained(model_type)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"no GPT-2 could be read from {str(model_type)!r}: {reason}") from error
     shape = theirs.config
     computes = {**COMPUTES, "n_inner": (None, 4 * shape.n_embd)}
     for name, allowed in computes.items():

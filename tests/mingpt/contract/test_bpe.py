@@ -41,6 +41,7 @@ def test_bytes_to_unicode_writes_every_byte_as_one_character():
 
 
 def test_get_pairs_gives_the_set_of_neighbours():
+    """Of a word's parts, a string or a tuple of strings; a single part has none."""
     assert bpe.get_pairs("hello") == {("h", "e"), ("e", "l"), ("l", "l"), ("l", "o")}
     assert bpe.get_pairs(("ab", "c", "ab", "c")) == {("ab", "c"), ("c", "ab")}
     assert bpe.get_pairs("a") == set()
@@ -116,6 +117,7 @@ def test_ids_added_to_the_decoder_decode(small):
 
 
 def test_ids_added_to_gpt2s_decoder_decode():
+    """minGPT's decode looks every id up in `decoder`, an ordinary dict."""
     encoder = bpe.BPETokenizer().encoder
     encoder.decoder[50257] = "<|pad|>"
     try:
@@ -126,6 +128,7 @@ def test_ids_added_to_gpt2s_decoder_decode():
 
 
 def test_the_special_token_is_text_when_encoded_and_an_id_when_decoded(gpt2):
+    """minGPT's encode knows no special tokens; 50256 is in its decoder."""
     assert 50256 not in gpt2.encode("<|endoftext|>")
     assert gpt2.decode([50256]) == "<|endoftext|>"
 

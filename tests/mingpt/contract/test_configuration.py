@@ -69,6 +69,7 @@ def test_to_dict_goes_into_nodes_alone():
 
 
 def test_merge_from_dict_adds_names_too():
+    """minGPT updates __dict__: any name will do, unlike in merge_from_args."""
     config = CfgNode(a=1)
     config.merge_from_dict({"a": 2, "new": 3})
     assert (config.a, config.new) == (2, 3)

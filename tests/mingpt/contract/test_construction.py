@@ -239,6 +239,7 @@ def test_a_configuration_that_computes_its_fields():
 
 
 def test_a_frozen_configuration_may_name_a_model_type():
+    """Ours alone: minGPT writes the sizes into the configuration, which this one does not allow."""
     @dataclasses.dataclass(frozen=True)
     class Frozen:
         model_type: str = "gpt-nano"

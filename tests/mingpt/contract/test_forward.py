@@ -183,6 +183,7 @@ def test_dropout_draws_what_mingpts_modules_draw(state, idx, rate):
 
 
 def test_dropout_is_for_training_alone(state, idx):
+    """After eval() the rates say nothing: nn.Dropout passes everything on."""
     model = build(plain.settings(embd_pdrop=0.5, attn_pdrop=0.5, resid_pdrop=0.5), state)
     close(model(idx)[0], plain.logits(state, idx))
 

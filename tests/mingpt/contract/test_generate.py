@@ -43,6 +43,7 @@ def test_the_generator_is_left_where_mingpt_leaves_it(model, state, prompt):
 
 
 def test_greedy_generation_draws_nothing(model, prompt):
+    """do_sample False takes minGPT's torch.topk and leaves the global generator as it was."""
     torch.manual_seed(0)
     before = torch.get_rng_state()
     model.generate(prompt, 3)
@@ -60,6 +61,7 @@ def test_arguments_have_mingpts_names_and_order(model, prompt):
 
 
 def test_the_result_begins_with_the_prompt_which_stays_as_it_was(model, prompt):
+    """torch.cat((idx, idx_next), dim=1): a new int64 tensor (B, T + max_new_tokens)."""
     before = prompt.clone()
     out = model.generate(prompt, 6)
     assert out.dtype == torch.int64
@@ -69,6 +71,7 @@ def test_the_result_begins_with_the_prompt_which_stays_as_it_was(model, prompt):
 
 
 def test_no_new_tokens_give_the_prompt(model, prompt):
+    """max_new_tokens 0: minGPT's loop over range(0) returns idx."""
     assert torch.equal(model.generate(prompt, 0), prompt)
 
 
@@ -150,6 +153,7 @@ def test_counts_may_be_any_integer(model, prompt, number):
 
 @pytest.mark.parametrize("number", [np.float64, np.float32, torch.tensor])
 def test_temperatures_may_be_any_number(model, prompt, number):
+    """minGPT divides the logits by it: NumPy's numbers and 0-d tensors do as well as Python's."""
     torch.manual_seed(0)
     expected = model.generate(prompt, 6, temperature=0.5, do_sample=True)
     torch.manual_seed(0)

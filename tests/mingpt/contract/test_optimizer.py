@@ -33,6 +33,7 @@ def test_there_are_two_groups_sorted_by_name(model, config):
 
 
 def test_it_is_adamw_with_the_settings_given(model):
+    """torch.optim.AdamW with learning_rate and betas in both groups."""
     optimizer = model.configure_optimizers(train_config())
     assert isinstance(optimizer, torch.optim.AdamW)
     for group in optimizer.param_groups:

@@ -61,3 +61,22 @@ def test_nothing_but_a_gpt_is_returned(theirs):
     assert isinstance(model, GPT)
     assert isinstance(model.transformer.h[0].attn.c_attn, nn.Linear)
     assert torch.equal(model.transformer.h[0].attn.bias[0, 0], torch.ones(8, 8).tril())
+
+
+def test_a_wrong_name_is_an_assertion_error_and_a_value_error(monkeypatch):
+    """minGPT asserts that the name is one of four."""
+
+    def unknown(name, *args, **kwargs):
+        raise OSError(f"{name} is not a valid model identifier\nlisted on their site")
+
+    monkeypatch.setattr(transformers.GPT2LMHeadModel, "from_pretrained", unknown)
+    reason = "from 'gpt5': gpt5 is not a valid model identifier$"
+    with pytest.raises(AssertionError, match=reason) as caught:
+        GPT.from_pretrained("gpt5")
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_folder_without_a_model_is_the_same_error(tmp_path):
+    """Ours alone: from_pretrained takes folders too."""
+    with pytest.raises(AssertionError, match="no GPT-2 could be read from"):
+        GPT.from_pretrained(tmp_path)

@@ -227,6 +227,7 @@ def test_a_loss_function_replaced_in_pytorch_is_what_is_trained(model, idx, targ
 
 
 def test_a_softmax_replaced_in_pytorch_sees_the_attention(model, idx, monkeypatch):
+    """minGPT looks F.softmax up at every block, once a pass."""
     seen, softmax = [], F.softmax
 
     def watching(x, *args, **kwargs):
@@ -243,6 +244,7 @@ def test_a_softmax_replaced_in_pytorch_sees_the_attention(model, idx, monkeypatc
 
 
 def test_a_call_replaced_on_all_modules_is_made_for_each(model, idx, monkeypatch):
+    """Profilers replace nn.Module._call_impl: minGPT calls every leaf through it."""
     called, call = [], nn.Module._call_impl
     monkeypatch.setattr(
         nn.Module, "_call_impl", lambda self, *a, **k: (called.append(self), call(self, *a, **k))[1]

@@ -147,6 +147,7 @@ def test_an_extended_vocabulary_is_trained(model, state):
 
 
 def test_a_head_with_a_bias_has_a_bias(model, state, idx, targets):
+    """minGPT calls whatever stands at lm_head, in forward and in generate."""
     model.lm_head = nn.Linear(plain.WIDTH, plain.VOCAB)
     with torch.no_grad():
         model.lm_head.weight.copy_(state["lm_head.weight"])

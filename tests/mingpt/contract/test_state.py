@@ -87,6 +87,7 @@ def test_a_raw_state_dict_file_loads_given_a_configuration(config, state, idx, t
 
 
 def test_a_raw_file_that_does_not_fit_is_one_clear_error(state, tmp_path):
+    """load_state_dict of minGPT lists keys and shapes; without a configuration no file is raw."""
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(mingpt.CheckpointError, match="fit"):
         mingpt.load(tmp_path / "model.pt", config=plain.settings(n_layer=5))

@@ -118,6 +118,7 @@ def test_an_exception_in_a_callback_ends_the_run(model):
 
 
 def test_the_model_is_in_train_mode_during_the_run(model):
+    """run() calls model.train(), whatever mode it was given in."""
     run, modes = Trainer(training_config(), model.eval(), Blocks()), []
     run.set_callback("on_batch_end", lambda trainer: modes.append(trainer.model.training))
     run.run()

@@ -66,6 +66,7 @@ def test_map_datasets_of_every_kind(model, data):
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
 def test_targets_of_other_integer_types_are_trained_on(model, dtype):
+    """Ours takes them all; minGPT's cross-entropy wants int64 or uint8."""
     data = [(x, y.to(dtype)) for x, y in pairs()]
     assert len(losses_of(Trainer(training_config(), model, data))) == 3
 
