@@ -103,7 +103,27 @@ def prompting(r):
     ]  # fmt: skip
 
 
-STUDIES = {"early-exit": early_exit, "feedback": feedback, "prompting": prompting}
+def compression(r):
+    """Rows of results/compression.json."""
+    ours, file = r["predictors"]["bits_per_byte"], r["file"]
+    text_bytes = file["text_bytes"]
+    learning = ours["all, learning on"]
+    return [
+        Row("all, learning on, bits per byte", learning, most=1.760),
+        Row("all, standing still, bits per byte", ours["all, standing still"], most=1.830),
+        Row("GPT alone, static, bits per byte", ours["GPT, scored as in question 1"], most=1.917),
+        Row("the file, bytes", file["file_bytes"], most=learning * text_bytes / 8 + 40),
+        Row("decodes byte for byte in a fresh process",
+            file["decodes_byte_for_byte_in_a_fresh_process"], least=1),
+        Row("compressing and decompressing, seconds",
+            file["compress_seconds"] + file["decompress_seconds"], most=file["target_seconds"]),
+        Row("n-grams, counting on, seconds of one core",
+            r["predictors"]["processor_seconds"]["n-grams, counting on"], most=10),
+    ]  # fmt: skip
+
+
+STUDIES = {"compression": compression, "early-exit": early_exit, "feedback": feedback,
+           "prompting": prompting}  # fmt: skip
 
 
 def main(argv=None):
