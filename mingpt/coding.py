@@ -1,10 +1,10 @@
 """Text in as few bytes as its tokens' probabilities allow: arithmetic coding under a predictor.
 
 A file is a header and an arithmetic code. Reading it needs the very same probabilities, to the
-last bit. So both directions run the same operations on arrays of the same shapes, on the CPU with
-one thread, and turn every distribution into whole frequencies. The header says which model, method,
-PyTorch and NumPy wrote the file, and holds a checksum of its first frequencies: a machine that
-computes otherwise is found out before, not after, the work.
+last bit. So both directions run the same operations on arrays of the same shapes, on the CPU, each
+on one thread, and turn every distribution into whole frequencies. The header says which model,
+method, PyTorch and NumPy wrote the file, and holds a checksum of its first frequencies: a machine
+that computes otherwise is found out before, not after, the work.
 
 `python -m mingpt.coding compress FILE` and `... decompress FILE` do it for files.
 """
@@ -37,7 +37,7 @@ from mingpt.utils import atomic_path, check_file
 
 PROG = "python -m mingpt.coding"
 MAGIC = b"mGPT"
-VERSION = 2  # counts up with every change of the file or of what METHODS compute
+VERSION = 3  # counts up with every change of the file or of what METHODS compute
 HEADER = struct.Struct("<4sBB6s6sI6sI")  # the fields of Header
 SEAL = struct.Struct("<I")  # CRC-32 of all that precedes it
 DIGEST_BYTES = 6  # of a SHA-256 that the header keeps
@@ -156,7 +156,8 @@ def _defaults(model, encoder, primer):
 
 @contextmanager
 def reproducible():
-    """One thread and float32, whatever the caller computes with; no gradients but those asked."""
+    """Operations on one thread and in float32, whatever the caller computes with; no gradients but
+    those asked for."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
@@ -203,7 +204,7 @@ def _in_words(versions):
 
 # --- The command line ---------------------------------------------------------------------------
 
-TOKENS_PER_SECOND, START_SECONDS = 50, 15  # on one core of 2.6 GHz
+BYTES_PER_TOKEN, TOKENS_PER_SECOND, START_SECONDS = 3.5, 50, 15  # on two cores of 2.6 GHz
 
 
 def compress_file(path, out, model, **options):
@@ -215,9 +216,7 @@ def compress_file(path, out, model, **options):
         text = Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is none of it") from None
-    if (tokens := len(text.encode()) / 3.5) > 10_000:
-        minutes = (START_SECONDS + tokens / TOKENS_PER_SECOND) / 60
-        print(f"{path} will take about {minutes:.0f} minutes", flush=True)
+    _say_how_long(path, len(text.encode()) / BYTES_PER_TOKEN)
     content = compress(text, model, **options)
     with atomic_path(out) as temporary:
         temporary.write_bytes(content)
@@ -229,13 +228,21 @@ def decompress_file(path, out, model, **options):
 
     options: those of `decompress`. Raises CodingError as `decompress` does, OSError.
     """
+    content = Path(path).read_bytes()
     try:
-        raw = decompress(Path(path).read_bytes(), model, **options).encode("utf-8")
+        _say_how_long(path, parse(content)[0].tokens)
+        raw = decompress(content, model, **options).encode("utf-8")
     except CodingError as error:
         raise CodingError(f"{path}: {error}") from None
     with atomic_path(out) as temporary:
         temporary.write_bytes(raw)
     return len(raw)
+
+
+def _say_how_long(path, tokens):
+    seconds = START_SECONDS + tokens / TOKENS_PER_SECOND
+    time = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    print(f"{path} will take about {time}", flush=True)
 
 
 def wrote(out, text_file):

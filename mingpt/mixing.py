@@ -1,13 +1,13 @@
 """Several predictors as one: a mixture whose weights learn, and the two that `coding` offers.
 
 All numbers here were chosen on the last tenth of the training part, with a GPT trained on the nine
-before it; report/results/compression_search.json holds what else was tried.
+before it; report/results/ablation_compression.json holds what else was tried.
 """
 
 import torch
 
 from mingpt.ngram import KneserNey, folded_kinds, unseen_prior
-from mingpt.predictors import SEGMENT, WINDOW, DynamicGPT, Neighbours, StaticGPT
+from mingpt.predictors import SEGMENT, WINDOW, DynamicGPT, InThread, Neighbours, StaticGPT
 from mingpt.utils import check_number
 
 ORDER = 5  # of the n-grams
@@ -53,8 +53,8 @@ class Mixture:
 def members(model, encoder, tokens, adaptive, names=tuple(ADAPTIVE_WEIGHTS)):
     """The predictors of these names, dict, primed with tokens (N,) int64.
 
-    adaptive: whether they learn from what follows. Raises ValueError for fewer tokens than a
-    window of the GPT takes.
+    adaptive: whether they learn from what follows. Where there are several, the GPT computes in a
+    thread beside the others. Raises ValueError for fewer tokens than a window of the GPT takes.
     """
     window = min(WINDOW, model.block_size)
     windows = {"window": window, "segment": min(SEGMENT, max(1, window // 2))}
@@ -67,6 +67,9 @@ def members(model, encoder, tokens, adaptive, names=tuple(ADAPTIVE_WEIGHTS)):
         ),
         "neighbours": lambda: Neighbours(model, tokens, adaptive=adaptive, **windows),
     }
+    if len(names) > 1 and "gpt" in names:
+        gpt = InThread(build["gpt"])  # first, so that the others are built meanwhile
+        build["gpt"] = lambda: gpt
     return {name: build[name]() for name in names}
 
 

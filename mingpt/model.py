@@ -237,10 +237,11 @@ class GPT(nn.Module):
             x = block(x, blocked=blocked[number]) if number in blocked else block(x)
         return x, captured
 
-    def hidden_states(self, idx):
-        """What the head multiplies: (B, T, C) for tokens idx (B, T) int64."""
-        x = self.embed(idx)
-        if pristine(self, idx.shape[1]):
+    def hidden_states(self, idx=None, embeddings=None):
+        """What the head multiplies: (B, T, C) for tokens idx (B, T) int64, or for embeddings
+        (B, T, C) as in `forward`."""
+        x = self.embed(idx, embeddings)
+        if pristine(self, x.shape[1]):
             return fast.hidden_states(self, x)
         return self.transformer.ln_f(self._blocks(x)[0])
 
@@ -336,8 +337,8 @@ class GPT(nn.Module):
 
         In training mode, as in minGPT. The head is tied to the token embedding where theirs is,
         as GPT-2's are, and `config.tied_head` says so; minGPT always unties it.
-        Needs the transformers package. Raises ValueError for a configuration that computes
-        something else than GPT-2.
+        Needs the transformers package. Raises InputError for what is no such name or directory,
+        and for a configuration that computes something else than GPT-2.
         """
         settings, theirs = read_pretrained(model_type)
         config = cls.get_default_config()

@@ -2,22 +2,26 @@
 
 A predictor has two methods: `predict()` gives the log-probabilities of the next token, (V,)
 float64 nats, and `update(token)` says which one it was. Here: the GPT as it is, the GPT that goes
-on learning, and the nearest neighbours of its hidden state; `KneserNey` in mingpt/ngram.py and
-`Mixture` in mingpt/mixing.py are others. All compute on the CPU, in float32 or float64, one token
-after the other, so that the same tokens give the same bits (see mingpt/coding.py).
+on learning, the nearest neighbours of its hidden state, and any of them in a thread of its own;
+`KneserNey` in mingpt/ngram.py and `Mixture` in mingpt/mixing.py are others. All compute on the CPU,
+in float32 or float64, one token after the other, so that the same tokens give the same bits (see
+mingpt/coding.py).
 """
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.nn import functional as F
 
 from mingpt import fast
+from mingpt.pristine import pristine
 from mingpt.utils import check_integer, check_number
 
 WINDOW, SEGMENT = 32, 16  # tokens: a prediction's context is 17 to 32 of them
 WINDOW_BATCH = 16
+ROWS = 512  # of the head that learn at a time: with GPT-2's vocabulary 0.4 MB
 
 
 class StaticGPT:
@@ -135,12 +139,46 @@ class DynamicGPT(StaticGPT):
 
     @torch.no_grad()
     def _end_segment(self):
-        gradients = self._gradients(torch.tensor(self._text), self.segment)
-        for weight, trained, gradient, rms in zip(
-            self._weights, self._trained, gradients, self._rms, strict=True
-        ):
-            weight.addcdiv_(gradient, rms, value=-self.learning_rate)
-            weight.lerp_(trained, self.decay)
+        text = torch.tensor(self._text)
+        if pristine(self.model):
+            self._descend_by_parts(text)
+        else:
+            for number, gradient in enumerate(self._gradients(text, self.segment)):
+                self._descend(number, gradient)
+
+    def _descend(self, number, gradient, rows=slice(None)):
+        """Move rows of a weight down their gradient, and back towards training's."""
+        weight = self._weights[number][rows]
+        weight.addcdiv_(gradient, self._rms[number][rows], value=-self.learning_rate)
+        weight.lerp_(self._trained[number][rows], self.decay)
+
+    def _descend_by_parts(self, text):
+        """The same, without ever holding the gradient of the head, a product of two thin matrices:
+        a part of it is computed when it is needed, while all that it meets is in the cache."""
+        inputs, targets = text[:-1], text[-self.segment :]
+        embedding, head = self.model.transformer.wte.weight, self.model.lm_head.weight
+        number_of = {weight: number for number, weight in enumerate(self._weights)}
+        inner = [number for w, number in number_of.items() if w is not embedding and w is not head]
+        vectors = embedding.detach()[inputs].requires_grad_()
+        with torch.enable_grad():
+            states = self.model.hidden_states(embeddings=vectors[None])[0, -self.segment :]
+        h = states.detach()  # (segment, C)
+        of_logits = (h @ head.T).softmax(dim=1)  # (segment, V)
+        of_logits[torch.arange(len(h)), targets] -= 1
+        of_logits /= len(h)
+        weights = [self._weights[number] for number in inner]
+        *gradients, of_vectors = torch.autograd.grad(
+            states, [*weights, vectors], of_logits @ head
+        )
+        for number, gradient in zip(inner, gradients, strict=True):
+            self._descend(number, gradient)
+        rms = self._rms[number_of[embedding]][inputs]
+        embedding.index_add_(0, inputs, of_vectors / rms, alpha=-self.learning_rate)
+        if embedding is not head:
+            embedding.lerp_(self._trained[number_of[embedding]], self.decay)
+        for start in range(0, len(head), ROWS):
+            rows = slice(start, start + ROWS)
+            self._descend(number_of[head], of_logits[:, rows].T @ h, rows)
 
 
 class Neighbours:
@@ -215,3 +253,30 @@ class Neighbours:
             self._recent = self._recent[-(self._window - self._segment + 1) :]
             self._continuation = fast.continuation(self._model)
         self._state = self._state_after_recent()
+
+
+class InThread:
+    """A predictor in a thread of its own, where it computes the next prediction while its caller
+    does something else. It does one thing after the other, so it predicts what it would anyway.
+    """
+
+    def __init__(self, build):
+        """build() -> the predictor."""
+        self._thread = ThreadPoolExecutor(1, initializer=torch.get_num_threads)  # as in the caller
+        self._next = self._thread.submit(self._begin, build)
+
+    def _begin(self, build):
+        self._predictor = build()
+        return self._predictor.predict()
+
+    def _advance(self, token):
+        self._predictor.update(token)
+        return self._predictor.predict()
+
+    def predict(self):
+        """Log-probabilities of the next token, (V,) float64 nats."""
+        return self._next.result()
+
+    def update(self, token):
+        """The token follows."""
+        self._next = self._thread.submit(self._advance, token)

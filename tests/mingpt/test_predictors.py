@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from mingpt import predictors
 from mingpt.mixing import METHODS, Mixture, members
 from mingpt.ngram import KneserNey
-from mingpt.predictors import DynamicGPT, Neighbours, StaticGPT
+from mingpt.predictors import DynamicGPT, InThread, Neighbours, StaticGPT
 from mingpt.vocabulary import BookVocabulary
 from tests.mingpt.helpers import small_model, tokens
 
@@ -74,7 +75,13 @@ def test_without_a_step_the_dynamic_gpt_is_the_static_one(model):
     assert torch.equal(still, walk(StaticGPT(model, ids, 16, 8), following))
 
 
-def test_one_step_is_krauses(model):
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("as_built", [True, False])
+def test_one_step_is_krauses(tied, as_built, monkeypatch):
+    monkeypatch.setattr(predictors, "ROWS", 40)  # of 97: in three parts
+    model = small_model(scale=3.0, tied_head=tied)
+    if not as_built:
+        model.transformer.drop.register_forward_hook(lambda *_: None)
     ids, following = tokens(60), tokens(8, seed=1)
     predictor = DynamicGPT(model, ids, 16, 8, learning_rate=1e-3, damping=2.0, decay=0.25)
     rms = [r.clone() for r in predictor._rms]
@@ -82,7 +89,7 @@ def test_one_step_is_krauses(model):
     text = torch.cat([ids, following])[-17:]
     targets = text[1:].clone()
     targets[:8] = -1
-    plain = small_model(scale=3.0)
+    plain = small_model(scale=3.0, tied_head=tied)
     _, loss = plain(text[None, :-1], targets[None])
     loss.backward()
     for weight, moved, r in zip(plain.parameters(), predictor.model.parameters(), rms, strict=True):
@@ -117,6 +124,24 @@ def test_neighbours_remember_every_state_once(model):
         assert predictor._count == 8 * complete
         walk(predictor, tokens(5, seed=1))
         assert predictor._count == 8 * complete + 5
+
+
+@pytest.mark.parametrize("name", ["dynamic", "neighbours"])
+def test_in_a_thread_of_its_own_a_predictor_gives_the_same_bits(model, name):
+    following = tokens(20, seed=1)
+    alone = PREDICTORS[name](model, tokens(60))
+    beside = InThread(lambda: PREDICTORS[name](model, tokens(60)))
+    for token in following.tolist():
+        assert torch.equal(beside.predict(), alone.predict())
+        assert torch.equal(beside.predict(), alone.predict())
+        for predictor in (alone, beside):
+            predictor.update(token)
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_where_it_is_waited_for(model):
+    beside = InThread(lambda: StaticGPT(model, tokens(0), 16, 8))
+    with pytest.raises(ValueError, match="at least one token"):
+        beside.predict()
 
 
 class Fixed:
