@@ -1,10 +1,11 @@
-"""What the compressor's settings were chosen by: `python -m tests.benchmarks.compression_search`.
+"""What the compressor's settings were chosen by: `python -m tests.benchmarks.compression_ablation`.
 
 The held-out part of the book is not touched: a GPT is trained by the default recipe on the first
 nine tenths of the training part, and every predictor is primed with them and codes the last tenth,
-in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed.
-Writes report/results/compression_search.json after every number. Training takes some five minutes
-on one core, the rest fifteen.
+in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed,
+and for each theta of the neighbours (the best alone need not be the best beside others) all weights
+on a grid (`--mixtures` measures that alone). Writes report/results/ablation_compression.json after
+every number. Training takes some five minutes on one core, the rest fifteen.
 
 `--trials FILE` measures instead what was tried in the place of a part: other optimisers, a logistic
 mixture. All take a GPT of the nine tenths with a small vocabulary, for a tenth of the time: FILE is
@@ -14,7 +15,7 @@ runs/early_exit_alone_6.pt of `python example_gpt.py --study early-exit`.
 from mingpt import startup
 
 if __name__ == "__main__":
-    startup.prepare("python -m tests.benchmarks.compression_search")
+    startup.prepare("python -m tests.benchmarks.compression_ablation")
 
 import json
 import math
@@ -38,10 +39,11 @@ from mingpt.studies.compression import mixed
 from mingpt.trainer import Trainer
 from mingpt.utils import write_json
 
-PROG = "python -m tests.benchmarks.compression_search"
-PATH = Path(__file__).parents[2] / "report" / "results" / "compression_search.json"
+PROG = "python -m tests.benchmarks.compression_ablation"
+PATH = Path(__file__).parents[2] / "report" / "results" / "ablation_compression.json"
 SEED = 0  # that of the shipped weights
 
+THETAS = (10, 15, 20)
 PREDICTORS = {
     **{f"GPT, windows of {w} moved by {w // 2}": ("static", {"window": w, "segment": w // 2})
        for w in (16, 32, 64)},
@@ -54,19 +56,20 @@ PREDICTORS = {
     **{f"n-grams of order {n}": ("ngram", {"order": n}) for n in (3, 4, 5, 6)},
     "n-grams of order 5, case and space in contexts": ("ngram", {"order": 5, "kinds": None}),
     "n-grams standing still": ("ngram", {"adaptive": False}),
-    **{f"neighbours, theta {theta}": ("neighbours", {"theta": float(theta)})
-       for theta in (10, 15, 20)},
+    **{f"neighbours, theta {theta}": ("neighbours", {"theta": float(theta)}) for theta in THETAS},
     "neighbours standing still": ("neighbours", {"adaptive": False}),
 }  # fmt: skip
 CHOSEN = {"gpt": "GPT learning on, rate 6e-05", "ngram": f"n-grams of order {ORDER}",
           "neighbours": "neighbours, theta 15"}  # fmt: skip
 STILL = {"gpt": "GPT, windows of 32 moved by 16", "ngram": "n-grams standing still",
          "neighbours": "neighbours standing still"}  # fmt: skip
+MIXED_NAMES = {*CHOSEN.values(), *STILL.values(), *(f"neighbours, theta {t}" for t in THETAS)}
 MIXTURES = {
     **{f"learning on, rate {rate:g}": (CHOSEN, ADAPTIVE_WEIGHTS, rate) for rate in
        (0, 0.005, 0.01, RATE, 0.04)},
     "standing still": (STILL, STATIC_WEIGHTS, 0),
 }  # fmt: skip
+GRID = 10  # weights are multiples of 1 / GRID, none zero
 TRIALS = {
     "GPT standing still": ("static", {}),
     **{f"GPT learning on, rate {rate:g}": ("dynamic", {"learning_rate": rate})
@@ -193,6 +196,8 @@ def _search(argv):
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path("runs/gpt_nine_tenths.pt"),
                         help="the GPT of the nine tenths; trained and saved where it is missing")
+    parser.add_argument("--mixtures", action="store_true",
+                        help="measure the predictors that are mixed, and no others")
     parser.add_argument("--trials", type=Path, metavar="FILE",
                         help="measure what was tried in the place of a part, with this GPT")
     args = parser.parse_args(argv)
@@ -208,14 +213,16 @@ def _search(argv):
         model = train(tokens, encoder, validation, num_bytes)
         mingpt.save(model, args.weights, dtype=torch.float16)
     with coding.reproducible():
-        _choose(mingpt.load(args.weights), encoder, tokens, validation, num_bytes)
+        names = [name for name in PREDICTORS if not args.mixtures or name in MIXED_NAMES]
+        _choose(mingpt.load(args.weights), encoder, tokens, validation, num_bytes, names)
 
 
-def _choose(model, encoder, tokens, validation, num_bytes):
+def _choose(model, encoder, tokens, validation, num_bytes, names):
     note("validation_tokens", len(validation))
     note("validation_bytes", num_bytes)
     kept, matched = {}, None
-    for name, (kind, settings) in tqdm(PREDICTORS.items(), disable=None):
+    for name in tqdm(names, disable=None):
+        kind, settings = PREDICTORS[name]
         kept[name], contexts = code(build(kind, settings, model, encoder, tokens), validation)
         matched = contexts if name == CHOSEN["ngram"] else matched
         note("bits_per_byte", "predictors", name, bits(kept[name], num_bytes))
@@ -227,6 +234,31 @@ def _choose(model, encoder, tokens, validation, num_bytes):
     nats = mixed(chosen, ADAPTIVE_WEIGHTS, RATE, [0] * len(validation))
     note("bits_per_byte", "mixtures", f"learning on, rate {RATE:g}, one context",
          bits(nats, num_bytes))  # fmt: skip
+    for theta in THETAS:
+        neighbours = {"neighbours": f"neighbours, theta {theta}"}
+        scores = {member: kept[name] for member, name in (CHOSEN | neighbours).items()}
+        search_weights(f"learning on, theta {theta}", scores, RATE, matched, num_bytes)
+    scores = {member: kept[name] for member, name in STILL.items()}
+    search_weights("standing still", scores, 0, matched, num_bytes)
+
+
+def search_weights(name, scores, rate, matched, num_bytes):
+    """Note the bits per byte of the best initial weights on the grid, and of those chosen."""
+    found = {}
+    for first in range(1, GRID - 1):
+        for second in range(1, GRID - first):
+            shares = (first, second, GRID - first - second)
+            weights = dict(zip(scores, (share / GRID for share in shares), strict=True))
+            found[shares] = bits(mixed(scores, weights, rate, matched), num_bytes)
+    best = min(found, key=found.get)
+    chosen = ADAPTIVE_WEIGHTS if rate else STATIC_WEIGHTS
+    note("weights", name, {
+        "tried": len(found),
+        "best": dict(zip(scores, (share / GRID for share in best), strict=True)),
+        "bits_per_byte_of_the_best": found[best],
+        "chosen": chosen,
+        "bits_per_byte_of_the_chosen": bits(mixed(scores, chosen, rate, matched), num_bytes),
+    })  # fmt: skip
 
 
 def _try(content, parts, num_bytes):
