@@ -5,6 +5,8 @@ With D(x) = sigmoid(h(x)) the discriminator maximises
     V(G, D) = E log D(x) + E log(1 - D(G(z))),   x ~ data, z ~ N(0, I),
 
 and the generator minimises E log(1 - D(G(z))) (minimax) or -E log D(G(z)) (non-saturating).
+With classes, G takes a label beside z, and D has one output for every class, of which that of the
+label counts (Mescheder et al. 2018).
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import leaky_relu, pixel_shuffle, pixel_unshuffle, relu, softplus
+from torch.nn.functional import (
+    leaky_relu,
+    one_hot,
+    pixel_shuffle,
+    pixel_unshuffle,
+    relu,
+    softplus,
+)
 
 from diffusion.checks import check_count, own_mode
 from diffusion.images import mnist
@@ -37,6 +46,7 @@ class GAN(ImageModel):
         hidden: units of the hidden layers of both dense networks; of the convolutional ones:
             channels at scale 1/2, a multiple of 8.
         network: "dense", whose output is unbounded, or "convolutional", with output in [0, 1].
+        num_classes: 0 for players that see no labels.
         losses: (updates, 2), of discriminator and generator; see `ImageModel`.
         generator: of the initial weights.
 
@@ -54,27 +64,30 @@ class GAN(ImageModel):
         latent: int = 64,
         hidden: Sequence[int] = (32,),
         network: str = "convolutional",
+        num_classes: int = 0,
         losses: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(losses)
         pixels, latent = check_count("pixels", pixels), check_count("latent", latent)
+        self.num_classes = check_count("classes", num_classes, least=0)
         hidden = tuple(check_count("hidden", value) for value in hidden)
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
         self.pixels, self.latent, self.hidden = pixels, latent, hidden
         self.network = network
+        inputs, outputs = latent + self.num_classes, max(1, self.num_classes)
         if network == "dense":
-            self.generator = dense(latent, *self.hidden, pixels)
-            self.discriminator = dense(pixels, *self.hidden, 1)
+            self.generator = dense(inputs, *self.hidden, pixels)
+            self.discriminator = dense(pixels, *self.hidden, outputs)
         else:
             if pixels != mnist.PIXELS or len(self.hidden) != 1 or self.hidden[0] % _GROUPS:
                 raise ValueError(
                     f"the convolutional network is for {mnist.PIXELS} pixels and one multiple of "
                     f"{_GROUPS} channels, not {pixels} and {self.hidden}"
                 )
-            self.generator = _Generator(latent, *self.hidden)
-            self.discriminator = _Discriminator(*self.hidden)
+            self.generator = _Generator(inputs, *self.hidden)
+            self.discriminator = _Discriminator(*self.hidden, outputs)
         initialise(self, generator)
 
     def config(self) -> dict:
@@ -83,29 +96,53 @@ class GAN(ImageModel):
             "latent": self.latent,
             "hidden": list(self.hidden),
             "network": self.network,
+            "num_classes": self.num_classes,
         }
 
-    def _noise(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, self.latent, generator=generator).to(self.losses)
+    def any_labels(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """n labels, each as likely as any other: (n,) int64; None without classes."""
+        if not self.num_classes:
+            return None
+        return torch.randint(self.num_classes, (n,), generator=generator)
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """G(z) for n draws of z: (n, m), with gradients."""
-        return self.generator(self._noise(n, generator))
+    def _noise(self, n: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        z = torch.randn(n, self.latent, generator=generator).to(self.losses)
+        if labels is None:
+            return z
+        return torch.cat([z, one_hot(labels, self.num_classes).to(z)], dim=1)
 
-    def h(self, x: Tensor) -> Tensor:
-        """Log-odds of D(x) = sigmoid(h(x)) that x (n, m) is real: (n,)."""
-        return self.discriminator(x)[:, 0]
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
+        """G(z) for n draws of z and, with classes, labels (n,): (n, m), with gradients."""
+        return self.generator(self._noise(n, generator, labels))
+
+    def h(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log-odds of D(x) = sigmoid(h(x)) that x (n, m) is real, and of its label: (n,)."""
+        return of_label(self.discriminator(x), labels)
 
     @own_mode(gradients=False)
-    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+    def sample(
+        self, n: int, *, labels: int | Tensor | None = None, seed: int | None = None
+    ) -> Tensor:
         """n images G(z), (n, m), in [0, 1] where the network is convolutional.
 
+        Args:
+            n: number of images.
+            labels: with classes, that of each image, an int or (n,) int64; None draws them.
+            seed: None seeds from the system.
+
         Raises:
-            ValueError: n below 1.
+            ValueError: n below 1, or labels outside that.
         """
-        n = check_count("n", n)
-        z = self._noise(n, generator_of(seed))
+        n, generator = check_count("n", n), generator_of(seed)
+        if labels is None:
+            labels = self.any_labels(n, generator)
+        z = self._noise(n, generator, self.check_labels(labels, n))
         return torch.cat([self.generator(rows) for rows in z.split(_ROWS)])
+
+
+def of_label(outputs: Tensor, labels: Tensor | None) -> Tensor:
+    """Of a discriminator's outputs (n, 1) or (n, classes) that of each label: (n,)."""
+    return outputs[:, 0] if labels is None else outputs.gather(1, labels[:, None])[:, 0]
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -147,14 +184,14 @@ class _Generator(nn.Module):
 
 
 class _Discriminator(nn.Module):
-    """Images (n, 784) -> log-odds (n, 1)."""
+    """Images (n, 784) -> log-odds (n, outputs)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.input_layer = nn.Conv2d(4, width, 3, padding=1)
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.coarse = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.output_layer = nn.Linear(2 * width * 49, 1)
+        self.output_layer = nn.Linear(2 * width * 49, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pixel_unshuffle(2 * x.reshape(-1, 1, *mnist.SHAPE) - 1, 2)  # (n, 4, 14, 14)
@@ -171,6 +208,7 @@ class GANTraining(BatchTraining):
     slope, E |grad h|^2 penalty / 2, estimated by E (h(x + r) - h(x))^2 / s^2, r ~ N(0, s^2 I).
 
     Args:
+        labels: (n,), for players with classes; generated images get those of the batch.
         loss: of the generator, `non_saturating_loss` or `minimax_loss`.
         penalty: on the slope.
         others: those of `BatchTraining`.
@@ -182,36 +220,43 @@ class GANTraining(BatchTraining):
         self,
         model: GAN,
         images: Tensor,
+        labels: Tensor | None = None,
         *,
         loss=non_saturating_loss,
         penalty: float = 1.0,
         **options,
     ) -> None:
-        super().__init__(model, images, **options)
+        super().__init__(model, images, labels, **options)
         self.loss, self.penalty = loss, penalty
         self.players: list[tuple[float, float]] = []
         for group in self.optimizer.param_groups:
             group["betas"] = (0.5, 0.99)
 
-    def _loss(self, images: Tensor, labels: None) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
         model, real = self.model, images
         if images.dtype == torch.uint8:
             real = images / 255
-        fake = model.draw(len(real), self.generator)
+        fake = model.draw(len(real), self.generator, labels)
         moved = real + self.REACH * torch.randn(real.shape, generator=self.generator)
-        h_real, h_fake, h_moved = model.h(torch.cat([real, fake.detach(), moved])).chunk(3)
+        thrice = None if labels is None else labels.repeat(3)
+        shown = torch.cat([real, fake.detach(), moved])
+        h_real, h_fake, h_moved = model.h(shown, thrice).chunk(3)
         slope = (h_moved - h_real).square().mean() / self.REACH**2
         held = {name: p.detach() for name, p in model.discriminator.named_parameters()}
-        h_seen = functional_call(model.discriminator, held, (fake,))[:, 0]
+        h_seen = of_label(functional_call(model.discriminator, held, (fake,)), labels)
         losses = discriminator_loss(h_real, h_fake), self.loss(h_seen)
         self.players.append((losses[0].item(), losses[1].item()))
         return losses[0] + losses[1] + self.penalty / 2 * slope
 
-    def run(self, **options) -> GAN:
+    def advance(self, epochs: int) -> None:
         try:
-            return super().run(**options)
+            super().advance(epochs)
         finally:
             self.average.losses = torch.tensor(self.players, device=self.average.device)
+
+    def resume(self, path: str | Path) -> None:
+        super().resume(path)
+        self.players = [tuple(both) for both in self.average.losses.tolist()]
 
     def _settings(self) -> dict:
         return super()._settings() | {"loss": self.loss.__name__, "penalty": self.penalty}

@@ -94,18 +94,21 @@ def generator_gradients(model: GAN, n: int = 256, *, seed: int = 0) -> Gradients
         ValueError: n below 1.
     """
     check_count("n", n)
-
     parameters = list(model.generator.parameters())
 
+    def h() -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        labels = model.any_labels(n, generator)
+        return model.h(model.draw(n, generator, labels), labels)
+
     def gradient(loss: Callable[[Tensor], Tensor]) -> Tensor:
-        fake = model.draw(n, torch.Generator().manual_seed(seed))
-        parts = torch.autograd.grad(loss(model.h(fake)), parameters)
+        parts = torch.autograd.grad(loss(h()), parameters)
         return torch.cat([part.flatten() for part in parts])
 
     with torch.enable_grad():
         minimax, other = gradient(minimax_loss), gradient(non_saturating_loss)
         closed = gradient(lambda h: -(torch.sigmoid(h).detach() * h).mean())
     with torch.no_grad():
-        mean_d = torch.sigmoid(model.h(model.draw(n, torch.Generator().manual_seed(seed)))).mean()
+        mean_d = torch.sigmoid(h()).mean()
     norms = (part.norm().item() for part in (minimax, closed, minimax - closed, other))
     return Gradients(mean_d.item(), *norms)

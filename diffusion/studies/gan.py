@@ -40,7 +40,7 @@ OPTIONS = (
         type=Path,
         metavar="PATH",
     ),
-    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=8_000),
+    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=6_000),
     recipe.CLASSIFIER,
     recipe.SEED,
     option(
@@ -81,11 +81,10 @@ def train(run: Run, name: str) -> GAN:
 
 def digits_training(epochs: int, seed: int) -> GANTraining:
     """The default recipe; epochs counts updates, of 64 images each."""
-    images, _ = mnist.load("train")
-    model = GAN(generator=torch.Generator().manual_seed(seed))
-    return GANTraining(
-        model, images, epochs=epochs, batch_size=64, learning_rate=2e-3, penalty=0.3, seed=seed
-    )
+    images, labels = mnist.load("train")
+    model = GAN(num_classes=mnist.NUM_CLASSES, generator=torch.Generator().manual_seed(seed))
+    options = {"batch_size": 64, "learning_rate": 2e-3, "penalty": 0.3, "ema_decay": 0.995}
+    return GANTraining(model, images, labels, epochs=epochs, seed=seed, **options)
 
 
 # --- The sheet's questions ------------------------------------------------------------------------
@@ -97,18 +96,19 @@ def a_gradients(run: Run) -> Answer:
     for _ in range(YOUNG):
         training.epoch()
     model = training.model
-    images, _ = mnist.load("train")
+    images, labels = mnist.load("train")
     optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for update in range(PERFECTED[-1] + 1):
         if update in PERFECTED:
             found.append(gan_exact.generator_gradients(model, 128, seed=seed))
-        real = images[torch.randint(len(images), (64,), generator=generator)] / 255
+        pick = torch.randint(len(images), (64,), generator=generator)
+        real, given = images[pick] / 255, labels[pick]
         with torch.no_grad():
-            fake = model.draw(64, generator)
+            fake = model.draw(64, generator, given)
         optimizer.zero_grad()
-        gan.discriminator_loss(model.h(real), model.h(fake)).backward()
+        gan.discriminator_loss(model.h(real, given), model.h(fake, given)).backward()
         optimizer.step()
     columns = {name: [getattr(row, name) for row in found] for name in found[0]._fields}
     figure = figures.gradients(columns["mean_d"], columns["minimax"], columns["non_saturating"])
@@ -193,7 +193,7 @@ def d_progress(run: Run) -> Answer:
 def e_coverage(run: Run) -> Answer:
     """Which classes samples have; and a collapse made on purpose, which this detects."""
     judge, n, seed = run.models["classifier"], run.args.samples, run.args.seed
-    test = mnist.load("test")[0] / 255
+    _, features = classifier.evaluate(judge, mnist.load("test")[0] / 255)
     train = mnist.load("train")[0][:n] / 255
     samples = {
         "GAN": run.models["gan"].sample(n, seed=seed),
@@ -202,7 +202,7 @@ def e_coverage(run: Run) -> Answer:
     }
     numbers, shares = {"samples": n}, {}
     for name, images in samples.items():
-        found = measures.judge(judge, images, test)
+        found = measures.judge(judge, images, features)
         numbers[name] = found._asdict()
         classes = classifier.evaluate(judge, images)[0].argmax(dim=1)
         shares[name] = (torch.bincount(classes, minlength=10) / n).tolist()
@@ -219,8 +219,9 @@ def collapsed(model: GAN, seed: int) -> GAN:
     optimizer = torch.optim.Adam(model.generator.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(COLLAPSE):
+        labels = model.any_labels(64, generator)
         optimizer.zero_grad()
-        gan.non_saturating_loss(model.h(model.draw(64, generator))).backward()
+        gan.non_saturating_loss(model.h(model.draw(64, generator, labels), labels)).backward()
         optimizer.step()
     return model
 

@@ -126,10 +126,61 @@ def test_a_dense_pair_moves_to_the_data():
     assert model.losses.shape == (600, 2)
 
 
+def test_a_discriminator_with_classes_is_the_best_one_of_each():
+    """Two classes of data against one generator: D* of class k is p(x|k) / (p(x|k) + p_theta)."""
+    model, generator = plane(latent=2, hidden=(48, 48), num_classes=2), seeded(3)
+    classes = [Mixture(torch.tensor([[x, 0.0]]), 0.6) for x in (-1.0, 1.0)]
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)
+    labels = torch.arange(2).repeat_interleave(500)
+    for _ in range(500):
+        real = torch.cat([data.sample(500, generator) for data in classes])
+        fake = MODEL.sample(1000, generator)
+        optimizer.zero_grad()
+        gan.discriminator_loss(model.h(real, labels), model.h(fake, labels)).backward()
+        optimizer.step()
+        schedule.step()
+    x = torch.cat([DATA.sample(2000, generator), MODEL.sample(2000, generator)])
+    for k, data in enumerate(classes):
+        best = gan_exact.best_discriminator(data.log_density, MODEL.log_density, x)
+        with torch.no_grad():
+            found = torch.sigmoid(model.h(x, torch.full((len(x),), k)))
+        assert (found - best).abs().mean() < 0.02
+
+
+def test_each_class_is_painted_where_it_lies():
+    model = plane(latent=2, hidden=(32, 32), num_classes=2)
+    centres = torch.tensor([[2.0, -1.0], [-1.0, 1.0]])
+    labels = torch.arange(2).repeat(500)
+    points = centres[labels] + 0.3 * torch.randn(1000, 2, generator=seeded())
+    options = {"epochs": 600, "learning_rate": 3e-3, "ema_decay": 0.98}
+    model = GANTraining(model, points, labels, **options).run()
+    for label, centre in enumerate(centres):
+        found = model.sample(1000, labels=label, seed=0)
+        assert (found.mean(dim=0) - centre).norm() < 0.4
+    given = torch.arange(2).repeat(20)
+    both = model.sample(40, labels=given, seed=1)
+    nearest = torch.cdist(both, centres).argmin(dim=1)
+    assert torch.equal(nearest, given)
+    assert gan_exact.generator_gradients(model, 100).difference < 1e-4
+    share = torch.cdist(model.sample(4000, seed=2), centres).argmin(dim=1).double().mean()
+    assert abs(share - 0.5) < 4 * math.sqrt(0.25 / 4000) + 0.01
+
+
+def test_labels_that_make_no_sense_are_refused():
+    model, points = plane(latent=2, hidden=(8,), num_classes=2), torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.1"):
+        model.sample(3, labels=2)
+    with pytest.raises(ValueError, match="needs labels"):
+        GANTraining(model, points)
+    with pytest.raises(ValueError, match="takes no labels"):
+        plane(latent=2, hidden=(8,)).sample(3, labels=1)
+
+
 def test_the_convolutional_pair_trains_and_comes_back(tmp_path):
-    images, _ = mnist.load("validation")
-    model = GAN(hidden=(8,), latent=8, generator=seeded())
-    model = GANTraining(model, images[:500], epochs=5, batch_size=16).run()
+    images, labels = mnist.load("validation")
+    model = GAN(hidden=(8,), latent=8, num_classes=10, generator=seeded())
+    model = GANTraining(model, images[:500], labels[:500], epochs=5, batch_size=16).run()
     samples = model.sample(4, seed=1)
     assert samples.shape == (4, 784)
     assert ((samples >= 0) & (samples <= 1)).all()
@@ -140,6 +191,19 @@ def test_the_convolutional_pair_trains_and_comes_back(tmp_path):
     vae.VAE(hidden=(4,), generator=seeded()).save(tmp_path / "vae.pt")
     with pytest.raises(WeightsError, match=r"holds diffusion\.images\.VAE"):
         gan.load(tmp_path / "vae.pt")
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
+    def run() -> GANTraining:
+        return GANTraining(plane(latent=2, hidden=(4,)), DATA.sample(60, seeded()), epochs=9)
+
+    whole, first, second = run().run(), run(), run()
+    first.advance(4)
+    first.save(tmp_path / "state.pt")
+    second.resume(tmp_path / "state.pt")
+    for name, tensor in second.run().state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+    assert whole.losses.shape == (9, 2)
 
 
 def test_a_run_that_breaks_keeps_the_last_good_weights():
