@@ -16,6 +16,7 @@ from diffusion.figures.style import (
     BLUE,
     GREY,
     GRID,
+    HALF,
     SERIES_COLOURS,
     VERMILLION,
     dots,
@@ -37,7 +38,7 @@ def _smooth(values, window: int = 100) -> tuple[np.ndarray, np.ndarray]:
 @styled
 def losses(curves: Mapping[str, Sequence[float]], name: str) -> Figure:
     """Losses (updates,) of some runs, averaged over 100 updates."""
-    figure, ((axes,),) = new_figure(1, 1, (4.8, 3.0))
+    figure, ((axes,),) = new_figure(1, 1, (HALF, 2.6))
     means = [_smooth(curve) for curve in curves.values()]
     for label, (count, mean), colour in zip(curves, means, SERIES_COLOURS, strict=False):
         axes.plot(count, mean, color=colour, linewidth=1.2, label=label)
@@ -56,7 +57,7 @@ def losses(curves: Mapping[str, Sequence[float]], name: str) -> Figure:
 @styled
 def importance(samples: Sequence[int], curves: Mapping[str, Sequence[float]], n: int) -> Figure:
     """Importance-weighted bounds in nats over the number of samples, of some models."""
-    figure, ((axes,),) = new_figure(1, 1, (4.6, 3.0))
+    figure, ((axes,),) = new_figure(1, 1, (HALF, 3.35))
     for (name, values), colour in zip(curves.items(), SERIES_COLOURS, strict=False):
         axes.plot(samples, values, "o-", color=colour, linewidth=1.2, label=name)
         for x, value in zip(samples, values, strict=True):
@@ -92,7 +93,7 @@ def named_rows(images, shape: tuple[int, int], names: Sequence[str], title: str 
 def plane_of(images, shape: tuple[int, int], points: Sequence[float], names) -> Figure:
     """Images (k * k, m) decoded over a grid of two latent dimensions, (k,) points on each."""
     count = len(points)
-    figure, ((axes,),) = new_figure(1, 1, (4.8, 4.8))
+    figure, ((axes,),) = new_figure(1, 1, (HALF, HALF))
     picture(axes, sheets.sheet(2 * np.asarray(images) - 1, shape, count))
     shown = [0, count // 2, count - 1]
     places = [(k + 0.5) * shape[0] for k in shown]
@@ -107,7 +108,7 @@ def plane_of(images, shape: tuple[int, int], points: Sequence[float], names) -> 
 @styled
 def quadrature(log_p, elbo, weighted) -> Figure:
     """Bounds on log p(x) of 3 x 3 images against its value by quadrature, all (512,) nats."""
-    figure, ((axes,),) = new_figure(1, 1, (4.2, 4.0))
+    figure, ((axes,),) = new_figure(1, 1, (HALF, 3.3))
     log_p, elbo = np.asarray(log_p), np.asarray(elbo)
     low, high = elbo.min(), log_p.max()
     axes.plot([low, high], [low, high], "--", color=BLACK, linewidth=1)
@@ -125,7 +126,7 @@ def quadrature(log_p, elbo, weighted) -> Figure:
 @styled
 def discriminator(best, found) -> Figure:
     """D(x) of a trained discriminator against the best one, both (n,)."""
-    figure, ((axes,),) = new_figure(1, 1, (4.0, 4.0))
+    figure, ((axes,),) = new_figure(1, 1, (HALF, 3.3))
     axes.plot([0, 1], [0, 1], "--", color=BLACK, linewidth=1)
     axes.scatter(best, found, s=3, color=BLUE, linewidths=0, alpha=0.4)
     axes.set_aspect("equal")
@@ -140,7 +141,7 @@ def discriminator(best, found) -> Figure:
 @styled
 def gradients(mean_d, minimax, non_saturating) -> Figure:
     """Norms of the generator's gradients over the mean of D(G(z)), all (k,)."""
-    figure, ((axes,),) = new_figure(1, 1, (4.6, 3.2))
+    figure, ((axes,),) = new_figure(1, 1, (HALF, 2.6))
     axes.plot(mean_d, non_saturating, "o-", ms=3, color=BLUE, label="non-saturating")
     axes.plot(mean_d, minimax, "o-", ms=3, color=VERMILLION, label="minimax")
     axes.set_xscale("log")

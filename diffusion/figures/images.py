@@ -15,7 +15,7 @@ from diffusion.figures.style import (
     BLACK,
     BLUE,
     GRID,
-    VERMILLION,
+    HALF,
     loss_curve,
     new_figure,
     picture,
@@ -81,26 +81,23 @@ def loss(losses, window: int) -> Figure:
 
 
 @styled
-def stages(curves: Mapping[str, np.ndarray], images: int) -> Figure:
-    """What every stage (T,) adds to the bound, nats per image."""
-    figure, ((axes,),) = new_figure(1, 1, (4.8, 3.0))
-    for (name, value), colour in zip(curves.items(), (BLUE, VERMILLION), strict=False):
-        t = np.arange(1, len(value) + 1)
-        axes.plot(t, np.asarray(value), color=colour, linewidth=1.4, label=name)
+def stages(t: Sequence[int], nats: Sequence[float], images: int) -> Figure:
+    """What each of some stages t adds to the bound of an image, nats, mean of so many images."""
+    figure, ((axes,),) = new_figure(1, 1, (HALF, 3.3))
+    axes.plot(t, nats, "o-", color=BLUE, linewidth=1.2, markersize=2.5)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(**GRID)
     axes.set_xlabel("stage t")
     axes.set_ylabel("KL, nats per image")
-    axes.set_title(f"Share of each stage in the bound, {images} test images")
-    axes.legend(fontsize=8)
+    axes.set_title(f"Mean of {images} test images")
     return figure
 
 
 @styled
 def probabilities(truth, learnt, distances: Mapping[str, float]) -> Figure:
     """Learnt against true probabilities (512,), with total variation distances."""
-    figure, ((axes,),) = new_figure(1, 1, (4.2, 4.0))
+    figure, ((axes,),) = new_figure(1, 1, (HALF, 3.3))
     ends = [0.5 * float(min(truth.min(), learnt.min())), 2 * float(max(truth.max(), learnt.max()))]
     axes.plot(ends, ends, color=BLACK, linestyle="--", linewidth=1)
     axes.scatter(truth, learnt, s=7, color=BLUE, linewidths=0, alpha=0.7)

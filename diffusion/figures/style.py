@@ -38,6 +38,7 @@ GRID = {"color": "#E6E6E6", "linewidth": 0.6}
 HALO = {"path_effects": [withStroke(linewidth=2.5, foreground="white")]}
 
 WIDTH = 6.9  # inches, of the report's text: no figure is wider, so that it prints at its own size
+HALF = 3.35  # of one of two figures side by side
 
 # Decorates every function that draws.
 styled = mpl.rc_context(

@@ -164,19 +164,27 @@ def bound(
 
 
 def draw_stages(
-    process: BitFlip, n: int, generator: torch.Generator, decay: float = 6.0
+    process: BitFlip,
+    n: int,
+    generator: torch.Generator,
+    decay: float = 6.0,
+    strata: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Stages (n,) int64 to estimate a bound at, and the probability (n,) float64 of each.
+    """Stages (n strata,) int64 to estimate bounds at, and the probability float64 of each.
 
-    Stratified, in random order, with probabilities in proportion to x^(-1/2) exp(-decay x^(3/2)),
-    x = t / T: about the share that a stage has in the bound of digits. An estimate divides by the
-    probability: its expectation does not depend on that choice, its spread does.
+    With probabilities in proportion to x^(-1/2) exp(-decay x^(3/2)), x = t / T: about the share
+    that a stage has in the bound of digits. An estimate divides by the probability: its expectation
+    does not depend on that choice, its spread does. Each of n images has `strata` stages one after
+    the other, one in each of as many equally likely parts; in a part, those of all images are
+    stratified again, in random order.
     """
     x = torch.arange(1, process.stages + 1, dtype=torch.float64) / process.stages
     weight = torch.exp(-decay * x**1.5) / x.sqrt()
     probability = weight / weight.sum()
-    order = torch.randperm(n, generator=generator)
-    u = (order + torch.rand(n, generator=generator, dtype=torch.float64)) / n
+    order = [torch.randperm(n, generator=generator) for _ in range(strata)]
+    place = torch.rand(n, strata, generator=generator, dtype=torch.float64)
+    u = (torch.stack(order, dim=1) + place) / n
+    u = ((torch.arange(strata) + u) / strata).flatten()
     index = torch.searchsorted(probability.cumsum(dim=0), u).clamp(max=process.stages - 1)
     return index + 1, probability[index]
 
@@ -202,7 +210,7 @@ def class_bounds(
         model: a `bitnet.BitNet` or `bitflip_exact.Enumerated`.
         images: (n, m) of -1 and +1.
         classes: k of them, each an int or (n,) int64; None for images of any class.
-        samples: stages for each image, stratified.
+        samples: stages for each image, stratified, and among images too.
         decay: see `draw_stages`.
         seed: of stages and Y_t.
         progress: show a progress bar if standard error is a terminal.
@@ -221,8 +229,7 @@ def class_bounds(
     most = max(1, _ROWS // samples)
     hidden = None if progress else True
     for rows in tqdm(torch.arange(len(images)).split(most), "bound", leave=False, disable=hidden):
-        stages = [draw_stages(process, samples, generator, decay) for _ in rows]
-        t, probability = (torch.cat(part) for part in zip(*stages, strict=True))
+        t, probability = draw_stages(process, len(rows), generator, decay, samples)
         y_0 = images[rows].repeat_interleave(samples, dim=0)
         y_t = process.forward(y_0, t, generator)
         for column, given in enumerate(labels):

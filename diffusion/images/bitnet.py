@@ -251,6 +251,9 @@ class BitTraining(BatchTraining):
         labels: (n,) int64, for a model with classes.
         unlabelled: share of labels that is withheld, for images of any class (Ho and Salimans
             2022).
+        cooldown: updates in which the learning rate falls to zero on a line, the last ones; it is
+            constant before, so that how long a run lasts can be left open (Hagele et al. 2024).
+            None: it falls along a cosine all the time.
         options: batch_size, epochs, learning_rate, ema_decay, seed of `BatchTraining`.
 
     Raises:
@@ -266,6 +269,7 @@ class BitTraining(BatchTraining):
         *,
         batch_size: int = 64,
         unlabelled: float = 0.2,
+        cooldown: int | None = None,
         **options,
     ) -> None:
         model, images = unwrapped(model), as_tensor(images)
@@ -275,6 +279,7 @@ class BitTraining(BatchTraining):
             raise ValueError(f"unlabelled must be in [0, 1], not {unlabelled}")
         super().__init__(model, images, labels, batch_size=batch_size, **options)
         self.unlabelled = unlabelled
+        self.cooldown = None if cooldown is None else check_count("cooldown", cooldown)
         # Kernels between two layers of many channels; the two ends are left to Adam.
         kernels = {
             name: parameter
@@ -296,9 +301,15 @@ class BitTraining(BatchTraining):
         kl = process.kl(self.model.logits(y_t, t, labels), images, y_t, t)
         return (kl / probability.to(kl)).mean() / (self.model.pixels * math.log(2))
 
+    def _rate(self, done: int) -> float:
+        if self.cooldown is None:
+            return super()._rate(done)
+        return min(1.0, (done + 1) / self.WARM_UP, (self.epochs - done) / self.cooldown)
+
     def _settings(self) -> dict:
         return super()._settings() | {
             "unlabelled": self.unlabelled,
+            "cooldown": self.cooldown,
             "precision": str(self.model.precision),
         }
 

@@ -16,7 +16,7 @@ from diffusion.studies.parts import recipe
 
 LEAST_STAGES = 5
 STAGES = 1000
-STEPS = 100  # of these that samples visit
+STEPS = 50  # of these that samples visit
 _TOTAL = 2.5  # delta times the number of stages
 
 
