@@ -94,17 +94,16 @@ class Quality(NamedTuple):
 
 
 def judge(classifier: Classifier, samples: Tensor, reference: Tensor) -> Quality:
-    """Hold samples (n, 784) to reference images (k, 784), both with values in [0, 1].
+    """Hold samples (n, 784) in [0, 1] to the features (k, d) of reference images.
 
     `frechet` is the distance of the classifier's features, `coverage` the total variation of the
     classes of the samples from uniform, `sure` the share of samples whose likeliest class has a
     probability above `SURE`.
     """
     logits, features = evaluate(classifier, samples)
-    _, others = evaluate(classifier, reference)
     likeliest = logits.softmax(dim=1).max(dim=1)
     return Quality(
-        frechet_distance(features, others),
+        frechet_distance(features, reference),
         *coverage(likeliest.indices, classifier.num_classes),
         (likeliest.values > SURE).double().mean().item(),
     )

@@ -101,6 +101,7 @@ def a_table(run: Run) -> Answer:
     """
     test = mnist.binarise(mnist.load("test")[0], seed=0)
     training = mnist.binarise(mnist.load("train")[0], seed=1)
+    _, features = classifier.evaluate(run.models["classifier"], test)
     numbers = {}
     found = {name: images for name, (images, _) in run.once(samples).items()}
     counts = sorted({len(images) for images in found.values()})
@@ -108,7 +109,7 @@ def a_table(run: Run) -> Answer:
     found |= {f"real images, {n}": training[-n:] for n in counts}
     for name, images in found.items():
         near = images[:NEIGHBOURS]
-        row = {"samples": len(images)} | judge(run.models["classifier"], images, test)._asdict()
+        row = {"samples": len(images)} | judge(run.models["classifier"], images, features)._asdict()
         row["neighbour_ratio"] = neighbour_ratio(near, training[: len(test)], test)
         numbers[name] = row
     for row in numbers.values():

@@ -1,10 +1,11 @@
 """The families of image models against their targets: `python -m tests.benchmarks.images`.
 
 Measures the shipped weights on the test images and prints a table of measure, value, target and
-reference; writes report/results/benchmark_images.json. The whole takes more than an hour on two
-cores, most of it for 10,000 samples of the bit flips and for their classification of 10,000 images;
-`--bitflip-samples`, `--classified` and `--exact` ask for fewer. `--runs FILE ...` names the runs of
-the sheet's VAE that its mean is taken over; `--only` measures some parts and keeps the others.
+reference; writes report/results/benchmark_images.json. `--only` measures some parts and keeps the
+others of that file. On one core with AVX-512 and bfloat16 the long ones take: bitflip_samples,
+10,000 of them, 10 minutes; exact, all stages of 200 images, 7; bayes, 2,000 images, 7; vae, 4.
+`--train` trains by the default recipes what it names and keeps it in runs/images. Times are wall
+times, processor time beside them; they mean something on an idle machine alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from diffusion import startup
 if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.images")
 
+import argparse
 import json
 import math
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,12 +31,16 @@ import torch
 from torch import Tensor
 
 from diffusion import data, metrics
+from diffusion.cli import Study
 from diffusion.files import write_json
-from diffusion.images import bitflip, classifier, measures, mnist, vae, vae_exact
+from diffusion.images import bitflip, bitnet, classifier, measures, mnist, vae, vae_exact
+from diffusion.images.bitnet import BitNet
 from diffusion.images.gan_exact import value_of_best
 from diffusion.parser import Parser
+from diffusion.studies import bitflip as bitflip_study
 from diffusion.studies import families
 from diffusion.studies import gan as gan_study
+from diffusion.studies import vae as vae_study
 from diffusion.studies.families import square_gan, square_vae
 from diffusion.studies.parts import bitmodel, recipe
 from tests.benchmarks.diffusion import w2_ratio
@@ -38,6 +48,7 @@ from tests.benchmarks.diffusion import w2_ratio
 PROG = "python -m tests.benchmarks.images"
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "weights"
+FOLDER = ROOT / "runs/images"
 RESULTS = ROOT / "report/results/benchmark_images.json"
 SEED = 301  # with which no choice was made
 
@@ -96,6 +107,8 @@ def measure_vae(table: Table, args) -> None:
         table.add("vae", f"{name}, sheet's network, mean of {len(runs)} runs, nats",
                   values.mean().item(), most=most, reference=reference,
                   error=error_of(values) if len(runs) > 1 else None)  # fmt: skip
+    for path, value in zip(args.runs or (), bounds[:, 0], strict=False):
+        table.add("vae", f"-ELBO, {path.name}, nats", value.item())
     for name, most, reference in (
         ("vae", None, ""),
         ("vae_conv", 90.0, "86.76 VAE, 84.78 IWAE, long training (Burda et al.)"),
@@ -119,71 +132,168 @@ def importance_weighted(model: vae.VAE, x: Tensor, n: int) -> tuple[float, float
     return (near.mean() + difference.mean()).item(), error
 
 
-def measure_bitflip(table: Table, args) -> None:
+def bit_flips(args) -> tuple[BitNet, Tensor, Tensor]:
+    """The shipped network, the test images of -1 and +1 that nats are measured on, and labels."""
     model = bitmodel.load(WEIGHTS / "bitflip.pt", bitmodel.STAGES)
     model.precision = recipe.PRECISIONS[args.precision]
     images, labels = mnist.load("test")
-    x = 2 * mnist.binarise(images, seed=0) - 1
+    return model, 2 * mnist.binarise(images, seed=0) - 1, labels
+
+
+def class_first(model: BitNet, x: Tensor, stages: int) -> Tensor:
     judge = classifier.load(WEIGHTS / "classifier.pt")
-    options = {"samples": args.stages, "seed": SEED}
-    class_first = bitmodel.nats(model, judge, x, **options)
-    any_class = bitflip.class_bounds(model, x, **options, progress=True)[:, 0]
-    for name, nats, most, reference in (
-        ("a class first, then an image", class_first, 81.0, "NADE 88.33, PixelCNN 81.30"),
-        ("an image of any class", any_class, None, ""),
+    return bitmodel.nats(model, judge, x, samples=stages, seed=SEED)
+
+
+def measure_bitflip(table: Table, args) -> None:
+    model, x, labels = bit_flips(args)
+    nats = class_first(model, x, args.stages)
+    table.add("bitflip", f"bound, a class first, then an image, {len(x)} images, nats",
+              nats.mean().item(), most=81.0, error=error_of(nats),
+              reference="NADE 88.33, PixelCNN 81.30")  # fmt: skip
+    options = {"samples": args.stages, "seed": SEED, "progress": True}
+    found = bitflip.class_bounds(model, x, (None, labels), **options)
+    for name, nats in zip(("an image of any class", "given the label"), found.T, strict=True):
+        table.add("bitflip", f"bound, {name}, {len(x)} images, nats", nats.mean().item(),
+                  error=error_of(nats))  # fmt: skip
+
+
+def measure_exact(table: Table, args) -> None:
+    """Two draws a stage and image; the estimate sees as many stages as in `measure_bitflip`."""
+    model, x, _ = bit_flips(args)
+    x, nat = x[: args.exact], model.pixels * math.log(2)
+    bound = bitflip.bound(model, x, seed=SEED, progress=True)
+    stages = bound.stages * nat
+    for name, nats in (
+        ("all stages", bound.total * nat),
+        ("stage 1", stages[:, 0]),
+        ("the other stages", stages[:, 1:].sum(dim=1)),
     ):
-        table.add("bitflip", f"bound, {name}, 10,000 images, nats", nats.mean().item(), most=most,
-                  error=error_of(nats), reference=reference)  # fmt: skip
-    few = x[: args.exact]
-    exact = bitflip.bound(model, few, seed=SEED, progress=True).total * 784 * math.log(2)
-    estimate = bitflip.class_bounds(model, few, samples=100, seed=SEED, progress=True)[:, 0]
-    difference = estimate - exact
-    table.add("bitflip", f"estimate minus exact sum, {len(few)} images, nats",
+        table.add("bitflip", f"exact sum, {name}, any class, {len(x)} images, nats",
+                  nats.mean().item(), error=error_of(nats))  # fmt: skip
+    estimate = bitflip.class_bounds(model, x, samples=args.stages, seed=SEED, progress=True)[:, 0]
+    difference = estimate - bound.total * nat
+    table.add("bitflip", f"estimate minus exact sum, {len(x)} images, nats",
               difference.mean().item(), error=error_of(difference), reference="0")  # fmt: skip
+
+
+def measure_bayes(table: Table, args) -> None:
+    model, x, labels = bit_flips(args)
     n = args.classified
-    found, bounds = bitflip.classify(model, x[:n], seed=SEED, progress=True)
-    right = found == labels[:n]
+    right = bitflip.classify(model, x[:n], seed=SEED, progress=True)[0] == labels[:n]
     table.add("bitflip", f"accuracy by Bayes, {n} images", right.double().mean().item(),
               least=0.98, error=error_of(right))  # fmt: skip
-    given = bounds.gather(1, labels[:n, None])[:, 0]
-    table.add("bitflip", f"bound given the label, {n} images, nats", given.mean().item(),
-              error=error_of(given))  # fmt: skip
 
 
 def measure_samples(table: Table, args) -> None:
-    judge = classifier.load(WEIGHTS / "classifier.pt")
+    images = [part / 255 for part in (mnist.load("test")[0], mnist.load("train")[0])]
+    held_to(table, "GAN", "grey", families.load(loaded(args))["GAN"].sample(10_000, seed=SEED),
+            *images)  # fmt: skip
+    for name in ("VAE (sheet)", "VAE (conv.)", "GAN"):
+        judged(table, name, 10_000, args)
+
+
+def measure_bitflip_samples(table: Table, args) -> None:
+    judged(table, "bit flips", args.bitflip_samples, args)
+
+
+def loaded(args) -> argparse.Namespace:
+    return SimpleNamespace(weights=WEIGHTS, precision=args.precision)
+
+
+def judged(table: Table, name: str, n: int, args) -> None:
+    """n samples of one family with pixels drawn, held to test images with pixels drawn."""
+    samples = families.drawn(families.load(loaded(args))[name], n, SEED)
     test, train = mnist.load("test")[0], mnist.load("train")[0]
-    kinds = {
-        "grey": (test / 255, train / 255),
-        "binarised": (mnist.binarise(test, seed=0), mnist.binarise(train, seed=1)),
-    }
-    models = families.load(SimpleNamespace(weights=WEIGHTS, precision=args.precision))
-    for name, kind, n, most in (
-        ("GAN", "grey", 10_000, 5),
-        ("VAE (sheet)", "binarised", 10_000, None),
-        ("VAE (conv.)", "binarised", 10_000, None),
-        ("GAN", "binarised", 10_000, None),
-        ("bit flips", "binarised", args.bitflip_samples, 3),
-    ):
-        reference, real = kinds[kind]
-        model, began, used = models[name], time.perf_counter(), time.process_time()
-        samples = model.sample(n, seed=SEED) if kind == "grey" else families.drawn(model, n, SEED)
-        seconds = 1000 * (time.perf_counter() - began) / n
-        used = 1000 * (time.process_time() - used) / n
-        found = measures.judge(judge, samples, reference)
-        floor = measures.judge(judge, real[-n:], reference).frechet
-        table.add(name, f"Frechet distance over the floor, {kind}, {n} samples",
-                  found.frechet / floor, most=most if n == 10_000 else None,
-                  reference=f"floor {floor:.3g}")  # fmt: skip
-        table.add(name, "total variation of the classes", found.coverage,
-                  most=0.05 if name == "GAN" else None,
-                  reference=f"fair draws {found.coverage_of_fair_draws:.3f}")  # fmt: skip
-        table.add(name, "share that the classifier is sure of", found.sure)
-        ratio = measures.neighbour_ratio(samples[:1000], real[:10_000], reference)
-        table.add(name, "nearest training image over nearest test image", ratio)
-        table.add(name, "seconds per 1,000 samples", seconds,
-                  most=60 if name == "bit flips" else 1,
-                  reference=f"{used:.2g} s of processor time")  # fmt: skip
+    held_to(table, name, "binarised", samples, mnist.binarise(test, seed=0),
+            mnist.binarise(train, seed=1))  # fmt: skip
+
+
+def held_to(table: Table, name: str, kind: str, samples: Tensor, test: Tensor, train: Tensor):
+    """The floor is the distance of as many real images, training ones, from the test images."""
+    judge, n = classifier.load(WEIGHTS / "classifier.pt"), len(samples)
+    _, features = classifier.evaluate(judge, test)
+    found = measures.judge(judge, samples, features)
+    floor = measures.judge(judge, train[-n:], features).frechet
+    target = {("GAN", "grey"): 5, ("bit flips", "binarised"): 3}.get((name, kind))
+    table.add(name, f"Frechet distance over the floor, {kind}, {n} samples",
+              found.frechet / floor, most=target, reference=f"floor {floor:.3g}")  # fmt: skip
+    table.add(name, f"total variation of the classes, {kind}, {n} samples", found.coverage,
+              most=0.05 if name == "GAN" else None,
+              reference=f"fair draws {found.coverage_of_fair_draws:.3f}")  # fmt: skip
+    table.add(name, f"share that the classifier is sure of, {kind}", found.sure)
+    ratio = measures.neighbour_ratio(samples[:1000], train[:10_000], test)
+    table.add(name, f"nearest training image over nearest test image, {kind}", ratio)
+
+
+def measure_speed(table: Table, args) -> None:
+    for name, model in families.load(loaded(args)).items():
+        if name in ("classifier", "points"):
+            continue
+        families.drawn(model, 10, SEED)
+        with Clock() as clock:
+            families.drawn(model, 1000, SEED)
+        table.add(name, f"seconds for 1,000 samples, {torch.get_num_threads()} threads",
+                  clock.wall, most=60 if name == "bit flips" else 1,
+                  reference=clock.processor)  # fmt: skip
+
+
+class Clock:
+    """wall: seconds inside; processor: a note of the processor time of this process."""
+
+    def __enter__(self) -> Clock:
+        self.began, self.used = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.wall = time.perf_counter() - self.began
+        self.processor = f"{time.process_time() - self.used:.2g} s of processor time"
+
+
+def defaults(study: Study) -> argparse.Namespace:
+    return argparse.Namespace(**{option.name: option.default for option in study.options})
+
+
+def trainings(args) -> dict[str, Callable]:
+    """The default trainings by the names of their files."""
+    flips, vaes = defaults(bitflip_study.STUDY), defaults(vae_study.STUDY)
+    flips.precision = args.precision
+    return {
+        "bitflip": lambda: bitflip_study.digits_training(flips),
+        "vae_conv": lambda: vae_study.conv_training(vaes.conv_epochs, 0),
+        "gan": lambda: gan_study.digits_training(defaults(gan_study.STUDY).epochs, 0),
+    } | {f"vae_{k}": lambda k=k: vae_study.sheet_training(vaes.epochs, k) for k in range(vaes.runs)}
+
+
+def measure_training(table: Table, args, name: str) -> None:
+    """Train by the default recipe and keep the model in runs/images; its time, and what it is."""
+    with Clock() as clock:
+        model = trainings(args)[name]().run(progress=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    save = bitnet.save if name == "bitflip" else type(model).save
+    save(model, FOLDER / f"{name}.pt")
+    most = {"bitflip": 480, "vae_conv": 480, "gan": None}.get(name, 240)
+    table.add(name, f"default training, seconds, {torch.get_num_threads()} threads", clock.wall,
+              most=most, reference=clock.processor)  # fmt: skip
+    if name == "bitflip":
+        nats = class_first(model, bit_flips(args)[1], 2)
+        table.add(name, "bound after it, a class first, 10,000 images, nats", nats.mean().item(),
+                  most=92, error=error_of(nats))  # fmt: skip
+
+
+def measure_studies(table: Table, args) -> None:
+    """Every study from a process of its own, with the shipped weights and default settings."""
+    for name, options in {
+        "bitflip": ("--weights", WEIGHTS / "bitflip.pt", "--precision", args.precision),
+        "vae": ("--weights", WEIGHTS / "vae.pt", "--conv-weights", WEIGHTS / "vae_conv.pt"),
+        "gan": ("--weights", WEIGHTS / "gan.pt"),
+        "families": ("--precision", args.precision),
+    }.items():
+        with tempfile.TemporaryDirectory() as folder, Clock() as clock:
+            command = [sys.executable, "example_diffusion.py", "--study", name, "--out", folder]
+            subprocess.run([*command, *map(str, options)], cwd=ROOT, check=True,
+                           capture_output=True)  # fmt: skip
+        table.add("study", f"{name} with shipped weights, seconds", clock.wall, most=60)
 
 
 def measure_truth(table: Table, args) -> None:
@@ -197,6 +307,9 @@ def measure_truth(table: Table, args) -> None:
     exact = vae_exact.quadrature(model, every)
     table.add("truth", "gap of the ELBO minus KL from the posterior, nats",
               (exact.log_p - exact.elbo - exact.gap).abs().max().item(), most=1e-3)  # fmt: skip
+    linear = vae_study.e_linear(SimpleNamespace(args=SimpleNamespace(seed=SEED))).numbers
+    table.add("truth", "linear VAE below probabilistic PCA, nats a dimension",
+              linear["gap_nats_per_dimension"], most=0.01)  # fmt: skip
     points = data.training_points()
     for name, model in (("VAE", square_vae(points, 0)), ("GAN", square_gan(points, 0))):
         samples = model.sample(20_000, seed=SEED)
@@ -212,7 +325,13 @@ PARTS = {
     "vae": measure_vae,
     "samples": measure_samples,
     "bitflip": measure_bitflip,
+    "exact": measure_exact,
+    "bayes": measure_bayes,
+    "bitflip_samples": measure_bitflip_samples,
+    "speed": measure_speed,
+    "studies": measure_studies,
 }
+TRAINED = ("bitflip", "vae_conv", "gan", *(f"vae_{k}" for k in range(5)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -222,21 +341,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(argv: list[str] | None) -> None:
     parser = Parser(PROG, description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=tuple(PARTS), nargs="+", default=tuple(PARTS))
-    parser.add_argument("--runs", nargs="+", type=Path)
+    parser.add_argument("--only", choices=tuple(PARTS), nargs="+")
+    parser.add_argument("--train", choices=TRAINED, nargs="+", default=())
+    parser.add_argument("--runs", nargs="+", type=Path, help="the runs of the sheet's VAE")
     parser.add_argument("--weighted", type=int, default=200, help="images with 5000 samples")
     parser.add_argument("--stages", type=int, default=8, help="drawn per image for the bound")
     parser.add_argument("--exact", type=int, default=200, help="images with the sum of all stages")
     parser.add_argument("--bitflip-samples", type=int, default=10_000)
-    parser.add_argument("--classified", type=int, default=10_000)
+    parser.add_argument("--classified", type=int, default=2_000)
     parser.add_argument("--precision", choices=tuple(recipe.PRECISIONS), default="float32")
     args = parser.parse_args(argv)
-    kept = json.loads(RESULTS.read_text(encoding="utf-8"))["parts"] if RESULTS.exists() else {}
-    for name in args.only:
+    jobs = {f"training {name}": partial(measure_training, name=name) for name in args.train}
+    jobs |= {name: PARTS[name] for name in args.only or ([] if args.train else PARTS)}
+    for name, measure in jobs.items():
         table = Table()
-        PARTS[name](table, args)
-        kept[name] = table.rows
-        write_json(RESULTS, {"study": "benchmark_images", "parts": kept})
+        measure(table, args)
+        # Read anew: another process may have measured other parts meanwhile.
+        kept = json.loads(RESULTS.read_text(encoding="utf-8"))["parts"] if RESULTS.exists() else {}
+        write_json(RESULTS, {"study": "benchmark_images", "parts": kept | {name: table.rows}})
 
 
 if __name__ == "__main__":
