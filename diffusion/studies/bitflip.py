@@ -26,7 +26,7 @@ from diffusion.studies.parts import bitmodel, recipe
 FLIPPED = 100  # test images whose pixels are flipped stage after stage
 DRAWN = 1  # stages drawn for the likelihood of every image
 COOLDOWN = 1500  # last updates of a training that goes on from a file
-CLASSIFIED = 100  # test images that are classified
+CLASSIFIED = 50  # test images that are classified
 
 OPTIONS = (
     option(

@@ -46,7 +46,7 @@ OPTIONS = (
     option("--samples", "samples of each family", within=(100, 10_000), type=int, metavar="N",
            default=10_000),
     option("--bitflip-samples", "samples of the bit flips, which take longer",
-           within=(100, 10_000), type=int, metavar="N", default=1000),
+           within=(100, 10_000), type=int, metavar="N", default=500),
 )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def _nats(model, judge: Classifier, test: Tensor, seed: int) -> Tensor:
     """A bound in nats for every test image: the ELBO of a VAE, the bound of bit flips; (n,)."""
     if isinstance(model, VAE):
         return -model.log_likelihood(test, samples=1, seed=seed)
-    return bitmodel.nats(model, judge, 2 * test - 1, samples=2, seed=seed)
+    return bitmodel.nats(model, judge, 2 * test - 1, samples=1, seed=seed)
 
 
 def b_rows(run: Run) -> Answer:

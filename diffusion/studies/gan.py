@@ -23,10 +23,10 @@ from diffusion.images.gan_exact import Mixture
 from diffusion.studies.parts import recipe
 
 SEEN = 8  # images whose progress in training is shown
-MARKS = (0, 50, 100, 200, 400)  # updates after which it is
+MARKS = (0, 50, 100, 200)  # updates after which it is
 YOUNG = 60  # updates of the generator whose gradients are measured
 PERFECTED = (0, 5, 10, 20, 40, 80, 150)  # updates of the discriminator alone
-COLLAPSE = 250  # updates of the generator alone
+COLLAPSE = 150  # updates of the generator alone
 PLANE_UPDATES = 1500  # of the discriminator of known densities
 
 # Two known densities in the plane, which overlap.
@@ -40,7 +40,7 @@ OPTIONS = (
         type=Path,
         metavar="PATH",
     ),
-    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=6_000),
+    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=4_000),
     recipe.CLASSIFIER,
     recipe.SEED,
     option(
