@@ -1,7 +1,9 @@
 """The GPT's studies against their targets: `python -m tests.benchmarks.gpt_studies`.
 
 Reads what the studies wrote, report/results/NAME.json, or another folder's --results, and prints a
-row a target: measure, value, target, whether it is met. A study that has not run is named.
+row a target: measure, value, target, whether it is met. A study that has not run is named. How long
+a default run takes is in report/results/benchmark_gpt_studies.json; `--timed DIR` takes it from the
+NAME.json of default runs on an idle machine.
 """
 
 from mingpt import startup
@@ -17,10 +19,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mingpt.parser import Parser
+from mingpt.studies import STUDIES as ALL
+from mingpt.utils import write_json
+from tests.benchmarks.speed import machine
 
 PROG = "python -m tests.benchmarks.gpt_studies"
 RESULTS = Path(__file__).parents[2] / "report" / "results"
-TOTAL_SECONDS = 480  # of a default run on two cores
+TIMES = RESULTS / "benchmark_gpt_studies.json"
+TOTAL_SECONDS = 480  # of a default run of these on two idle cores:
+LIMITED = ("early-exit", "feedback", "prompting")
 
 
 class Row(NamedTuple):
@@ -56,7 +63,6 @@ def early_exit(r):
         Row("expected stages against simulation, standard errors", off, most=4),
         Row("threshold 1, share of plain generation's tokens", written[0]["same_tokens_as_plain"],
             least=1),
-        Row("default run, seconds", r["timings_seconds"]["total"], most=TOTAL_SECONDS),
     ]  # fmt: skip
 
 
@@ -76,7 +82,6 @@ def feedback(r):
             most=3),
         Row("true reward raised, standard errors", tuned["gain_in_standard_errors"], least=5),
         Row("KL of the tuned policy, nats a sequence", tuned["kl_nats_per_sequence"], most=10),
-        Row("default run, seconds", r["timings_seconds"]["total"], most=TOTAL_SECONDS),
     ]  # fmt: skip
 
 
@@ -122,6 +127,31 @@ def compression(r):
     ]  # fmt: skip
 
 
+def times(timed):
+    """{study: seconds of its default run}; those in the folder `timed` (None: none) are kept.
+
+    Raises ValueError for a run that was not at its defaults.
+    """
+    known = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.is_file() else {}
+    seconds = known.get("default_run_seconds", {})
+    if timed is None:
+        return seconds
+    for study in ALL:
+        path = timed / f"{study.name}.json"
+        if study.name not in LIMITED or not path.is_file():
+            continue
+        run = json.loads(path.read_text(encoding="utf-8"))
+        default = {entry.name: entry.default for entry in study.options}
+        other = [name for name, value in default.items()
+                 if run["options"][name] != json.loads(json.dumps(value, default=str))]  # fmt: skip
+        if other:
+            raise ValueError(f"{path} is of no default run: it has its own {', '.join(other)}")
+        seconds[study.name] = run["timings_seconds"]["total"]
+    write_json(TIMES, {"study": "benchmark_gpt_studies", "machine": machine() | {"idle": True},
+                       "default_run_seconds": seconds})  # fmt: skip
+    return seconds
+
+
 STUDIES = {"compression": compression, "early-exit": early_exit, "feedback": feedback,
            "prompting": prompting}  # fmt: skip
 
@@ -134,13 +164,18 @@ def main(argv=None):
 def _print_rows(argv):
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of NAME.json")
-    folder = parser.parse_args(argv).results
+    parser.add_argument("--timed", type=Path, metavar="DIR", help="NAME.json of idle default runs")
+    args = parser.parse_args(argv)
+    folder, seconds = args.results, times(args.timed)
     for name, rows_of in STUDIES.items():
         path = folder / f"{name}.json"
         if not path.is_file():
             print(f"{name:<12}not run: {path} is missing")
             continue
-        for row in rows_of(json.loads(path.read_text(encoding="utf-8"))):
+        rows = rows_of(json.loads(path.read_text(encoding="utf-8")))
+        if name in seconds:
+            rows.append(Row("default run, idle, seconds", seconds[name], most=TOTAL_SECONDS))
+        for row in rows:
             verdict = "met" if row.met else "MISSED"
             print(f"{name:<12}{row.measure:<58}{row.value:>12.6g}  {row.target:<24} {verdict}")
 
