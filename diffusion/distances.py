@@ -19,7 +19,8 @@ _ROWS = 2048  # rows of a matrix of distances that are held at once
 
 def subsample(points: Tensor, most: int, *, seed: int = 0) -> Tensor:
     """The points (n, 2) in random order, `most` of them if there are more."""
-    points, generator = as_tensor(points, "points"), torch.Generator().manual_seed(seed)
+    points = as_tensor(points, "points")
+    generator = torch.Generator().manual_seed(check_seed(seed))
     return points[torch.randperm(len(points), generator=generator)[:most]]
 
 
@@ -73,8 +74,7 @@ def permutation_test(
     Raises:
         ValueError: as `energy_distance`, or permutations or seed out of range.
     """
-    check_count("permutations", permutations)
-    check_seed(seed)
+    permutations, seed = check_count("permutations", permutations), check_seed(seed)
     a, b = _check(a, b)
     together = torch.cat([a, b])
     # With weights w = 1/n on one set and -1/m on the other the energy distance is -w^T D w.
@@ -139,6 +139,13 @@ def assignment(cost: np.ndarray) -> np.ndarray:
     return np.argsort(row_of)
 
 
+def mean_w2(a: Tensor, b: Tensor, size: int, *, pairs: int = 10) -> float:
+    """The mean W2 of so many random pairs of sets of `size` of the points (n, 2) and (m, 2)."""
+    seeds = range(0, 2 * pairs, 2)
+    drawn = [(subsample(a, size, seed=i), subsample(b, size, seed=i + 1)) for i in seeds]
+    return float(np.mean([w2(*pair) for pair in drawn]))
+
+
 def w2_ratio(
     samples: Tensor, held_out: Tensor, training: Tensor, *, pairs: int = 10, most: int = 500
 ) -> tuple[float | None, int]:
@@ -156,16 +163,8 @@ def w2_ratio(
         the ratio (None where true points coincide), and the size of the sets.
     """
     size = min(most, len(samples), len(held_out), len(training))
-
-    def mean(points: Tensor) -> float:
-        seeds = range(0, 2 * pairs, 2)
-        drawn = [
-            (subsample(points, size, seed=i), subsample(held_out, size, seed=i + 1)) for i in seeds
-        ]
-        return float(np.mean([w2(*pair) for pair in drawn]))
-
-    true = mean(training)
-    return (mean(samples) / true if true else None), size
+    true = mean_w2(training, held_out, size, pairs=pairs)
+    return (mean_w2(samples, held_out, size, pairs=pairs) / true if true else None), size
 
 
 def nearest(points: Tensor, reference: Tensor) -> Tensor:

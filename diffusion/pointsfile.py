@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.checks import check_seed
+
 LEAST, MOST = 100, 1_000_000  # points in a file
 LEAST_OF_A_CLASS = 10  # so that a tenth is one, and a covariance is left
 
@@ -43,7 +45,7 @@ def read(path: str | Path, *, seed: int = 0) -> Points:
         labels, names = torch.zeros(len(points), dtype=torch.int64), ()
     else:
         labels, names = _classes(array[:, 2], path)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     kept, held_out = [], []
     for k in range(max(1, len(names))):
         rows = torch.nonzero(labels == k).flatten()

@@ -85,47 +85,62 @@ def class_trajectories(path, names: Sequence[str], own: Sequence[bool], frame: F
     return figure
 
 
-def _log(axes: Axes, steps: Sequence[int]) -> None:
+MEASURES = {  # name in the results -> axis label, and the name of what true points reach
+    "energy_distance": (
+        "energy distance to held-out points\n(units of the data)",
+        "energy_distance_of_training_points",
+    ),
+    "w2_ratio": ("W2 to held-out points\n(1: that of training points)", None),
+}
+
+
+def _against_steps(axes: Axes, measure: str, counts: Sequence[int], truth: Mapping) -> None:
+    """What the axes of a measure against T have in common."""
+    label, name_of_truth = MEASURES[measure]
+    reached = 1.0 if name_of_truth is None else truth[name_of_truth]
+    axes.axhline(reached, color=GREY, linestyle=":", linewidth=1.2, label="training points")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks(steps, [str(count) for count in steps])
+    axes.set_xticks(counts, [str(count) for count in counts])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(**GRID)
     axes.set_xlabel("sampling steps T")
-    axes.set_ylabel("energy distance to held-out points\n(units of the data)")
+    axes.set_ylabel(label)
 
 
 @styled
-def steps(counts: Sequence[int], distances: Sequence[float], floor: float, title: str) -> Figure:
-    """U4: energy distance against T, and that of as many true points."""
-    figure, ((axes,),) = new_figure(1, 1, (5.0, 3.1))
-    axes.plot(counts, distances, color=BLUE, marker="o", ms=3.5, label="samples")
-    axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label="training points")
-    _log(axes, counts)
-    axes.set_title(title)
-    axes.legend(fontsize=8)
+def steps(counts: Sequence[int], found: Mapping, truth: Mapping, title: str) -> Figure:
+    """U4: the distances in MEASURES against T, found (one a T), and those of true points."""
+    figure, (row,) = new_figure(1, 2, (7.6, 3.1))
+    for axes, measure in zip(row, MEASURES, strict=True):
+        values = np.array(found[measure], dtype=float)
+        axes.plot(counts, values, color=BLUE, marker="o", ms=3.5, label="samples")
+        _against_steps(axes, measure, counts, truth)
+        axes.set_title(title)
+    row[0].legend(fontsize=8)
     return figure
 
 
 @styled
 def schedules(
-    t, sigmas: Mapping[str, np.ndarray], counts, distances: Mapping[str, Sequence], floor: float
+    t, sigmas: Mapping[str, np.ndarray], counts, found: Mapping[str, Mapping], truth: Mapping
 ) -> Figure:
-    """U5: sigma(t) of each schedule, and the energy distance of its samples against T."""
-    figure, ((left, right),) = new_figure(1, 2, (7.6, 3.2))
+    """U5: sigma(t) of each schedule, and the distances of its samples against T."""
+    figure, ((left, *others),) = new_figure(1, 3, (10.4, 3.4))
     for (name, sigma), colour in zip(sigmas.items(), SERIES_COLOURS, strict=False):
         left.plot(t, sigma, color=colour, linewidth=1.4, marker="o", ms=2.5)
-        right.plot(counts, distances[name], color=colour, linewidth=1.4, marker="o", ms=3)
-        right.lines[-1].set_label(name)
-    right.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label="training points")
+        for axes, measure in zip(others, MEASURES, strict=True):
+            values = np.array(found[name][measure], dtype=float)
+            axes.plot(counts, values, color=colour, linewidth=1.4, marker="o", ms=3, label=name)
+    for axes, measure in zip(others, MEASURES, strict=True):
+        _against_steps(axes, measure, counts, truth)
+        axes.set_title("DDIM samples")
+    others[0].legend(fontsize=8)
     left.set_yscale("log")
     left.set_xlabel("time t")
     left.set_ylabel("noise level σ(t), units of the data")
     left.set_title("Schedules, one dot per step at T = 20")
     left.grid(**GRID)
-    _log(right, counts)
-    right.set_title("DDIM samples")
-    right.legend(fontsize=8)
     return figure
 
 

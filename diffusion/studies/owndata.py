@@ -13,7 +13,6 @@ from math import ceil
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
 import diffusion
 from diffusion import distances, likelihood
@@ -21,28 +20,31 @@ from diffusion.cli import Answer, Run, Study
 from diffusion.figures import curves
 from diffusion.figures import owndata as pictures
 from diffusion.figures import points as shared_pictures
-from diffusion.sampling import double
 from diffusion.studies import exercise
 from diffusion.studies.exercise import ACCURATE, SCHEDULES, STEP_COUNTS, sample
 from diffusion.studies.parts import ownpoints
+from diffusion.studies.parts.owndensity import (
+    accuracy,
+    density_maps,
+    held_out_log_density,
+    probes,
+)
 from diffusion.studies.parts.ownpoints import (
     COMPARED,
     REFERENCES,
+    all_compared,
     at_own_class,
     compared,
     count,
-    floor,
     frame,
     labels_like_the_data,
-    seen,
     sizes,
     split,
-    spread,
+    truth,
+    truth_of,
     unseen,
 )
 from diffusion.training import noised
-
-MAPS = 12  # densities drawn, that of all classes first
 
 
 def u2_training_loss(run: Run) -> Answer:
@@ -83,35 +85,28 @@ def denoising_loss(
 def u3_nine_seeds(run: Run) -> Answer:
     seeds = range(run.args.seed, run.args.seed + 9)
     samples = [sample(run, count(run), seed=seed) for seed in seeds]
-    found = [compared(s, run.once(unseen), run.once(seen), run.args.seed) for s in samples]
+    found = all_compared(run, samples)
     titles = [
-        f"seed {seed}: p = {row['p_value_of_the_same_law']:.3f}\n"
-        f"energy distance {row['energy_distance']:.3g}"
-        for seed, row in zip(seeds, found, strict=True)
+        f"seed {seed}: p = {p:.3f}\nenergy distance {distance:.3g}"
+        for seed, p, distance in zip(
+            seeds, found["p_value_of_the_same_law"], found["energy_distance"], strict=True
+        )
     ]
     grid = shared_pictures.sample_grid(samples, titles, columns=3, frame=run.once(frame))
-    by_name = {name: [row[name] for row in found] for name in found[0]}
-    shared = ("energy_distance_of_training_points", "points_in_each_w2")
-    by_name |= {name: found[0][name] for name in shared}
-    return Answer(sizes(run) | by_name, {"u3_seeds": grid})
+    return Answer(sizes(run) | found | run.once(truth), {"u3_seeds": grid})
 
 
 def u4_sampling_steps(run: Run) -> Answer:
     model, n = run.models["unconditional"], count(run)
     samples = [diffusion.sample(model, n, steps=T, seed=run.args.seed) for T in STEP_COUNTS]
-    found = [distances.permutation_test(s, run.once(unseen), seed=run.args.seed) for s in samples]
-    titles = [f"T = {T}\np = {p:.3f}" for T, (_, p) in zip(STEP_COUNTS, found, strict=True)]
-    values, p_values = zip(*found, strict=True)
+    found, floor = all_compared(run, samples), run.once(truth)
+    p_values = found["p_value_of_the_same_law"]
+    titles = [f"T = {T}\np = {p:.3f}" for T, p in zip(STEP_COUNTS, p_values, strict=True)]
     note = f"{n:,} samples each; p-value of having the held-out points' law"
-    numbers = {
-        "steps": STEP_COUNTS,
-        "energy_distance": values,
-        "p_value_of_the_same_law": p_values,
-        "energy_distance_of_training_points": run.once(floor),
-    }
-    curve = pictures.steps(STEP_COUNTS, values, run.once(floor), f"DDIM, {n:,} samples")
+    curve = pictures.steps(STEP_COUNTS, found, floor, f"DDIM, {n:,} samples")
     grid = shared_pictures.sample_grid(samples, titles, 5, note, run.once(frame))
-    return Answer(sizes(run) | numbers, {"u4_steps": grid, "u4_distance": curve})
+    numbers = sizes(run) | {"steps": STEP_COUNTS} | found | floor
+    return Answer(numbers, {"u4_steps": grid, "u4_distance": curve})
 
 
 def u5_schedules(run: Run) -> Answer:
@@ -119,20 +114,16 @@ def u5_schedules(run: Run) -> Answer:
     ends = {"sigma_min": model.schedule.sigma_min, "sigma_max": model.schedule.sigma_max}
     plans = {name: replace(plan, **ends) for name, plan in SCHEDULES.items()}
 
-    def score(plan, T: int) -> float:
-        points = diffusion.sample(model, count(run), steps=T, schedule=plan, seed=run.args.seed)
-        return distances.energy_distance(points, run.once(unseen))
+    def drawn(plan, T: int) -> Tensor:
+        return diffusion.sample(model, count(run), steps=T, schedule=plan, seed=run.args.seed)
 
-    scores = {name: [score(plan, T) for T in steps] for name, plan in plans.items()}
+    found = {
+        name: all_compared(run, [drawn(plan, T) for T in steps]) for name, plan in plans.items()
+    }
     t = torch.linspace(0, 1, 21, dtype=torch.float64)
     sigmas = {name: plan.sigma(t) for name, plan in plans.items()}
-    numbers = {
-        **ends,
-        "steps": steps,
-        "energy_distance": scores,
-        "energy_distance_of_training_points": run.once(floor),
-    }
-    figure = pictures.schedules(t, sigmas, steps, scores, run.once(floor))
+    figure = pictures.schedules(t, sigmas, steps, found, run.once(truth))
+    numbers = ends | {"steps": steps, "scores": found} | run.once(truth)
     return Answer(sizes(run) | numbers, {"u5_schedules": figure})
 
 
@@ -141,11 +132,12 @@ def start_mismatch(run: Run) -> Answer:
     for prior in diffusion.sampling.PRIORS:
         options = {"prior": prior, "seed": run.args.seed} | ACCURATE
         points = diffusion.sample(model, count(run), **options)
-        found = compared(points, run.once(unseen), run.once(seen), run.args.seed)
+        found = compared(points, run.once(unseen), run.once(truth), run.args.seed)
         deviation = {"standard_deviation": points.std(dim=0).tolist()}
         table[f"model, {prior} start"] = found | deviation
     deviation = run.once(split).training.std(dim=0).tolist()
-    return Answer(sizes(run) | table | {"standard_deviation_of_training_points": deviation})
+    numbers = table | {"standard_deviation_of_training_points": deviation} | run.once(truth)
+    return Answer(sizes(run) | numbers)
 
 
 def c1_classes(run: Run) -> Answer:
@@ -220,15 +212,12 @@ def c5_analysis(run: Run) -> Answer:
                 (points.training, points.labels),
             )
         )
-        found = compared(samples, held_out, training, run.args.seed)
+        floor = truth_of(held_out, training, len(samples))
+        found = floor | compared(samples, held_out, floor, run.args.seed)
         own = at_own_class(run, samples, torch.full((len(samples),), k))
         shares = {"held_out_points": len(held_out), "at_own_class": own.double().mean().item()}
         table[name] = shares | found
     return Answer({"samples": count(run), "classes": table})
-
-
-# Name, and place in the frame of the data, whose corners are at +-1.
-PROBES = (("C", (0.0, 0.0)), ("D", (1.0, 1.0)), ("E", (1.2, 0.3)), ("F", (1.5, -1.4)))
 
 
 def c6_probability(run: Run) -> Answer:
@@ -258,71 +247,6 @@ def c6_probability(run: Run) -> Answer:
     )
 
 
-def probes(run: Run, kind: str) -> tuple[list[str], Tensor, Tensor | None]:
-    """Names, places (n, 2) and classes of the points whose probability is asked for.
-
-    A and B are held-out points, with their own classes; the others lie about the data. With
-    classes they have that of A, and G is A with another class.
-    """
-    points, here = run.once(split), run.once(frame)
-    places = {"A": points.held_out[0].tolist(), "B": points.held_out[-1].tolist()}
-    places |= {name: here.place(*place) for name, place in PROBES}
-    if kind == "unconditional":
-        return list(places), torch.tensor(list(places.values())), None
-    places["G"] = places["A"]
-    own = points.held_out_labels[0].item()
-    labels = torch.full((len(places),), own)
-    labels[1] = points.held_out_labels[-1]
-    labels[-1] = (own + 1) % len(points.names)
-    return list(places), torch.tensor(list(places.values())), labels
-
-
-def accuracy(run: Run, tolerance: float) -> dict[str, float]:
-    """Tolerances of the flow; the absolute one counts in units of the data as well as in nats."""
-    return {"rtol": tolerance, "atol": tolerance * min(1.0, run.once(spread))}
-
-
-def held_out_log_density(run: Run, kind: str) -> dict[str, float]:
-    """Mean log-density of held-out points, and under Gaussians fitted to the training points."""
-    points, model = run.once(split), double(run.models[kind])
-    generator = torch.Generator().manual_seed(run.args.seed)
-    rows = torch.randperm(len(points.held_out), generator=generator)[:COMPARED]
-    x = points.held_out[rows].double()
-    labels = points.held_out_labels[rows] if kind == "conditional" else None
-    own = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
-    gaussian = MultivariateNormal(model.mean[own], model.covariance[own])
-    found = likelihood.log_likelihood(model, x, labels, **accuracy(run, 1e-4))
-    return {
-        "points": len(x),
-        "log_density_nats": found.mean().item(),
-        "standard_error_nats": (found.std() / len(x) ** 0.5).item(),
-        "gaussian_log_density_nats": gaussian.log_prob(x).mean().item(),
-    }
-
-
-def density_maps(run: Run, cells: int = 64, reach: float = 1.5):
-    """Integrals of the densities over 1.5 times the frame, by name, and their picture."""
-    here = run.once(frame)
-    (left, bottom), (right, top) = here.place(-reach, -reach), here.place(reach, reach)
-    middles = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-    y, x = torch.meshgrid(
-        bottom + (top - bottom) * middles, left + (right - left) * middles, indexing="ij"
-    )
-    grid = torch.stack([x, y], dim=2).reshape(-1, 2)
-    maps = {"all points": ("unconditional", None)}
-    for k, name in enumerate(run.once(split).names[: MAPS - 1]):
-        maps[f"class {name}"] = ("conditional", k)
-    found = {
-        name: likelihood.log_likelihood(run.models[kind], grid, label, **accuracy(run, 1e-3))
-        for name, (kind, label) in maps.items()
-    }
-    area = (right - left) / cells * (top - bottom) / cells
-    integrals = {name: log_p.exp().sum().item() * area for name, log_p in found.items()}
-    images = [log_p.reshape(cells, cells) for log_p in found.values()]
-    extent = (left, right, bottom, top)
-    return integrals, pictures.density_maps(images, list(maps), integrals.values(), extent)
-
-
 # --- The study ----------------------------------------------------------------------------------
 
 DISTANCES = "energy distance with its permutation test and W2 ratio to held-out points"
@@ -332,8 +256,8 @@ NOTES = {
     "u1": "the start lies to the points as (1.6, 1.4) to the square",
     "u2": "the Bayes loss is not known, nor the excess risk: held-out loss in their place",
     "u3": f"TV10 needs the square: {DISTANCES} in its place",
-    "u4": f"TV10 needs the square: energy distance to held-out points in its place; {NO_SCORE}",
-    "u5": f"TV10 needs the square: energy distance to held-out points in its place; {NO_SCORE}",
+    "u4": f"TV10 needs the square: {DISTANCES} in its place; {NO_SCORE}",
+    "u5": f"TV10 needs the square: {DISTANCES} in its place; {NO_SCORE}",
     "start_mismatch": f"TV10 and KS need the square: {DISTANCES} in their place; {NO_SCORE}, "
     "and with it the curve against sigma(1)",
     "c3": NEAREST,

@@ -61,7 +61,16 @@ def test_every_question_is_answered_or_says_why_not_without_classes(tmp_path, ca
     assert results["u3"]["samples"] == 60
     assert results["u6"]["ddim_outputs_identical_to_the_bit"]
     assert len(results["u3"]["p_value_of_the_same_law"]) == 9
-    assert len(results["u4"]["energy_distance"]) == 10
+    measures = {"energy_distance", "p_value_of_the_same_law", "w2_ratio"}
+    for measure in measures:
+        assert len(results["u4"][measure]) == 10
+    assert results["u4"]["points_in_each_w2"] == 15
+    assert len(results["u5"]["scores"]) == 4
+    for scores in results["u5"]["scores"].values():
+        assert set(scores) == measures
+        assert {len(values) for values in scores.values()} == {6}
+    assert results["u4"]["w2_ratio"][0] > results["u4"]["w2_ratio"][-1] > 0.5
+    assert measures <= set(results["start_mismatch"]["model, matched start"])
     assert set(results["bonus"]) >= {"target", "unconditional"}
     assert "conditional" not in results["bonus"]
     assert not any(stem.startswith(("c1", "c3", "c4", "c5")) for stem in figures(tmp_path))

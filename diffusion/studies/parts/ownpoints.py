@@ -6,13 +6,14 @@ The questions are in `diffusion.studies.owndata`, the square's part of this in `
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from math import ceil
 
 import torch
 from torch import Tensor
 
 import diffusion
-from diffusion import distances, pointsfile
+from diffusion import distances, pointsfile, progress
 from diffusion.cli import Run, option
 from diffusion.figures.style import Frame
 from diffusion.pointsfile import Points
@@ -21,6 +22,7 @@ from diffusion.studies.parts import recipe
 
 ROWS = 6_000  # of one epoch, twice the exercise's; each with a noise and its opposite
 COMPARED = 1000  # points of either kind in an energy distance; its time and memory are quadratic
+IN_W2 = 300  # points of either kind in a W2 distance; its time is cubic
 REFERENCES = 20_000  # training points among which the nearest one is looked for
 
 OPTIONS = (
@@ -106,9 +108,9 @@ def count(run: Run) -> int:
     return min(run.args.samples, COMPARED)
 
 
-def floor(run: Run) -> float:
-    """The energy distance of training points to the held-out ones: what true points reach."""
-    return distances.energy_distance(run.once(seen), run.once(unseen))
+def truth(run: Run) -> dict[str, float]:
+    """What true points reach."""
+    return truth_of(run.once(unseen), run.once(seen), count(run))
 
 
 def sizes(run: Run) -> dict[str, int]:
@@ -135,14 +137,31 @@ def at_own_class(run: Run, points: Tensor, labels: Tensor) -> Tensor:
     return run.once(split).labels[rows][distances.nearest(points, training[rows])] == labels
 
 
-def compared(samples: Tensor, held_out: Tensor, training: Tensor, seed: int) -> dict:
-    """Every distance of samples from held-out points."""
+def truth_of(held_out: Tensor, training: Tensor, n: int) -> dict[str, float]:
+    """Distances of training points from held-out ones, to be compared with those of n samples."""
+    size = min(IN_W2, n, len(held_out), len(training))
+    return {
+        "energy_distance_of_training_points": distances.energy_distance(training, held_out),
+        "w2_of_training_points": distances.mean_w2(training, held_out, size),
+        "points_in_each_w2": size,
+    }
+
+
+def compared(samples: Tensor, held_out: Tensor, truth: dict, seed: int) -> dict:
+    """Every distance of samples from held-out points; truth: of `truth_of`."""
     distance, p_value = distances.permutation_test(samples, held_out, seed=seed)
-    ratio, size = distances.w2_ratio(samples, held_out, training)
+    true = truth["w2_of_training_points"]
+    found = distances.mean_w2(samples, held_out, truth["points_in_each_w2"]) if true else None
     return {
         "energy_distance": distance,
         "p_value_of_the_same_law": p_value,
-        "energy_distance_of_training_points": distances.energy_distance(training, held_out),
-        "w2_ratio": ratio,
-        "points_in_each_w2": size,
+        "w2_ratio": found and found / true,
     }
+
+
+def all_compared(run: Run, samples: Sequence[Tensor]) -> dict[str, list]:
+    """The distances of several sets of samples (n, 2), by measure."""
+    truth_here, held_out = run.once(truth), run.once(unseen)
+    bar = progress.bar(samples, desc="distances to held-out points", unit="set", leave=False)
+    found = [compared(points, held_out, truth_here, run.args.seed) for points in bar]
+    return {name: [row[name] for row in found] for name in found[0]}
