@@ -363,33 +363,56 @@ def bonus_steering(run: Run, frame: Frame = SQUARE, label: int = 2) -> Answer:
     guidance that takes the Jacobian for the identity. Fresh noise (lam > 0) is the dearer way,
     since the drift that it must fight grows with 1 + lam^2.
     """
-    target = tuple(run.args.target)
-    nearest = (sample(run, run.args.samples) - torch.tensor(target)).norm(dim=1).min().item()
-    numbers, figures = {"target": target, "nearest_of_random_samples": nearest}, {}
     labels = {"unconditional": None, "conditional": label}
-    steer = partial(steering.steer, WAYS, target=target, steps=200)
+    steered = steered_models(run, labels)
+    figures = {
+        f"bonus_{name}": pictures.steering(
+            {
+                f"{way}\nmisses by {s.distance:.2g}\nenergy {s.energy:,.0f} nats": s.path
+                for way, s in found.items()
+            },
+            tuple(run.args.target),
+            frame,
+        )
+        for name, (found, _) in steered.items()
+    }
+    return Answer(steering_numbers(run, labels, steered), figures)
+
+
+def steered_models(run: Run, labels: dict) -> dict[str, tuple[dict, dict]]:
+    """By model: what each of the `WAYS` came to, and why those failed that did."""
+    steer = partial(steering.steer, WAYS, target=tuple(run.args.target), steps=200)
     ways = side_by_side(lambda name: steer(run.models[name], label=labels[name]), run.models)
-    for (name, model), (found, failed) in zip(run.models.items(), ways, strict=True):
-        numbers[name] = {way: steered.numbers() for way, steered in found.items()}
+    return dict(zip(run.models, ways, strict=True))
+
+
+def steering_numbers(run: Run, labels: dict, steered: dict) -> dict:
+    """The measures of `steered_models`, beside random samples and a sampling from a found start."""
+    target = torch.tensor(run.args.target)
+    nearest = (sample(run, run.args.samples) - target).norm(dim=1).min().item()
+    numbers = {"target": tuple(run.args.target), "nearest_of_random_samples": nearest}
+    for name, (found, failed) in steered.items():
+        numbers[name] = {way: outcome.numbers() for way, outcome in found.items()}
         numbers[name] |= {way: {"reached": False, "failed": why} for way, why in failed.items()}
         if "inverted flow" in found:
             start = found["inverted flow"].path[:1]
-            again = diffusion.sample(model, 1, noise=start, labels=labels[name], steps=200)
-            numbers[name]["inverted flow"]["distance_of_diffusion_sample_from_that_start"] = (
-                (again[0] - torch.tensor(target)).norm().item()
+            again = diffusion.sample(
+                run.models[name], 1, noise=start, labels=labels[name], steps=200
             )
-        titles = {
-            f"{way}\nmisses by {s.distance:.2g}\nenergy {s.energy:,.0f} nats": s.path
-            for way, s in found.items()
-        }
-        figures[f"bonus_{name}"] = pictures.steering(titles, target, frame)
-    return Answer(numbers, figures)
+            numbers[name]["inverted flow"]["distance_of_diffusion_sample_from_that_start"] = (
+                (again[0] - target).norm().item()
+            )
+    return numbers
 
+
+OWN_DATA = owndata.study(u1_forward_process, u6_same_noise, bonus_steering)
 
 EXERCISE = Study(
     name="diffusion",
     description="Part 1: train the diffusion models, or load them, and answer its questions.",
     options=exercise.OPTIONS,
+    variants={exercise.DATA.flag: OWN_DATA},
+    small="--epochs 60 --points 1000 --steps 50 --samples 1000",
     check=exercise.check,
     load=exercise.load,
     train=exercise.train,
@@ -414,15 +437,9 @@ EXERCISE = Study(
 )
 
 
-OWN_DATA = owndata.study(u1_forward_process, u6_same_noise, bonus_steering)
-
-
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    own = any(argument.partition("=")[0] == exercise.DATA.flag for argument in argv)
     errors = (diffusion.TrainingError, diffusion.ToleranceError)
-    study = OWN_DATA if own else EXERCISE
-    return cli.main("example_diffusion.py", study, STUDIES, argv, errors)
+    return cli.main("example_diffusion.py", EXERCISE, STUDIES, argv, errors)
 
 
 if __name__ == "__main__":

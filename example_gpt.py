@@ -115,20 +115,25 @@ def q1_train(run: Run) -> Answer:
 
 def q2_inversion(run: Run) -> Answer:
     """Question 2: input vectors that make the frozen model say the sentence (section 3.2.2)."""
+    model, encoder, *_ = run.models["gpt"]
+    target = torch.tensor(encoder.encode(run.args.sentence))
+    found = inversion.invert_many(model, [target] * run.args.starts, run.args.seed, MARGIN)
+    numbers = inversion_numbers(run, found, target)
+    figure = figure_of_inversion(numbers, found)
+    return Answer(numbers, {"q2_inversion": figure}, inversion_text(numbers))
+
+
+def inversion_numbers(run, found, target):
+    """What the Inversions of the sentence, its tokens (T,), came to, as numbers."""
     model, encoder, book, *_, text = run.models["gpt"]
-    sentence = run.args.sentence
-    ids = encoder.encode(sentence)
-    target, tokens = torch.tensor(ids), token_texts(encoder, ids)
-    found = inverted(run, [target] * run.args.starts)
-    first = found[0]
+    sentence, ids, first = run.args.sentence, target.tolist(), found[0]
+    tokens, in_book = token_texts(encoder, ids), set(book.train.tolist())
     nearest = inversion.nearest_tokens(model, first.vectors, book.train)
-    in_book = set(book.train.tolist())
     # A sentence that fills the block leaves no room to ask for it.
     prompts = REPEAT_PROMPTS if text is None else REPEAT_PROMPTS_OF_ANY_TEXT
     if len(ids) == model.block_size:
         prompts = ()
-    way = inversion.way_of(model, found, target)
-    numbers = {
+    return {
         "sentence": sentence,
         "tokens": tokens,
         "tokens_never_in_training_part": [
@@ -143,7 +148,7 @@ def q2_inversion(run: Run) -> Answer:
         "margin_logits": first.margins.tolist(),
         "nearest_token": token_texts(encoder, nearest.ids.tolist()),
         "cosine_to_most_similar_token": nearest.cosines.tolist(),
-        **way,
+        **inversion.way_of(model, found, target),
         "typical_distance_between_tokens": nearest.typical_distance,
         "prediction_from_nearest_tokens": encoder.decode(nearest.predicted.tolist()),
         "nearest_tokens_reproduce_sentence": bool((nearest.predicted == target).all()),
@@ -153,34 +158,24 @@ def q2_inversion(run: Run) -> Answer:
             for prompt in prompts
         ],
     }
-    figure = figures.inversion(
-        [each.losses for each in found], tokens, first.margins.tolist(), MARGIN,
-        list(zip(*(way[f"distance_to_nearest_token{end}"] for end in ("_at_start", "")),
-                 strict=True)),
-        way["nearest_token_is_the_target"], nearest.typical_distance,
+
+
+def figure_of_inversion(numbers, found):
+    distances = (numbers[f"distance_to_nearest_token{end}"] for end in ("_at_start", ""))
+    return figures.inversion(
+        [each.losses for each in found], numbers["tokens"], numbers["margin_logits"], MARGIN,
+        list(zip(*distances, strict=True)), numbers["nearest_token_is_the_target"],
+        numbers["typical_distance_between_tokens"],
     )  # fmt: skip
-    return Answer(numbers, {"q2_inversion": figure}, inversion_text(numbers))
-
-
-def inverted(run, targets):
-    """Inversions of targets of one length, twenty at a time, seeded from --seed upwards."""
-    model, seed = run.models["gpt"].model, run.args.seed
-    found = []
-    with tqdm(total=len(targets), desc="inversion", unit="start", disable=None) as bar:
-        for start in range(0, len(targets), 20):
-            part = targets[start : start + 20]
-            seeds = range(seed + start, seed + start + len(part))
-            found += inversion.invert_all(model, part, seeds, margin=MARGIN)
-            bar.update(len(part))
-    return found
 
 
 def random_targets(run, length):
     """Can any output be reached? Sequences of tokens drawn uniformly from the vocabulary."""
-    vocab_size = run.models["gpt"].model.config.vocab_size
-    generator = torch.Generator().manual_seed(run.args.seed)
-    targets = torch.randint(vocab_size, (run.args.starts, length), generator=generator)
-    found = inverted(run, list(targets))
+    model, seed = run.models["gpt"].model, run.args.seed
+    generator = torch.Generator().manual_seed(seed)
+    shape = (run.args.starts, length)
+    targets = torch.randint(model.config.vocab_size, shape, generator=generator)
+    found = inversion.invert_many(model, list(targets), seed, MARGIN)
     steps = torch.tensor([each.steps for each in found]).double()
     numbers = inversion.success_of(found)
     return {"tokens_each": length, **numbers, "median_steps": steps.median().item()}
@@ -425,6 +420,7 @@ EXERCISE = Study(
     name="gpt",
     description="Part 2: train GPT-2 on Alice in Wonderland and answer the five questions.",
     options=exercise.OPTIONS,
+    small="--model gpt-nano --max-iters 20 --starts 2",
     check=exercise.check,
     subject=lambda args: args.text,
     load=exercise.load,

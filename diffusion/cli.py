@@ -87,6 +87,9 @@ class Study:
     forecast(run): about how many seconds all of it will take on this machine, said at the start.
     subject(args): a file of the user's own that all is about, None for what ships. Its results and
     weights have a folder of their own, unless the command line names one.
+    small: the options of a run of seconds that asks every question, with which the project's gate
+    tries it; {save} stands for the --save folder, where the exercise has been before.
+    variants: the study that takes its place, by the flag of the option that asks for it.
     """
 
     name: str
@@ -98,6 +101,8 @@ class Study:
     check: Callable[[argparse.Namespace], None] = lambda args: None
     forecast: Callable[[Run], float] | None = None
     subject: Callable[[argparse.Namespace], Path | None] = lambda args: None
+    small: str = ""
+    variants: Mapping[str, Study] = field(default_factory=dict)
 
 
 @dataclass
@@ -136,6 +141,9 @@ def parse(
     first.add_argument("--study", choices=tuple(by_name))
     chosen, rest = first.parse_known_args(argv)
     study = by_name.get(chosen.study, exercise)
+    for flag, variant in study.variants.items():
+        if _is_given(prog, flag, rest):
+            study = exercise = variant
 
     parser = Parser(
         prog if study is exercise else f"{prog} --study {study.name}",
@@ -153,6 +161,13 @@ def parse(
         parser.error(_refusal(unknown[0], study, exercise, studies))
     vars(args).pop("study", None)
     return study, args
+
+
+def _is_given(prog: str, flag: str, argv: Sequence[str]) -> bool:
+    """Whether an option that takes one value is on the command line."""
+    parser = Parser(prog, add_help=False)
+    parser.add_argument(flag, dest="value")
+    return parser.parse_known_args(argv)[0].value is not None
 
 
 def _list_of(studies: Sequence[Study]) -> str:
@@ -317,7 +332,10 @@ def _as_json(value: Any) -> Any:
 
 def write_results(path: Path, this: Run, seconds: Mapping) -> None:
     """The options, the answers so far and the seconds they took, as JSON."""
-    options = {key: _as_json(value) for key, value in vars(this.args).items()}
+    folders = {entry.name for entry in FOLDERS}
+    options = {
+        key: _as_json(value) for key, value in vars(this.args).items() if key not in folders
+    }
     subject = about(this.study, this.args)
     head = {"study": this.study.name} | ({} if subject is None else {"about": subject})
     content = head | {"options": options} | this.results

@@ -81,6 +81,8 @@ class Study:
     fill in what depends on other options, or drop what then decides nothing.
     subject(args): a file of the user's own that all is about, None for what ships. Its results and
     weights have a folder of their own, unless the command line names one.
+    small: the options of a run of seconds that asks every question, with which the project's gate
+    tries it; {save} stands for the --save folder, where the exercise has been before.
     instead(args): does what an option asks for in place of the questions and returns what to print
     (None: no option does).
     """
@@ -93,6 +95,7 @@ class Study:
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
     subject: Callable[[argparse.Namespace], Path | None] = lambda args: None
+    small: str = ""
     instead: Callable[[argparse.Namespace], str | None] = lambda args: None
 
 

@@ -101,6 +101,18 @@ def invert_all(model, targets, seeds, max_steps=500, learning_rate=0.05, record_
     return [found[n] for n in range(len(seeds))]
 
 
+def invert_many(model, targets, seed, margin, group=20):
+    """`invert_all` for any number of targets, `group` at a time, with seeds from `seed` upwards."""
+    found = []
+    with tqdm(total=len(targets), desc="inversion", unit="start", disable=None) as bar:
+        for start in range(0, len(targets), group):
+            part = targets[start : start + group]
+            seeds = range(seed + start, seed + start + len(part))
+            found += invert_all(model, part, seeds, margin=margin)
+            bar.update(len(part))
+    return found
+
+
 def _checked(targets, block_size, vocab_size):
     """The targets as one tensor (N, T) int64."""
     targets = [torch.as_tensor(target) for target in targets]

@@ -372,6 +372,7 @@ STUDY = Study(
     name="bitflip",
     description="bit-flip diffusion of MNIST's digits, and of images whose truth is known",
     options=OPTIONS,
+    small="--epochs 3 --steps 8 --samples 20",
     load=load,
     train=train,
     questions={

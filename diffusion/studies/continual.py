@@ -337,6 +337,8 @@ STUDY = Study(
     name="continual",
     description="what networks forget that learn one task after another, and what helps",
     options=OPTIONS,
+    small="--tasks 2 --seeds 2 --updates 20 --vae-updates 5 --classes 2 --lambdas 1 100 "
+    "--memories 20",
     load=lambda args: {},
     train=lambda run, name: None,
     questions={

@@ -208,6 +208,7 @@ STUDY = Study(
     name="families",
     description="bit flips, VAEs and a GAN side by side, on MNIST and on the square",
     options=OPTIONS,
+    small="--samples 100 --bitflip-samples 100",
     load=load,
     train=train,
     questions={"table": a_table, "rows": b_rows, "square": c_square},

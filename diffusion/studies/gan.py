@@ -230,6 +230,7 @@ STUDY = Study(
     name="gan",
     description="a generative adversarial network of MNIST, and the theory of such",
     options=OPTIONS,
+    small="--epochs 2 --samples 100",
     load=load,
     train=train,
     questions={

@@ -290,6 +290,7 @@ STUDY = Study(
     name="vae",
     description="variational autoencoders of MNIST, and two whose likelihood is known",
     options=OPTIONS,
+    small="--runs 2 --epochs 3 --conv-epochs 2 --samples 2",
     load=load,
     train=train,
     questions={

@@ -262,6 +262,8 @@ STUDY = Study(
     name="vp",
     description="the variance-preserving chain, and its equivalence with the exercise's process",
     options=OPTIONS,
+    small="--epochs 60 --points 1000 --steps 50 --samples 1000 "
+    "--weights {save}/diffusion_unconditional.pt",
     check=recipe.check_device,
     load=load,
     train=train,

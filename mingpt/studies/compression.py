@@ -364,6 +364,7 @@ STUDY = Study(
     name="compression",
     description="The language model as a compressor, beside xz, bzip2, PPMd and zpaq.",
     options=OPTIONS,
+    small="--weights {save}/gpt.pt",
     load=load,
     train=lambda run, name: None,
     questions={

@@ -349,6 +349,7 @@ STUDY = Study(
     name="early-exit",
     description="A GPT whose sure tokens skip blocks, and a cascade in closed form.",
     options=OPTIONS,
+    small="--model gpt-nano --max-iters 3",
     load=load,
     train=train,
     questions={

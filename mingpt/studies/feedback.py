@@ -311,6 +311,8 @@ STUDY = Study(
     name="feedback",
     description="Learning from preferences: policy gradients, PPO, DPO and a reward model.",
     options=OPTIONS,
+    small="--weights {save}/gpt.pt --prompts 16 --steps 3 --test-prompts 16 "
+    "--estimates 10 --exact-steps 10",
     load=load,
     train=lambda run, name: None,
     questions={

@@ -123,6 +123,7 @@ STUDY = Study(
     name="objective",
     description="Question 1 with GPT-2's plain cross-entropy beside the default's discount.",
     options=OPTIONS,
+    small="--model gpt-nano --max-iters 12 --batch-size 8",
     check=check,
     load=load,
     train=train,

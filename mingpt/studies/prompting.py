@@ -321,6 +321,7 @@ STUDY = Study(
     name="prompting",
     description="Prompting a GPT whose tasks are known: examples, instructions, soft prompts.",
     options=OPTIONS,
+    small="--sizes nano --tokens 40000 --tune-steps 5 --prompts 10",
     load=load,
     train=train,
     questions={

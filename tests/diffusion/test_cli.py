@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from diffusion import cli
 from diffusion.cli import Answer, Study, option
 from diffusion.files import write_atomically
+from tests import small_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +34,7 @@ SQUARES = Study(
     load=lambda args: {"net": None},
     train=lambda run, name: f"a trained {name}",
     questions={"first": squares},
+    small="--count 2",
 )
 
 # --- Beside others ------------------------------------------------------------------------------
@@ -82,6 +85,37 @@ def test_it_writes_results_and_a_figure(tmp_path, capsys):
     said = capsys.readouterr().out
     for place in ("figures/squares_*", "results/squares.json", "weights"):
         assert str(tmp_path / place) in said
+
+
+def test_it_is_tried_by_the_gate_with_its_own_small_settings(tmp_path, monkeypatch):
+    """Registering it in STUDIES is all: the gate knows no study by name."""
+    script = SimpleNamespace(__name__="script", EXERCISE=EXERCISE, STUDIES=STUDIES)
+
+    def run(words, **settings):
+        assert cli.main(words[1], EXERCISE, STUDIES, words[2:]) == 0
+
+    monkeypatch.setattr(small_runs, "SCRIPTS", (script,))
+    monkeypatch.setattr(subprocess, "run", run)
+    small_runs.main(tmp_path)
+    written = tmp_path / "report/results"
+    assert {path.stem for path in written.iterdir()} == {"exercise", "other", "squares"}
+    found = json.loads((written / "squares.json").read_text(encoding="utf-8"))
+    assert found["options"] == {"count": 2}  # without the folders, which decide nothing
+
+
+@pytest.mark.parametrize("given", [["--file", "x"], ["--file=x"], ["--file", "-1", "--depth", "1"]])
+def test_an_option_may_ask_for_another_study_in_the_exercises_place(given, capsys):
+    options = [*EXERCISE.options, option("--file", "mine", type=cli.Path)]
+    own = study("own", options=options)
+    asking = study("exercise", options=options, variants={"--file": own})
+    assert cli.parse("script.py", asking, STUDIES, given)[0] is own
+    assert cli.parse("script.py", asking, STUDIES, ["--depth", "1"])[0] is asking
+    with pytest.raises(SystemExit):
+        cli.parse("script.py", asking, STUDIES, ["--study", "squares", *given])
+    assert "--file belongs to the exercise" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.parse("script.py", asking, STUDIES, ["--file"])
+    assert "argument --file: expected one argument" in capsys.readouterr().err
 
 
 def test_help_lists_each_study_in_a_line(capsys):

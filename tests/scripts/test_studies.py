@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+import diffusion.cli
 import diffusion.studies
 import example_diffusion
 import example_gpt
+import mingpt.cli
 import mingpt.studies
+from tests import small_runs
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [
@@ -38,6 +41,19 @@ def test_help_shows_its_own_options(script, study, capsys):
     assert all(entry.flag in said for entry in study.options)
     assert study.description.split()[0] in said
     assert len(study.description) < 90
+
+
+@every_study
+def test_the_gate_has_small_settings_of_its_own_options(script, study, tmp_path):
+    command = small_runs.command(script, study, tmp_path)
+    assert command[:3] == [f"{script.__name__}.py", "--study", study.name]
+    cli = diffusion.cli if script is example_diffusion else mingpt.cli
+    found, args = cli.parse(script.__name__, script.EXERCISE, script.STUDIES, command[1:])
+    assert found is study
+    args.device = "cpu"
+    cli.check_options(study, args)
+    changed = [entry for entry in study.options if getattr(args, entry.name) != entry.default]
+    assert changed  # smaller than the default
 
 
 @every_study
