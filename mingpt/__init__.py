@@ -4,7 +4,7 @@ From the bottom up:
     data        merges bpe tokens vocabulary data
     model       model (its settings and checks: model_config model_arguments), loss, sampling,
                 huggingface; pristine, fast: when less work gives the same numbers, and how
-    training    trainer (trainer_settings batches objective resume), discounting, devices,
+    training    trainer (trainer_settings batches draws objective resume), discounting, devices,
                 processes, recipe
     files       checkpoint: what a weights file holds
     questions   inversion attention scoring text; modes: computing whatever the caller set
@@ -41,10 +41,14 @@ a seed, the draws of a run, and which module is called when. What differs, on pu
     get_encoder   reads GPT-2's merges from data/, minGPT downloads them. It encodes with tiktoken:
                   writing to its `encoder` or `bpe_ranks` changes nothing, a `bpe` of one's own is
                   used
-    num_workers   is 0, not 4: blocks are cut from memory faster than processes hand them over
+    num_workers   is 0, not 4: blocks are cut from memory faster than processes hand them over;
+                  what items draw at random in workers is seeded for each batch, to be resumed
     trainer.loss  has let go of its graph, which would keep a step's memory; a loss that is not
                   finite stops the training, which could only get worse
     fast paths    where nobody looks (pristine.py) sums run in another order: equal to rounding
+As in minGPT, `GPT(config)` draws its weights from PyTorch's global generator, and moves it. Nothing
+else here moves it: `GPT(config, generator=...)`, which all code of this package uses, does not, and
+a training with a seed, reading a file and every question leave it where it was.
 A loss that comes with logits is computed from those logits, which are an ordinary tensor, as
 minGPT's: they cannot come on demand, since a hook, retain_grad or a write to them must act on the
 loss's own. But their gradient is computed with the loss, in one pass over them in place of three

@@ -3,8 +3,9 @@
 from collections import deque
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from mingpt import draws
 from mingpt.data import BlockDataset
 from mingpt.utils import InputError
 
@@ -13,7 +14,9 @@ class Batches:
     """An endless iterator of (x, y) from a map-style dataset.
 
     The order is minGPT's: numbers from the generator as a RandomSampler draws them. A
-    BlockDataset cuts its blocks itself; of any other a DataLoader fetches the items.
+    BlockDataset cuts its blocks itself; of any other a DataLoader fetches the items. What items
+    draw at random in a worker process follows from the batch they are of, so that it comes again
+    when the batches are continued.
     """
 
     def __init__(self, dataset, batch_size, generator, num_workers=0, pin_memory=False, state=None):
@@ -35,7 +38,8 @@ class Batches:
         if not cuts_blocks(dataset):
             self._loader = iter(
                 DataLoader(
-                    dataset, batch_sampler=_Numbers(self), num_workers=num_workers,
+                    _SeededItems(dataset) if num_workers else dataset,
+                    batch_sampler=_Numbers(self, seeds=num_workers > 0), num_workers=num_workers,
                     pin_memory=pin_memory,
                 )
             )  # fmt: skip
@@ -71,10 +75,14 @@ class Batches:
 
 
 class _Numbers:
-    """The DataLoader's batch sampler: it draws ahead of what the loader hands out."""
+    """The DataLoader's batch sampler: it draws ahead of what the loader hands out.
 
-    def __init__(self, batches):
+    A batch is a list of numbers, with seeds a pair of a seed and that list.
+    """
+
+    def __init__(self, batches, seeds):
         self.batches = batches
+        self.seeds = seeds
 
     def __iter__(self):
         batches = self.batches
@@ -82,9 +90,24 @@ class _Numbers:
             seed = int(torch.empty((), dtype=torch.int64).random_().item())
             batches.generator = torch.Generator().manual_seed(seed)
         while True:
+            before = batches.generator.get_state()
             numbers = batches._draw().tolist()
             batches._drawn.append(batches.generator.get_state())
-            yield numbers
+            yield (draws.digest(before.numpy().tobytes()), numbers) if self.seeds else numbers
+
+
+class _SeededItems(Dataset):
+    """A dataset in a worker process: all that it may draw from is seeded for every batch."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getitems__(self, batch):
+        seed, numbers = batch
+        draws.seed(self.dataset, seed)
+        if hasattr(self.dataset, "__getitems__"):
+            return self.dataset.__getitems__(numbers)
+        return [self.dataset[number] for number in numbers]
 
 
 def cuts_blocks(dataset):

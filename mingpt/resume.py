@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from mingpt import draws
 from mingpt.utils import CfgNode, check_integer
 
 # Settings that say how a run is computed and not what: resuming may change them, at the price of
@@ -12,7 +13,8 @@ from mingpt.utils import CfgNode, check_integer
 COMPUTING_SETTINGS = ("device", "num_workers", "accumulation_steps", "compile")
 STATE_KEYS = {
     "iter_num", "losses", "evaluations", "best", "best_state", "model", "averaged", "optimizer",
-    "batch_generator", "dropout_generator", "cuda_dropout_generator", "settings",
+    "batch_generator", "dataset_generators", "dropout_generator", "cuda_dropout_generator",
+    "settings",
 }  # fmt: skip
 
 
@@ -41,6 +43,7 @@ def _state_of(trainer):
         "averaged": trainer.averaged.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "batch_generator": trainer.batches.state(),
+        "dataset_generators": draws.states(trainer.train_dataset),
         "dropout_generator": torch.get_rng_state(),
         "cuda_dropout_generator": torch.cuda.get_rng_state(trainer.device)
         if trainer.device_type == "cuda"
@@ -109,6 +112,7 @@ def _take_over(trainer, state):
     trainer.best, trainer.best_state = float(state["best"]), state["best_state"]
     trainer.draw_batches(state["batch_generator"])  # may draw, so that generators come after it
     if trainer.rank == 0:
+        draws.restore(trainer.train_dataset, state["dataset_generators"])
         torch.set_rng_state(state["dropout_generator"])
         if trainer.device_type == "cuda" and state["cuda_dropout_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_dropout_generator"], trainer.device)

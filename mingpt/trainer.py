@@ -308,8 +308,9 @@ class Trainer:
         """Let the next `run` continue the training that `state_dict` recorded.
 
         With the same settings the continuation equals an uninterrupted run (with several
-        processes, up to the dropout they draw). Raises ResumeError for a state that does not
-        go with this trainer (see resume.py); `run` raises it for one that is damaged otherwise.
+        processes, up to what they draw), whatever items draw at random: see draws.py. Raises
+        ResumeError for a state that does not go with this trainer (see resume.py); `run` raises it
+        for one that is damaged otherwise.
         """
         resume.load_models(self, state)
         self._resumed = state
