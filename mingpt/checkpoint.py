@@ -19,6 +19,7 @@ from mingpt.utils import CfgNode, atomic_path
 from mingpt.vocabulary import BookVocabulary
 
 FORMAT = "mingpt-checkpoint-2"
+EARLIER_FORMAT = "mingpt-checkpoint-1"
 CONFIG_KEYS = (
     "model_type", "n_layer", "n_head", "n_embd", "vocab_size", "block_size",
     "embd_pdrop", "resid_pdrop", "attn_pdrop", "embd_init_std", "tied_head",
@@ -144,6 +145,12 @@ def read(path):
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         names = content if isinstance(content, dict) else {}
         kind = names.get("kind", names.get("format"))
+        if kind == EARLIER_FORMAT:
+            raise CheckpointError(
+                f"{path} is a GPT's weights file of an earlier version ({kind}), whose checksum "
+                "leaves out the configuration: train it again, or torch.load it and take the state "
+                'dict under "model"'
+            )
         what = f"it holds {kind}" if isinstance(kind, str) else "a bare state dict needs its config"
         raise CheckpointError(f"{path}: not a GPT checkpoint of this package ({what})")
     try:

@@ -76,6 +76,17 @@ def test_missing_truncated_altered_or_foreign_files_are_refused(tmp_path):
         mingpt.load(path)
 
 
+def test_a_file_of_the_earlier_format_is_named_and_its_weights_can_be_taken(tmp_path):
+    path, model = tmp_path / "gpt.pt", small_model()
+    content = checkpoint.save(model, path)
+    torch.save(content | {"format": "mingpt-checkpoint-1"}, path)
+    with pytest.raises(CheckpointError, match=r"earlier version \(mingpt-checkpoint-1\).*train it"):
+        mingpt.load(path)
+    torch.save(torch.load(path, weights_only=True)["model"], path)  # what the line says to do
+    again = mingpt.load(path, config=model.config)
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+
+
 HISTORY = {
     "training_loss_nats_per_token": [3.0, 2.5],
     "heldout_bits_per_byte_by_iteration": [(1, 2.5), (2, 2.25)],
