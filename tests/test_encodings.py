@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SOURCES = [
-    *ROOT.glob("mingpt/**/*.py"), ROOT / "example_gpt.py",
-    *ROOT.glob("tests/benchmarks/gpt*.py"), *ROOT.glob("tests/mingpt/**/*.py"),
+    *(path for folder in ("diffusion", "mingpt", "tests", "report")
+      for path in (ROOT / folder).rglob("*.py")),
+    ROOT / "example_diffusion.py", ROOT / "example_gpt.py",
 ]  # fmt: skip
 LETTERS = "Ž τ ↵ “日本”"
 STUDY = """
@@ -80,7 +81,8 @@ def test_every_text_file_is_opened_as_utf8(source):
         name = getattr(call.func, "attr", getattr(call.func, "id", None))
         given = {keyword.arg for keyword in call.keywords}
         if name in ("read_text", "write_text"):
-            assert "encoding" in given, f"{source}:{call.lineno}"
+            said = "encoding" in given or (name == "read_text" and call.args)
+            assert said, f"{source}:{call.lineno}"
         if name == "open" and isinstance(call.func, ast.Name):
             mode = call.args[1].value if len(call.args) > 1 else "r"
             assert "b" in mode or "encoding" in given, f"{source}:{call.lineno}"
