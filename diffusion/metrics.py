@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.checks import as_real
+from diffusion.checks import as_real, check_seed
 from diffusion.data import SQUARE, inside, uniform
 from diffusion.exact import ideal_noise
 
@@ -96,10 +96,14 @@ def excess_risk(
         num_samples: at least 20,000 for the measure to be meaningful.
         seed: of t, x_0 and eps.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     x_0 = uniform(num_samples, rectangle, generator=generator)
-    sigma = model.schedule.sigma(torch.rand(num_samples, generator=generator))
-    x_t = x_0 + sigma[:, None] * torch.randn(num_samples, 2, generator=generator)
+    sigma = model.schedule.sigma(
+        torch.rand(num_samples, generator=generator, dtype=torch.float32)
+    )
+    x_t = x_0 + sigma[:, None] * torch.randn(
+        num_samples, 2, generator=generator, dtype=torch.float32
+    )
     labels = None if label is None else torch.full((num_samples,), label, device=model.device)
     with torch.no_grad():
         predicted = model.noise(x_t.to(model.device), sigma.to(model.device), labels).cpu()

@@ -7,6 +7,7 @@ import torch
 from mingpt.intervals import Correlation, correlation_interval
 from mingpt.modes import evaluating
 from mingpt.scoring import token_log_probs
+from mingpt.tokens import token_tensor
 
 
 def attention(model, idx, block=-1):
@@ -22,6 +23,7 @@ def attention(model, idx, block=-1):
 
 def all_blocks(model, idx, blocks=None):
     """As `attention` for several blocks (default all): each (blocks, B, heads, T, T)."""
+    idx = token_tensor(idx, ndim=2)
     blocks = range(model.config.n_layer) if blocks is None else blocks
     with evaluating(model):
         *_, captured = model(idx, capture=blocks, last_only=True)
@@ -43,7 +45,8 @@ def knockout(model, idx, key, rows, blocks=None):
     loses sight of itself. Raises ValueError for several sequences, and for positions
     or blocks that are not there.
     """
-    if idx.ndim != 2 or len(idx) != 1:
+    idx = token_tensor(idx, ndim=2)
+    if len(idx) != 1:
         raise ValueError(f"idx should be one sequence, of shape (1, T), not {tuple(idx.shape)}")
     T = idx.shape[1]
     for what, positions, end in (("key", [key], T), ("row", rows, T - 1)):
@@ -84,13 +87,16 @@ class WordExplanation(NamedTuple):
 
 def explain_word(model, idx, positions, block):
     """WordExplanation of the word at `positions` of idx (1, T) int64, for one block."""
-    rows = [position - 1 for position in positions]
+    idx, rows = token_tensor(idx, ndim=2), [position - 1 for position in positions]
     scores, weights = (t[0].double().mean(dim=0).cpu() for t in attention(model, idx, block))
     first = rows[0]
     known = idx[:, : positions[-1] + 1]  # what comes later changes nothing
 
     def changes(blocks):
         return [knockout(model, known, key, rows, blocks).sum().item() for key in range(first)]
+
+    def losses(changes):
+        return -torch.tensor(changes, dtype=torch.float64)
 
     here, everywhere = changes([block]), changes(None)
     of_key = weights[rows, :first].mean(dim=0)
@@ -103,8 +109,8 @@ def explain_word(model, idx, positions, block):
         log_prob=token_log_probs(model, known)[0, rows].sum().item(),
         changes_in_block=here,
         changes=everywhere,
-        correlation_in_block=correlation(of_key, -torch.tensor(here)),
-        correlation=correlation(of_key, -torch.tensor(everywhere)),
+        correlation_in_block=correlation(of_key, losses(here)),
+        correlation=correlation(of_key, losses(everywhere)),
     )
 
 

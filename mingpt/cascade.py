@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mingpt.utils import check_integer, check_number
+from mingpt.utils import check_integer, check_number, seeded
 
 NODES = 200  # of the quadrature; 100 give the same ten digits
 BEYOND = 40.0  # standard deviations past the threshold that the chain cannot reach in one stage
@@ -46,7 +46,7 @@ def simulated_log_prob_nonpositive(value, stage, num_samples, tilted, seed=0, mo
     ratio of densities (exponential tilting): the one way to see an event of 10^-1196. Returns
     (log of the mean in nats, -inf for none seen; the mean's relative standard error, NaN then).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     variance = [2.0 ** (1 - i) for i in range(stage + 1, stage + more + 1)]
     total = sum(variance)
     theta = -float(value) / total if tilted else 0.0
@@ -86,7 +86,7 @@ def stopping(confidence):
 
 def simulated_stopping(confidence, num_samples, seed=0):
     """`stopping` by running the cascade num_samples times: (Stopping, its standard errors)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     z = quantile(confidence)
     standing = torch.zeros(num_samples, dtype=torch.float64)  # S_k
     stages = torch.zeros(num_samples, dtype=torch.float64)

@@ -32,6 +32,7 @@ from mingpt.arithmetic import ArithmeticDecoder, ArithmeticEncoder, frequencies,
 from mingpt.bpe import get_encoder
 from mingpt.data import load_book
 from mingpt.mixing import METHODS
+from mingpt.modes import plain_arithmetic
 from mingpt.parser import Parser
 from mingpt.utils import atomic_path, check_file
 
@@ -162,7 +163,7 @@ def reproducible():
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with plain_arithmetic():
             yield
     finally:
         torch.set_num_threads(threads)

@@ -6,6 +6,8 @@ that has left keeps its state; later tokens look at it in the blocks that it ski
 values are computed from that state (CALM).
 """
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -16,6 +18,7 @@ from mingpt.model_arguments import check_length, check_tokens
 from mingpt.modes import evaluating
 from mingpt.pristine import pristine
 from mingpt.sampling import check_sampling, next_token
+from mingpt.tokens import token_tensor
 from mingpt.utils import InputError, check_integer, check_number
 
 
@@ -28,7 +31,7 @@ def certainty(logits):
     """1 - H / log V, H the entropy: 0 for a uniform guess, 1 for no doubt; (...) for (..., V)."""
     log_probs = logits.log_softmax(dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-    return 1 - entropy / torch.tensor(float(logits.shape[-1])).log()
+    return 1 - entropy / math.log(logits.shape[-1])
 
 
 CONFIDENCES = {"probability": top_probability, "entropy": certainty}
@@ -45,6 +48,7 @@ def forward(model, idx, threshold=0.9, confidence="probability"):
     unknown confidence, tokens that do not fit, and a model with changed parts.
     """
     threshold = check(model, threshold, confidence)
+    idx = token_tensor(idx, ndim=2)
     check_length(idx, model.block_size)
     check_tokens(idx, len(model.transformer.wte.weight))
     with evaluating(model):
@@ -63,8 +67,9 @@ def generate(model, idx, max_new_tokens, threshold=0.9, confidence="probability"
     threshold = check(model, threshold, confidence)
     count = check_integer("max_new_tokens", max_new_tokens, at_least=0)
     check_sampling(temperature, top_k, top_p)
-    if idx.ndim != 2 or idx.shape[1] == 0:
-        raise InputError(f"the prompt should be of shape (B, T), T at least 1, not {idx.shape}")
+    idx = token_tensor(idx, ndim=2)
+    if idx.shape[1] == 0:
+        raise InputError("the prompt is empty: give at least one token")
     check_tokens(idx, len(model.transformer.wte.weight))
     exits, past = [], None
     with evaluating(model):
@@ -191,6 +196,6 @@ class JointlyTrained(GPT):
 
     def plain(self):
         """A GPT with these weights, in eval mode."""
-        model = GPT(self.config)
+        model = GPT(self.config, generator=torch.Generator())
         model.load_state_dict(self.state_dict())
         return model.eval()

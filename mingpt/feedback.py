@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from mingpt.modes import evaluating
-from mingpt.utils import InputError, check_integer, check_number
+from mingpt.utils import InputError, check_integer, check_number, seeded
 
 CHUNK = 512  # sequences that are written or scored at once
 
@@ -120,8 +120,7 @@ def policy_gradient(model, prompts, reward, samples=64, baseline=True, seed=0, *
     length = check_prompts(model, prompts, length)
     samples = check_integer("samples", samples, at_least=2 if baseline else 1)
     if not isinstance(seed, torch.Generator):
-        seed = check_integer("seed", seed, at_least=0)
-        seed = torch.Generator(prompts.device).manual_seed(seed)
+        seed = seeded(seed, prompts.device)
     with evaluating(model):
         idx = write(model, prompts, samples, length, seed)
         rewards = check_rewards(reward(idx), len(idx)).to(model.lm_head.weight)
@@ -205,7 +204,7 @@ def tune(policy, reference, prompts, reward, beta, *, method="REINFORCE", sample
     require no gradient stay. Raises InputError as `policy_gradient` does, for beta <= 0 and an
     unknown method.
     """
-    beta, generator = check_beta(beta), torch.Generator().manual_seed(seed)
+    beta, generator = check_beta(beta), seeded(seed)
     if method not in OBJECTIVES:
         raise InputError(f"unknown method {method!r}; there are {', '.join(OBJECTIVES)}")
     samples = check_integer("samples", samples, at_least=2)

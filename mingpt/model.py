@@ -219,11 +219,13 @@ class GPT(nn.Module):
     def embed(self, idx=None, embeddings=None, start=0):
         """What enters the first block, (B, T, C): token and position embeddings, dropout.
 
-        start: position of the first token.
+        start: position of the first token. Embeddings of another dtype take the model's.
         """
-        tokens = self.transformer.wte(idx) if embeddings is None else embeddings
-        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]
-        return self.transformer.drop(tokens + self.transformer.wpe(positions))
+        given = idx if embeddings is None else embeddings
+        positions = torch.arange(start, start + given.shape[1], device=given.device)[None]
+        places = self.transformer.wpe(positions)
+        tokens = self.transformer.wte(idx) if embeddings is None else embeddings.to(places.dtype)
+        return self.transformer.drop(tokens + places)
 
     def _blocks(self, x, capture=None, blocked=None):
         """x (B, T, C) through all blocks, and the attention to capture."""

@@ -25,3 +25,10 @@ def evaluating(model, gradients=False):
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+@contextmanager
+def plain_arithmetic():
+    """Inside, no gradients, autocast or inference mode of the caller; a decorator too."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield

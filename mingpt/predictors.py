@@ -16,8 +16,9 @@ import torch
 from torch.nn import functional as F
 
 from mingpt import fast
+from mingpt.modes import plain_arithmetic
 from mingpt.pristine import pristine
-from mingpt.utils import check_integer, check_number
+from mingpt.utils import check_integer, check_number, seeded
 
 WINDOW, SEGMENT = 32, 16  # tokens: a prediction's context is 17 to 32 of them
 WINDOW_BATCH = 16
@@ -27,6 +28,7 @@ ROWS = 512  # of the head that learn at a time: with GPT-2's vocabulary 0.4 MB
 class StaticGPT:
     """The GPT in windows of 32 tokens moved by 16, each computed token by token."""
 
+    @plain_arithmetic()
     def __init__(self, model, tokens, window=WINDOW, segment=SEGMENT):
         """model: a GPT, left as it is; tokens (N,) int64, the text so far, N >= 1.
 
@@ -50,6 +52,7 @@ class StaticGPT:
         """Log-probabilities of the next token, (V,) float64 nats."""
         return self._log_probs
 
+    @plain_arithmetic()
     def update(self, token):
         """The token follows."""
         self._text = [*self._text[-self.window :], token]
@@ -67,7 +70,6 @@ class StaticGPT:
         self._continuation = fast.continuation(self.model)
         self._read()
 
-    @torch.no_grad()
     def _read(self):
         idx = torch.tensor([self._context])
         if self._continuation:
@@ -89,6 +91,7 @@ class DynamicGPT(StaticGPT):
     training, by the share `decay`.
     """
 
+    @plain_arithmetic()
     def __init__(self, model, tokens, window=WINDOW, segment=SEGMENT, learning_rate=6e-5,
                  damping=1.0, decay=0.003, batches=32, seed=0):
         """As `StaticGPT`; tokens is also the training text for the mean squares, of `batches`
@@ -100,7 +103,7 @@ class DynamicGPT(StaticGPT):
         self.learning_rate, self.decay = learning_rate, decay
         self._weights = list(self.model.parameters())
         self._trained = [w.detach().clone() for w in self._weights]
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         starts = torch.randint(len(tokens) - window, (batches,), generator=generator)
         squares = [torch.zeros_like(w) for w in self._weights]
         for start in starts.tolist():
@@ -113,7 +116,7 @@ class DynamicGPT(StaticGPT):
         for rms in self._rms:
             rms += floor
 
-    @torch.no_grad()
+    @plain_arithmetic()
     def update(self, token):
         """The token follows. Weights that have left the finite numbers go back to training's."""
         super().update(token)
@@ -137,7 +140,6 @@ class DynamicGPT(StaticGPT):
         of_wte.index_add_(0, text[:-1], of_vectors[0])
         return gradients
 
-    @torch.no_grad()
     def _end_segment(self):
         text = torch.tensor(self._text)
         if pristine(self.model):
@@ -189,6 +191,7 @@ class Neighbours:
     length 1, p(w) is proportional to the sum of exp(theta h . h_i) over all i where w followed.
     """
 
+    @plain_arithmetic()
     def __init__(self, model, tokens, theta=15.0, floor=1e-3, adaptive=True,
                  window=WINDOW, segment=SEGMENT):
         """model, tokens, window, segment: as for `DynamicGPT`; floor: the share of the uniform
@@ -196,7 +199,7 @@ class Neighbours:
         self._model = copy.deepcopy(model).to("cpu", torch.float32).eval()
         self._theta, self._floor, self._adaptive = theta, floor, adaptive
         self._window, self._segment = window, segment
-        self._states = torch.empty(0, model.config.n_embd)  # (capacity, C)
+        self._states = torch.empty(0, model.config.n_embd, dtype=torch.float32)  # (capacity, C)
         self._next = torch.empty(0, dtype=torch.int64)  # (capacity,), what followed them
         self._count = 0
         overlap = window - segment
@@ -208,7 +211,6 @@ class Neighbours:
         self._continuation = fast.continuation(self._model)
         self._state = self._state_after_recent()
 
-    @torch.no_grad()
     def _hidden(self, inputs):
         """inputs (B, T) -> states of length 1, (B, T, C) float32."""
         return F.normalize(self._model.hidden_states(inputs), dim=-1)
@@ -224,7 +226,10 @@ class Neighbours:
         needed = self._count + len(tokens)
         if needed > len(self._next):
             capacity = 2 * needed
-            grown = torch.empty(capacity, states.shape[1]), torch.zeros(capacity, dtype=torch.int64)
+            grown = (
+                torch.empty(capacity, states.shape[1], dtype=torch.float32),
+                torch.zeros(capacity, dtype=torch.int64),
+            )
             for new, old in zip(grown, (self._states, self._next), strict=True):
                 new[: self._count] = old[: self._count]
             self._states, self._next = grown
@@ -232,6 +237,7 @@ class Neighbours:
         self._next[self._count : needed] = tokens
         self._count = needed
 
+    @plain_arithmetic()
     def predict(self):
         """Log-probabilities of the next token, (V,) float64 nats."""
         V = self._model.config.vocab_size
@@ -244,6 +250,7 @@ class Neighbours:
             p.index_add_(0, self._next[: self._count], (1 - self._floor) * weights)
         return p.log()
 
+    @plain_arithmetic()
     def update(self, token):
         """The token follows."""
         if self._adaptive:

@@ -51,6 +51,7 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     if style != "examples" and not task.named:
         raise ValueError(f"the task {name} has no name in the language: it is shown by examples")
     number = list(tasks.TASKS).index(name)
+    seed = check_integer("seed", seed, at_least=0)
     generator = torch.Generator().manual_seed(seed * len(tasks.TASKS) + number)
     asked, shown = (tasks.words_of(name, pool) for pool in (words.test, words.train))
     if shots > tasks.MOST_EXAMPLES:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mingpt.modes import evaluating
-from mingpt.utils import drawing_from
+from mingpt.utils import drawing_from, seeded
 
 CHUNK = 256  # sequences that are scored at once
 
@@ -75,7 +75,7 @@ def fit(model, idx, preferred, validation, *, learning_rate=6e-4, batch=16, ever
         [{"params": body}, {"params": list(head), "lr": 3 * learning_rate}], lr=learning_rate,
         betas=(0.9, 0.99),
     )  # fmt: skip
-    order = torch.randperm(len(idx), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(idx), generator=seeded(seed))
     batches = order.split(batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min(1, (i + 1) / 10) * (1 + math.cos(math.pi * i / len(batches))) / 2

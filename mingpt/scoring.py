@@ -53,7 +53,7 @@ def brute_force_log_prob(model, idx, prompt_length):
 
     One forward pass per token, on nothing but what comes before it.
     """
-    log_product = 0.0
+    idx, log_product = token_tensor(idx, ndim=2), 0.0
     with evaluating(model):
         for end in range(prompt_length, idx.shape[1]):
             probabilities = model(idx[:, :end])[0][0, -1].double().softmax(dim=-1)

@@ -11,6 +11,7 @@ from mingpt.devices import bfloat16_supported
 from mingpt.model import GPT
 from mingpt.model_config import MODEL_TYPES as GPT_SIZES
 from mingpt.trainer import TrainingDivergedError
+from mingpt.utils import seeded
 
 SIZES = {"nano": "gpt-nano", "micro": "gpt-micro", "mini": "gpt-mini"}
 BLOCK_SIZE = 224
@@ -42,7 +43,7 @@ def build(size, seed=0):
          "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, "tied_head": True,
          "embd_init_std": 0.1}
     )  # fmt: skip
-    model = GPT(config, torch.Generator().manual_seed(seed))
+    model = GPT(config, seeded(seed))
     table = model.transformer.wpe.weight
     with torch.no_grad():
         table.copy_(0.15 * sinusoids(*table.shape))
@@ -74,7 +75,7 @@ def train(model, pool, tokens, seed=0, device="cpu"):
     Raises TrainingDivergedError.
     """
     steps = max(1, tokens // BATCH_TOKENS)
-    starts = torch.Generator().manual_seed(seed)
+    starts = seeded(seed)
     optimizers = _optimizers(model.to(device))
     kind, low = torch.device(device).type, bfloat16_supported(device)
     losses = []

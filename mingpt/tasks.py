@@ -19,6 +19,7 @@ import torch
 
 from mingpt.bpe import get_encoder
 from mingpt.data import load_book
+from mingpt.utils import seeded
 
 VOCAB_SIZE = 128  # ASCII
 SHORTEST, LONGEST = 3, 6  # letters of a word
@@ -127,7 +128,7 @@ def words(seed=0):
     theirs = {token[1:] for token in tokens if token[0] == " " and pattern.fullmatch(token[1:])}
     special = {*PLURALS, *PASTS, *MOOD_OF}
     free = [word for word in ours if word not in special]
-    order = torch.randperm(len(free), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(free), generator=seeded(seed)).tolist()
     shuffled = [free[place] for place in order]
     test, rest = shuffled[:TEST_WORDS], shuffled[TEST_WORDS:]
     validation = rest[:VALIDATION_WORDS]
@@ -210,7 +211,7 @@ def rows(count, length, pool, seed=0):
     are the next tokens where they belong to an answer, and -1 elsewhere: the words that are asked
     are drawn by chance, and there is nothing to learn about them.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     text = torch.empty(count, length + 1, dtype=torch.int64)
     answer = torch.empty(count, length + 1, dtype=torch.bool)
     for row in range(count):

@@ -131,6 +131,11 @@ def check_integer(name, value, at_least):
     return int(number)
 
 
+def seeded(seed, device="cpu"):
+    """A torch.Generator from a whole number of any kind. Raises InputError for another seed."""
+    return torch.Generator(device).manual_seed(check_integer("seed", seed, at_least=0))
+
+
 def check_number(name, value, at_least, below=math.inf, at_most=None):
     """The value as a float. Raises InputError unless it is a number (no bool, no NaN) in
     [at_least, below), or [at_least, at_most]: of Python, NumPy, or a tensor without dimensions."""

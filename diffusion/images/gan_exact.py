@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count
+from diffusion.checks import check_count, check_seed
 from diffusion.images.gan import GAN, minimax_loss, non_saturating_loss
 
 LogDensity = Callable[[Tensor], Tensor]  # points (n, 2) -> (n,)
@@ -93,7 +93,7 @@ def generator_gradients(model: GAN, n: int = 256, *, seed: int = 0) -> Gradients
     Raises:
         ValueError: n below 1.
     """
-    check_count("n", n)
+    n, seed = check_count("n", n), check_seed(seed)
     parameters = list(model.generator.parameters())
 
     def h() -> Tensor:

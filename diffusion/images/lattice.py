@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffusion.checks import check_seed
 from diffusion.images import bitflip_exact
 from diffusion.images.bitnet import BitNet, BitTraining
 from diffusion.images.bitprocess import BitFlip
@@ -27,7 +28,7 @@ def probabilities() -> Tensor:
 
 def learn(truth: Tensor, samples: int = 400_000, seed: int = 0) -> BitNet:
     """A fully connected network trained on samples of `all_images(9)` with probabilities truth."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     pick = torch.multinomial(truth, samples, replacement=True, generator=generator)
     images = bitflip_exact.all_images(9).float()[pick]
     model = BitNet(PROCESS, (3, 3), width=64, generator=generator)

@@ -150,6 +150,10 @@ def test_numpys_numbers_are_numbers(denoiser, tmp_path):
     assert steering.optimise(denoiser, [1, 1], steps=i(5), lam=f(1)).distance < 1e-3
     assert steering.guide(denoiser, (1, 1), steps=i(200), weight=f(1)).distance < 0.1
     assert len(training_points(i(1000), seed=i(2))) == 1000
+    assert metrics.excess_risk(denoiser, num_samples=i(20), seed=i(2)) > 0
+    assert len(distances.subsample(POINTS, i(3), seed=i(1))) == 3
+    again = distances.permutation_test(POINTS, POINTS + 1, permutations=i(9), seed=i(1))
+    assert again == distances.permutation_test(POINTS, POINTS + 1, permutations=9, seed=1)
 
 
 # --- Types --------------------------------------------------------------------------------------
@@ -288,11 +292,15 @@ def test_building_and_loading_move_no_global_random_state(denoiser, tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_default_type_changes_nothing():
-    expected = trained(POINTS, LABELS).state_dict()
+def test_the_default_type_changes_nothing(denoiser):
+    def risk():
+        return metrics.excess_risk(denoiser, num_samples=20)
+
+    expected, measured = trained(POINTS, LABELS).state_dict(), risk()
     torch.set_default_dtype(torch.float64)
     try:
         found = trained(POINTS, LABELS).state_dict()
+        assert risk() == measured
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(expected[name], found[name]) for name in expected)

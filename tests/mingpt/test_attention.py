@@ -129,9 +129,12 @@ def test_masks_of_another_shape_are_refused():
         small_model()(tokens(1, 4), blocked={0: torch.zeros(3, 3, dtype=torch.bool)})
 
 
-@pytest.mark.parametrize("shape", [(2, 8), (8,)])
-def test_knockout_takes_one_sequence(shape):
-    with pytest.raises(ValueError, match=r"idx should be one sequence, of shape \(1, T\)"):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((2, 8), r"idx should be one sequence, of shape \(1, T\)"), ((8,), r"numbers \(B, T\)")],
+)
+def test_knockout_takes_one_sequence(shape, message):
+    with pytest.raises(ValueError, match=message):
         knockout(small_model(), tokens(*shape), key=1, rows=[3])
 
 
