@@ -101,10 +101,12 @@ class _SeededItems(Dataset):
 
     def __init__(self, dataset):
         self.dataset = dataset
+        self.generators = None  # of this process
 
     def __getitems__(self, batch):
         seed, numbers = batch
-        draws.seed(self.dataset, seed)
+        self.generators = self.generators or draws.generators(self.dataset)
+        draws.seed(self.generators, seed)
         if hasattr(self.dataset, "__getitems__"):
             return self.dataset.__getitems__(numbers)
         return [self.dataset[number] for number in numbers]

@@ -27,8 +27,9 @@ def _own(dataset, seen):
     for value in vars(dataset).values() if hasattr(dataset, "__dict__") else ():
         if isinstance(value, KINDS):
             yield value
-        for part in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(part, Dataset):
+        parts = value if isinstance(value, list | tuple) else [value]
+        if parts and isinstance(parts[0], Dataset):  # so that no list of a million items is read
+            for part in parts:
                 yield from _own(part, seen)
 
 
@@ -46,10 +47,10 @@ def restore(dataset, text):
         _set_state(generator, state)
 
 
-def seed(dataset, value):
-    """Seed PyTorch's global generator and all of the dataset's from one whole number."""
+def seed(found, value):
+    """Seed PyTorch's global generator and those that `generators` found from one whole number."""
     torch.manual_seed(value)
-    for place, generator in enumerate(generators(dataset), start=1):
+    for place, generator in enumerate(found, start=1):
         own = digest(f"{value} {place}".encode())
         if isinstance(generator, torch.Generator):
             generator.manual_seed(own)
