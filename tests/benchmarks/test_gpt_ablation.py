@@ -57,3 +57,14 @@ def test_runs_that_were_asked_for_are_kept(tmp_path, monkeypatch, capsys):
     assert len(asked) == 2 + len(gpt_ablation.VARIANTS) - 1
     assert gpt_ablation.main(["no such thing"]) == 2
     assert "no variant 'no such thing'; there are: " in capsys.readouterr().err
+
+
+def test_the_committed_averages_are_of_todays_rule_and_change_the_result():
+    committed = json.loads(gpt_ablation.PATH.read_text(encoding="utf-8"))
+    assert committed["averaging"] == gpt_ablation.AVERAGING
+    runs = committed["validation_bits_per_byte_by_iteration"]
+    assert gpt_ablation.NOT_AVERAGED in runs
+    for name in runs.keys() & {gpt_ablation.NOT_AVERAGED, "average over a sixth"}:
+        for seed, evaluations in runs[name].items():
+            averaged = gpt_ablation.final(runs[gpt_ablation.REFERENCE][seed])
+            assert abs(gpt_ablation.final(evaluations) - averaged) > 1e-3
