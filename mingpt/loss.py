@@ -18,7 +18,7 @@ CHUNK_BYTES = 50 << 20  # of one chunk's logits: 260 float32 rows of GPT-2's voc
 # Columns of one product: MKL makes 260 x 50,257 float32 logits of 192 numbers at 58 GFLOP/s in one
 # piece and at 76 in pieces of this width (one core of an AMD EPYC).
 BLOCK_COLUMNS = 512
-READY_ROWS = 8  # of logits at a time: at GPT-2's vocabulary 1.6 MB, which stay in the cache
+READY_ROWS = 8  # of logits at a time, a thread: 1.6 MB at GPT-2's vocabulary, kept in the cache
 READY_NUMBERS = 1 << 21  # fewer logits stay there anyway
 
 
@@ -142,9 +142,10 @@ class _ReadyCrossEntropy(torch.autograd.Function):
         number = int(counted.sum())
         gradient = torch.empty_like(logits)
         nats = logits.new_empty(len(targets))
-        minus_one = logits.new_full((READY_ROWS, 1), -1.0)
-        for start in range(0, len(targets), READY_ROWS):
-            part = slice(start, start + READY_ROWS)
+        at_a_time = READY_ROWS * torch.get_num_threads()
+        minus_one = logits.new_full((at_a_time, 1), -1.0)
+        for start in range(0, len(targets), at_a_time):
+            part = slice(start, start + at_a_time)
             p = torch.softmax(logits[part], dim=1, out=gradient[part])
             y = targets[part, None].clamp(min=0)
             nats[part] = -p.gather(1, y)[:, 0].log()
@@ -164,7 +165,7 @@ class _ReadyCrossEntropy(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         differentiated = torch.is_grad_enabled()
         if gradient is not None and not differentiated:
-            return scaled(gradient, grad_output), None
+            return (gradient if grad_output == 1 else gradient.mul_(grad_output)), None
         logits, targets = ctx.saved_tensors
         with torch.enable_grad():
             loss = cross_entropy(logits, targets)
