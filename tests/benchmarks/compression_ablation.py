@@ -2,14 +2,15 @@
 
 The held-out part of the book is not touched: a GPT is trained by the default recipe on the first
 nine tenths of the training part, and every predictor is primed with them and codes the last tenth,
-in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed,
-and for each theta of the neighbours (the best alone need not be the best beside others) all weights
-on a grid (`--mixtures` measures that alone). Writes report/results/ablation_compression.json after
-every number. Training takes some five minutes on one core, the rest fifteen.
+in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed.
+Writes report/results/ablation_compression.json after every number. Training takes some five minutes
+on one core, the rest fifteen.
 
 `--trials FILE` measures instead what was tried in the place of a part: other optimisers, a logistic
-mixture. All take a GPT of the nine tenths with a small vocabulary, for a tenth of the time: FILE is
-runs/early_exit_alone_6.pt of `python example_gpt.py --study early-exit`.
+mixture. `--grid FILE` mixes with all weights on a grid, for each theta of the neighbours, since the
+best alone need not be the best beside others. Both take a GPT of the nine tenths with a small
+vocabulary, for a tenth of the time: the first runs/early_exit_alone_6.pt of `python example_gpt.py
+--study early-exit`, the second runs/teacher_0.pt of `python -m tests.benchmarks.teacher`.
 """
 
 from mingpt import startup
@@ -63,7 +64,6 @@ CHOSEN = {"gpt": "GPT learning on, rate 6e-05", "ngram": f"n-grams of order {ORD
           "neighbours": "neighbours, theta 15"}  # fmt: skip
 STILL = {"gpt": "GPT, windows of 32 moved by 16", "ngram": "n-grams standing still",
          "neighbours": "neighbours standing still"}  # fmt: skip
-MIXED_NAMES = {*CHOSEN.values(), *STILL.values(), *(f"neighbours, theta {t}" for t in THETAS)}
 MIXTURES = {
     **{f"learning on, rate {rate:g}": (CHOSEN, ADAPTIVE_WEIGHTS, rate) for rate in
        (0, 0.005, 0.01, RATE, 0.04)},
@@ -196,16 +196,18 @@ def _search(argv):
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path("runs/gpt_nine_tenths.pt"),
                         help="the GPT of the nine tenths; trained and saved where it is missing")
-    parser.add_argument("--mixtures", action="store_true",
-                        help="measure the predictors that are mixed, and no others")
+    parser.add_argument("--grid", type=Path, metavar="FILE",
+                        help="mix with all weights on a grid instead, with this GPT")
     parser.add_argument("--trials", type=Path, metavar="FILE",
                         help="measure what was tried in the place of a part, with this GPT")
     args = parser.parse_args(argv)
     parts = split_text(get_encoder().decode(load_book().train.tolist()))
     num_bytes = len(parts[1].encode("utf-8"))
-    if args.trials is not None:
-        with coding.reproducible():
-            _try(checkpoint.read(args.trials), parts, num_bytes)
+    for file, work in ((args.trials, _try), (args.grid, _search_grid)):
+        if file is not None:
+            with coding.reproducible():
+                work(checkpoint.read(file), parts, num_bytes)
+    if args.trials is not None or args.grid is not None:
         return
     encoder = get_encoder()
     tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
@@ -213,16 +215,14 @@ def _search(argv):
         model = train(tokens, encoder, validation, num_bytes)
         mingpt.save(model, args.weights, dtype=torch.float16)
     with coding.reproducible():
-        names = [name for name in PREDICTORS if not args.mixtures or name in MIXED_NAMES]
-        _choose(mingpt.load(args.weights), encoder, tokens, validation, num_bytes, names)
+        _choose(mingpt.load(args.weights), encoder, tokens, validation, num_bytes)
 
 
-def _choose(model, encoder, tokens, validation, num_bytes, names):
+def _choose(model, encoder, tokens, validation, num_bytes):
     note("validation_tokens", len(validation))
     note("validation_bytes", num_bytes)
     kept, matched = {}, None
-    for name in tqdm(names, disable=None):
-        kind, settings = PREDICTORS[name]
+    for name, (kind, settings) in tqdm(PREDICTORS.items(), disable=None):
         kept[name], contexts = code(build(kind, settings, model, encoder, tokens), validation)
         matched = contexts if name == CHOSEN["ngram"] else matched
         note("bits_per_byte", "predictors", name, bits(kept[name], num_bytes))
@@ -234,12 +234,24 @@ def _choose(model, encoder, tokens, validation, num_bytes, names):
     nats = mixed(chosen, ADAPTIVE_WEIGHTS, RATE, [0] * len(validation))
     note("bits_per_byte", "mixtures", f"learning on, rate {RATE:g}, one context",
          bits(nats, num_bytes))  # fmt: skip
-    for theta in THETAS:
-        neighbours = {"neighbours": f"neighbours, theta {theta}"}
-        scores = {member: kept[name] for member, name in (CHOSEN | neighbours).items()}
-        search_weights(f"learning on, theta {theta}", scores, RATE, matched, num_bytes)
-    scores = {member: kept[name] for member, name in STILL.items()}
-    search_weights("standing still", scores, 0, matched, num_bytes)
+
+
+def _search_grid(content, parts, num_bytes):
+    model, encoder = checkpoint.build(content), checkpoint.encoder(content)
+    tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
+    by_theta = {theta: CHOSEN | {"neighbours": f"neighbours, theta {theta}"} for theta in THETAS}
+    sets = {f"learning on, theta {theta}": names for theta, names in by_theta.items()}
+    kept, matched = {}, None
+    for mixture, names in (sets | {"standing still": STILL}).items():
+        for name in names.values():
+            if name not in kept:
+                kind, settings = PREDICTORS[name]
+                predictor = build(kind, settings, model, encoder, tokens)
+                kept[name], contexts = code(predictor, validation)
+                matched = contexts if name == CHOSEN["ngram"] else matched
+                note("grid", "alone", name, bits(kept[name], num_bytes))
+        scores = {member: kept[name] for member, name in names.items()}
+        search_weights(mixture, scores, 0 if names is STILL else RATE, matched, num_bytes)
 
 
 def search_weights(name, scores, rate, matched, num_bytes):
@@ -252,7 +264,7 @@ def search_weights(name, scores, rate, matched, num_bytes):
             found[shares] = bits(mixed(scores, weights, rate, matched), num_bytes)
     best = min(found, key=found.get)
     chosen = ADAPTIVE_WEIGHTS if rate else STATIC_WEIGHTS
-    note("weights", name, {
+    note("grid", "mixed", name, {
         "tried": len(found),
         "best": dict(zip(scores, (share / GRID for share in best), strict=True)),
         "bits_per_byte_of_the_best": found[best],
