@@ -45,20 +45,18 @@ def _truncated_normal(a: Tensor, b: Tensor, width: Tensor) -> tuple[Tensor, Tens
     exponent = -0.5 * width * (b + a)
     ratio, gap = torch.exp(exponent), -torch.expm1(exponent)
 
+    # erfcx is slow, so it sees only the points that need it.
     outside = a > 0
-    tail_a = torch.where(outside, a, torch.ones_like(a))
-    tail_b = torch.where(outside, b, 2 * torch.ones_like(b))
-    tail_mass = _mills(tail_a) - _mills(tail_b) * torch.where(outside, ratio, 0.5)
+    tail_a, tail_b = a[outside], b[outside]
+    tail_mass = _mills(tail_a) - _mills(tail_b) * ratio[outside]
 
-    body_a = torch.where(outside, -torch.ones_like(a), a)
-    body_b = torch.where(outside, torch.ones_like(b), b)
+    body_a, body_b = a.masked_fill(outside, -1.0), b.masked_fill(outside, 1.0)
     body_mass = 0.5 * (torch.erf(body_b / _SQRT_2) - torch.erf(body_a / _SQRT_2))
     body_phi = torch.exp(-0.5 * body_a**2 - _LOG_SQRT_2PI)
 
-    log_mass = torch.where(
-        outside, torch.log(tail_mass) - 0.5 * tail_a**2 - _LOG_SQRT_2PI, torch.log(body_mass)
-    )
-    mean = gap * torch.where(outside, 1 / tail_mass, body_phi / body_mass)
+    log_tail = torch.log(tail_mass) - 0.5 * tail_a**2 - _LOG_SQRT_2PI
+    log_mass = torch.log(body_mass).masked_scatter(outside, log_tail)
+    mean = gap * (body_phi / body_mass).masked_scatter(outside, 1 / tail_mass)
     return log_mass, torch.where(mirrored, -mean, mean)
 
 

@@ -3,7 +3,7 @@
 The two take turns on one machine, alone and beside a busy process of one thread: the whole script,
 trained and with the shipped weights, and sampling. A run is stopped after `LIMIT` seconds and then
 counts as that long, so that the ratios err on the old checkout's side. Writes
-report/results/benchmark_speed.json. On an otherwise idle machine of two cores about ten minutes.
+report/results/benchmark_speed.json. On an otherwise idle machine of two cores about half an hour.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from diffusion.parser import Parser
 
 PROG = "python -m tests.benchmarks.speed"
 ROOT = Path(__file__).parents[2]
-LIMIT = 200
+LIMIT = 600
 SHIPPED = [
     "--weights",
     "weights/diffusion_unconditional.pt",
