@@ -126,7 +126,7 @@ def schedules(
     t, sigmas: Mapping[str, np.ndarray], counts, found: Mapping[str, Mapping], truth: Mapping
 ) -> Figure:
     """U5: sigma(t) of each schedule, and the distances of its samples against T."""
-    figure, ((left, *others),) = new_figure(1, 3, (10.4, 3.4))
+    figure, ((left, *others),) = new_figure(1, 3, (10.4, 3.9))
     for (name, sigma), colour in zip(sigmas.items(), SERIES_COLOURS, strict=False):
         left.plot(t, sigma, color=colour, linewidth=1.4, marker="o", ms=2.5)
         for axes, measure in zip(others, MEASURES, strict=True):
@@ -135,11 +135,13 @@ def schedules(
     for axes, measure in zip(others, MEASURES, strict=True):
         _against_steps(axes, measure, counts, truth)
         axes.set_title("DDIM samples")
-    others[0].legend(fontsize=8)
+    figure.legend(
+        *others[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
+    )
     left.set_yscale("log")
     left.set_xlabel("time t")
-    left.set_ylabel("noise level σ(t), units of the data")
-    left.set_title("Schedules, one dot per step at T = 20")
+    left.set_ylabel("noise level σ(t)\n(units of the data)")
+    left.set_title("dots: the steps of T = 20")
     left.grid(**GRID)
     return figure
 
