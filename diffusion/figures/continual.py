@@ -113,7 +113,7 @@ def curves(found: Mapping[str, np.ndarray], tasks: int) -> Figure:
 @styled
 def averages(found: Mapping[str, np.ndarray]) -> Figure:
     """Average accuracy (seeds, tasks) on the tasks so far, by strategy."""
-    figure, ((axes,),) = new_figure(1, 1, (4.6, 3.2))
+    figure, ((axes,),) = new_figure(1, 1, (3.4, 2.5))
     for k, (name, values) in enumerate(found.items()):
         tasks = np.arange(1, np.asarray(values).shape[1] + 1)
         style = MARKERS[k % len(MARKERS)] + (":" if name in {"joint", "separate"} else "-")
@@ -133,7 +133,7 @@ def networks(apart: Mapping[str, np.ndarray], naive: Mapping[str, np.ndarray]) -
 
     naive: of one network after the last task.
     """
-    figure, ((left, right),) = new_figure(1, 2, (WIDTH, 2.8))
+    figure, ((left, right),) = new_figure(1, 2, (WIDTH, 2.1))
     styles = {"mlp": (BLUE, "o-", -0.06), "cnn": (VERMILLION, "s-", 0.06)}
     for axes, found, title in (
         (left, apart, "A network for each task"),
@@ -160,7 +160,7 @@ def lambdas(values: Sequence[float], old, new, both, naive: tuple, chosen: float
 
     naive: the same three at lambda = 0, (seeds,) each.
     """
-    figure, ((axes,),) = new_figure(1, 1, (4.8, 3.3))
+    figure, ((axes,),) = new_figure(1, 1, (3.4, 2.5))
     series = (("old tasks", old, BLUE), ("last task", new, VERMILLION), ("all tasks", both, BLACK))
     for (label, found, colour), zero in zip(series, naive, strict=True):
         _line(axes, values, 100 * np.asarray(found), colour, label)
@@ -169,7 +169,7 @@ def lambdas(values: Sequence[float], old, new, both, naive: tuple, chosen: float
     axes.set_xscale("log")
     axes.grid(**GRID)
     axes.set_xlabel("lambda (band: chosen)")
-    axes.set_ylabel("test accuracy after the last task, %")
+    axes.set_ylabel("final test accuracy, %")
     axes.set_title("EWC; dotted: naive")
     axes.legend(fontsize=8)
     return figure
@@ -181,7 +181,7 @@ def memories(kept: Sequence[int], accuracy, seconds, bytes_kept, bounds: Mapping
 
     bytes_kept: (memories,); bounds: name -> ((seeds,) accuracy, (seeds,) seconds), drawn as lines.
     """
-    figure, (row,) = new_figure(1, 2, (WIDTH, 2.8))
+    figure, (row,) = new_figure(1, 2, (WIDTH, 2.2))
     for axes, values, pick, scale in ((row[0], accuracy, 0, 100), (row[1], seconds, 1, 1)):
         _line(axes, kept, scale * np.asarray(values), GREEN, "rehearsal")
         for name, bound in bounds.items():
@@ -194,7 +194,7 @@ def memories(kept: Sequence[int], accuracy, seconds, bytes_kept, bounds: Mapping
         axes.grid(**GRID)
         axes.set_xlabel("images kept of a task, bytes of all")
     row[0].set_ylabel("mean test accuracy, %")
-    row[1].set_ylabel("CPU seconds, tasks after the first")
+    row[1].set_ylabel("CPU seconds")
     row[1].set_ylim(bottom=0)
     row[0].legend(fontsize=8)
     return figure
@@ -206,7 +206,7 @@ def valleys(places: Sequence[float], found: Mapping[str, Mapping[str, np.ndarray
 
     found: strategy -> {"task 1": losses, "task 2": losses}.
     """
-    figure, (row,) = new_figure(1, len(found), (WIDTH, 2.5), sharey=True)
+    figure, (row,) = new_figure(1, len(found), (WIDTH, 2.1), sharey=True)
     for axes, (name, losses) in zip(row, found.items(), strict=True):
         for (task, values), colour in zip(losses.items(), TASK_COLOURS, strict=False):
             _line(axes, places, values, colour, task, "-")
@@ -224,7 +224,7 @@ def valleys(places: Sequence[float], found: Mapping[str, Mapping[str, np.ndarray
 @styled
 def distances(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Distance travelled in every task after the first (seeds, tasks - 1): plain, and by Fisher."""
-    figure, (row,) = new_figure(1, 2, (WIDTH, 2.7))
+    figure, (row,) = new_figure(1, 2, (WIDTH, 2.1))
     for name, pair in found.items():
         for axes, values in zip(row, pair, strict=True):
             tasks = np.arange(2, 2 + np.asarray(values).shape[1])
@@ -243,7 +243,7 @@ def distances(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 @styled
 def generations(found: Mapping[str, np.ndarray]) -> Figure:
     """Nats per image (seeds, steps, classes) of a VAE: the mean over classes seen, and the end."""
-    figure, ((left, right),) = new_figure(1, 2, (WIDTH, 2.9))
+    figure, ((left, right),) = new_figure(1, 2, (WIDTH, 2.5))
     for name, values in found.items():
         values = np.asarray(values)
         steps = np.arange(1, values.shape[1] + 1)
@@ -258,5 +258,5 @@ def generations(found: Mapping[str, np.ndarray]) -> Figure:
     left.set_title("Mean over the digits learnt so far")
     right.set_xlabel("digit")
     right.set_title("Each digit after the last step")
-    left.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(found))
     return figure

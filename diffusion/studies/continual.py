@@ -2,6 +2,10 @@
 
 Permuted digits (H10.5) with an MLP, and a CNN of as many parameters beside it; then the sheet's VAE
 learning one digit after another. Everything is trained here; nothing is loaded or saved.
+
+Learning rates and lambda are chosen on validation images of the first two tasks alone: one rate for
+all sequences, by EWC, rehearsal and joint training, and one for each kind of network where tasks
+are learnt apart.
 """
 
 from __future__ import annotations
@@ -107,10 +111,13 @@ def _averages(matrices: Tensor) -> Tensor:
 
 def choices(run: Run) -> Answer:
     """What was chosen on validation images of the first two tasks, and how."""
-    numbers = {"rule": "the smallest rate within one standard error of the best"}
-    for kind, rate in run.once(runs.rates).items():
-        scores = {f"{x:g}": mean_and_error(score) for x, score in rate.scores.items()}
-        numbers[kind] = {"learning_rate": rate.chosen, "validation_accuracy": scores}
+    numbers = {"rule": "the best mean accuracy over both tasks after the second"}
+    for what, rate in run.once(runs.rates).items():
+        scores = {
+            name: {f"{x:g}": mean_and_error(score) for x, score in by_rate.items()}
+            for name, by_rate in rate.scores.items()
+        }
+        numbers[what] = {"learning_rate": rate.chosen, "validation_accuracy": scores}
     every = run.once(runs.paths)
     numbers["lambda"] = runs.best_lambda(run)
     numbers["validation_accuracy_by_lambda"] = {

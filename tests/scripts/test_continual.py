@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 import example_diffusion
 from diffusion.images import mnist
@@ -18,12 +17,22 @@ SMALL = ["--tasks", "2", "--seeds", "2", "--updates", "8", "--vae-updates", "2",
 
 def test_the_study_answers_every_question(tmp_path, monkeypatch):
     monkeypatch.setattr(continual_runs, "VAE_LAMBDAS", (1.0,))
+    monkeypatch.setattr(continual_runs, "RATES", {"mlp": (0.001, 0.01), "cnn": (0.01, 0.02)})
     whole = mnist.load
     monkeypatch.setattr(mnist, "load", lambda part: tuple(rows[:500] for rows in whole(part)))
     folders = ["--out", str(tmp_path), "--save", str(tmp_path / "weights")]
     assert example_diffusion.main(["--study", "continual", *SMALL, *folders]) == 0
     found = json.loads((tmp_path / "results/continual.json").read_text(encoding="utf-8"))
     assert set(continual.STUDY.questions) - {"tasks"} < set(found)
+    for what, counted in (
+        ("mlp", ["separate"]), ("cnn", ["separate"]),
+        ("sequences", ["EWC 100", "rehearsal 20", "joint"]),
+    ):  # fmt: skip
+        scores = found["choices"][what]["validation_accuracy"]
+        best = max(
+            scores[counted[0]], key=lambda rate: sum(scores[name][rate]["mean"] for name in counted)
+        )
+        assert found["choices"][what]["learning_rate"] == float(best)
     matrix = found["forgetting"]["naive"]["matrix"]
     assert [len(row) for row in matrix] == [2, 2]
     assert max(found["regression"]["relative_error_whole_online"]) < 1e-6
@@ -33,19 +42,6 @@ def test_the_study_answers_every_question(tmp_path, monkeypatch):
         "a_tasks", "a_matrices", "a_curves", "a_averages", "a_networks", "a_line", "a_distance",
         "b_lambda", "c_rehearsal", "e_nats", "e_samples",
     }  # fmt: skip
-
-
-def test_the_rate_is_the_smallest_within_one_standard_error_of_the_best():
-    scores = {
-        0.1: torch.tensor([0.90, 0.92, 0.94]),  # mean 0.92
-        0.2: torch.tensor([0.92, 0.94, 0.96]),  # the best, 0.94 +- 0.0115
-        0.4: torch.tensor([0.93, 0.93, 0.93]),
-    }
-    assert continual_runs.smallest_of_the_best(scores) == 0.2
-    scores[0.1] += 0.01
-    assert continual_runs.smallest_of_the_best(scores) == 0.1
-    single = {rate: score[:1] for rate, score in scores.items()}
-    assert continual_runs.smallest_of_the_best(single) == 0.4
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ they stand.
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ from diffusion.threads import run_all
 
 BATCH = 128
 TRAINING_IMAGES = 50_000
-RATES = (0.002, 0.005, 0.01)  # of Adam, at the start of a task
-VAE_RATES = (0.001, 0.002, 0.004)
+RATES = {"mlp": (0.002, 0.005, 0.01, 0.02), "cnn": (0.005, 0.01, 0.02, 0.04)}  # of Adam
+VAE_RATES = (0.002, 0.004, 0.008)
 VAE_LAMBDAS = (1.0, 10.0, 100.0, 1000.0)
 VAE_MEMORY = 200  # images kept of a class
 VAE_TESTED = 500  # test images of a class
@@ -67,9 +67,30 @@ def seeds(args: argparse.Namespace) -> range:
     return range(args.seed, args.seed + args.seeds)
 
 
-def _learn(run: Run, k: int, kind: str, strategy: Naive, rate: float, tasks: int, **more) -> Learnt:
+def firsts(run: Run) -> dict[tuple[str, float, int], nn.Module]:
+    """By kind of network, rate and seed the network after the first task, where all begin."""
+    keys = [(kind, rate, k) for kind in NETWORKS for rate in RATES[kind] for k in each_seed(run)]
+
+    def job(kind: str, rate: float, k: int) -> nn.Module:
+        return _learn(run, kind, Naive(), rate, k, 1).models[0]
+
+    return _at_once(run, job, keys, "first tasks")
+
+
+def each_seed(run: Run) -> range:
+    return range(run.args.seeds)
+
+
+def _at_once(run: Run, job: Callable, keys: list[tuple], what: str) -> dict[tuple, Any]:
+    """key -> job(*key), several at once."""
+    run.once(data)
+    return dict(zip(keys, run_all([partial(job, *key) for key in keys], what), strict=True))
+
+
+def _learn(run: Run, kind: str, strategy: Naive, rate: float, k: int, tasks: int, **more) -> Learnt:
     """The k-th seed's first `tasks` tasks."""
     seed = seeds(run.args)[k]
+    known = run.once(firsts).get((kind, rate, k)) if tasks > 1 else None
     return learn(
         run.once(data)[k].train[:tasks],
         strategy,
@@ -78,6 +99,7 @@ def _learn(run: Run, k: int, kind: str, strategy: Naive, rate: float, tasks: int
         batch_size=BATCH,
         learning_rate=rate,
         seed=seed,
+        done=() if known is None else [known],
         **more,
     )
 
@@ -87,50 +109,73 @@ def _learn(run: Run, k: int, kind: str, strategy: Naive, rate: float, tasks: int
 
 @dataclass(frozen=True)
 class Rate:
-    """The learning rate of one kind of network.
+    """A learning rate, and what it was chosen by.
 
-    scores: rate -> (seeds,) validation accuracy, the mean over the first two tasks, each learnt by
-    a network of its own; learnt: those networks of every seed, at the chosen rate.
+    scores: strategy -> rate -> (seeds,) accuracy on validation images of the first two tasks after
+    the second, the mean over both; chosen: by `best_rate`.
     """
 
     chosen: float
-    scores: dict[float, Tensor]
-    learnt: list[Learnt]
+    scores: dict[str, dict[float, Tensor]]
+
+
+def tried(args: argparse.Namespace) -> dict[str, Naive]:
+    """One strategy of each kind, EWC and rehearsal with the middle one of their settings."""
+    lam, memory = (values[len(values) // 2] for values in (args.lambdas, args.memories))
+    return {
+        "separate": Separate(),
+        "naive": Naive(),
+        f"EWC {lam:g}": EWC(lam),
+        f"rehearsal {memory}": Rehearsal(memory),
+        "joint": Joint(),
+    }
 
 
 def rates(run: Run) -> dict[str, Rate]:
-    """For each kind of network the learning rate, by the rule of `smallest_of_the_best`."""
-    several, once = range(run.args.seeds), run.once(data)
+    """For each kind of network the rate of tasks learnt apart, and the one of all "sequences".
 
-    def job(kind: str, rate: float, k: int):
-        learnt = _learn(run, k, kind, Separate(), rate, 2)
-        pairs = zip(learnt.models, once[k].validation, strict=False)
-        return learnt, torch.cat([accuracies(model, [task]) for model, task in pairs]).mean()
-
-    keys = [(kind, rate, k) for kind in reversed(NETWORKS) for rate in RATES for k in several]
-    jobs = [lambda key=key: job(*key) for key in keys]
-    found = dict(zip(keys, run_all(jobs, "learning rates"), strict=True))
-    chosen = {}
-    for kind in NETWORKS:
-        scores = {rate: torch.stack([found[kind, rate, k][1] for k in several]) for rate in RATES}
-        best = smallest_of_the_best(scores)
-        chosen[kind] = Rate(best, scores, [found[kind, best, k][0] for k in several])
-    return chosen
-
-
-def smallest_of_the_best(scores: Mapping[float, Tensor]) -> float:
-    """The smallest value whose mean score is within one standard error of the best mean.
-
-    The one-standard-error rule (Breiman et al. 1984) with "smaller" for "simpler": among rates
-    that learn a task equally well, the smaller one disturbs earlier tasks less.
-
-    Args:
-        scores: value -> (seeds,), higher is better; the standard error is that of the best one,
-            0 for a single seed.
+    Sequences have one rate, whatever the strategy and the network, so that strategies are compared
+    and not rates; the MLP chooses it.
     """
-    best = max(scores.values(), key=torch.mean)
-    error = best.std().item() / math.sqrt(len(best)) if len(best) > 1 else 0.0
-    return min(x for x, score in scores.items() if score.mean() >= best.mean() - error)
+    run.once(firsts)
+    names = {"mlp": list(tried(run.args)), "cnn": ["separate"]}
+
+    def job(kind: str, name: str, rate: float, k: int) -> Tensor:
+        strategy = tried(run.args)[name]
+        learnt = _learn(run, kind, strategy, rate, k, 2)
+        return accuracy_after(learnt, strategy, run.once(data)[k].validation[:2]).mean()
+
+    keys = [(kind, name, rate, k) for kind in NETWORKS for name in reversed(names[kind])
+            for rate in RATES[kind] for k in each_seed(run)]  # fmt: skip
+    found = _at_once(run, job, keys, "learning rates")
+    scores = {
+        kind: {
+            name: {
+                rate: torch.stack([found[kind, name, rate, k] for k in each_seed(run)])
+                for rate in RATES[kind]
+            }
+            for name in names[kind]
+        }
+        for kind in NETWORKS
+    }
+    apart = {kind: best_rate({"separate": scores[kind].pop("separate")}) for kind in NETWORKS}
+    return apart | {"sequences": best_rate(scores["mlp"])}
+
+
+def best_rate(scores: dict[str, dict[float, Tensor]]) -> Rate:
+    """The one with the best mean over strategies, but for the naive one: it does not try to
+    remember, and would rather not learn."""
+    counted = [by_rate for name, by_rate in scores.items() if name != "naive"]
+    chosen = max(counted[0], key=lambda rate: sum(by_rate[rate].mean() for by_rate in counted))
+    return Rate(chosen, scores)
+
+
+def accuracy_after(learnt: Learnt, strategy: Naive, tasks: list[Task]) -> Tensor:
+    """(tasks,) accuracy after the last of these tasks, or of each task's own network."""
+    if not isinstance(strategy, Separate):
+        return accuracies(learnt.models[len(tasks) - 1], tasks)
+    pairs = zip(learnt.models, tasks, strict=False)
+    return torch.cat([accuracies(model, [task]) for model, task in pairs])
 
 
 # --- Every sequence -----------------------------------------------------------------------------
@@ -179,7 +224,7 @@ def paths(run: Run) -> dict[tuple[str, str], list[Path]]:
 def path(run: Run, kind: str, strategy: Naive, k: int) -> Path:
     """One strategy's way through the k-th seed's tasks, and its accuracies."""
     test, validation = run.once(data)[k].test, run.once(data)[k].validation[:2]
-    rate = run.once(rates)[kind]
+    rate = run.once(rates)[kind if isinstance(strategy, Separate) else "sequences"].chosen
     curve, done, every = [], 0, max(1, run.args.updates // MARKS)
     watched = [Task(t.images[:WATCHED], t.labels[:WATCHED], t.permutation) for t in test]
 
@@ -189,18 +234,12 @@ def path(run: Run, kind: str, strategy: Naive, k: int) -> Path:
         if done % every == 0:
             curve.append(accuracies(model, watched))
 
-    known = rate.learnt[k].models[: 2 if isinstance(strategy, Separate) else 1]
     more = {} if strategy.FRESH else {"watch": watch}
-    learnt = _learn(run, k, kind, strategy, rate.chosen, len(test), done=known, **more)
-    if isinstance(strategy, Separate):
-        pairs = zip(learnt.models, test, strict=True)
-        last = torch.cat([accuracies(model, [task]) for model, task in pairs])
-    else:
-        last = accuracies(learnt.models[-1], test)
+    learnt = _learn(run, kind, strategy, rate, k, len(test), **more)
     return Path(
         learnt,
-        last,
-        accuracies(learnt.models[1], validation),
+        accuracy_after(learnt, strategy, test),
+        accuracy_after(learnt, strategy, validation),
         torch.stack(curve) if curve else torch.empty(0, len(test)),
     )
 
@@ -294,7 +333,7 @@ class First:
 
 
 def first_class(run: Run) -> First:
-    """The learning rate by the rule of `smallest_of_the_best`: -nats on the validation images."""
+    """The learning rate with the fewest nats on validation images of the first digit."""
     validation, several = run.once(digits).validation[:1], range(run.args.seeds)
 
     def job(rate: float, k: int) -> tuple[VAE, float]:
@@ -308,7 +347,7 @@ def first_class(run: Run) -> First:
         rate: torch.tensor([found[rate, k][1] for k in several], dtype=torch.float64)
         for rate in VAE_RATES
     }
-    best = smallest_of_the_best(scores)
+    best = max(scores, key=lambda rate: scores[rate].mean())
     return First(best, scores, [found[best, k][0] for k in several])
 
 
