@@ -67,10 +67,10 @@ def members(model, encoder, tokens, adaptive, names=tuple(ADAPTIVE_WEIGHTS)):
         ),
         "neighbours": lambda: Neighbours(model, tokens, adaptive=adaptive, **windows),
     }
+    found = {name: build[name]() for name in names}
     if len(names) > 1 and "gpt" in names:
-        gpt = InThread(build["gpt"])  # first, so that the others are built meanwhile
-        build["gpt"] = lambda: gpt
-    return {name: build[name]() for name in names}
+        found["gpt"] = InThread(found["gpt"])
+    return found
 
 
 def static_mixture(model, encoder, tokens):

@@ -267,14 +267,10 @@ class InThread:
     does something else. It does one thing after the other, so it predicts what it would anyway.
     """
 
-    def __init__(self, build):
-        """build() -> the predictor."""
+    def __init__(self, predictor):
+        self._predictor = predictor
         self._thread = ThreadPoolExecutor(1, initializer=torch.get_num_threads)  # as in the caller
-        self._next = self._thread.submit(self._begin, build)
-
-    def _begin(self, build):
-        self._predictor = build()
-        return self._predictor.predict()
+        self._next = self._thread.submit(predictor.predict)
 
     def _advance(self, token):
         self._predictor.update(token)

@@ -130,7 +130,7 @@ def test_neighbours_remember_every_state_once(model):
 def test_in_a_thread_of_its_own_a_predictor_gives_the_same_bits(model, name):
     following = tokens(20, seed=1)
     alone = PREDICTORS[name](model, tokens(60))
-    beside = InThread(lambda: PREDICTORS[name](model, tokens(60)))
+    beside = InThread(PREDICTORS[name](model, tokens(60)))
     for token in following.tolist():
         assert torch.equal(beside.predict(), alone.predict())
         assert torch.equal(beside.predict(), alone.predict())
@@ -139,8 +139,10 @@ def test_in_a_thread_of_its_own_a_predictor_gives_the_same_bits(model, name):
 
 
 def test_what_goes_wrong_in_a_thread_is_raised_where_it_is_waited_for(model):
-    beside = InThread(lambda: StaticGPT(model, tokens(0), 16, 8))
-    with pytest.raises(ValueError, match="at least one token"):
+    beside = InThread(StaticGPT(model, tokens(60), 16, 8))
+    beside.predict()
+    beside.update(97)  # of 0 to 96
+    with pytest.raises(IndexError, match="out of range"):
         beside.predict()
 
 
