@@ -10,7 +10,7 @@ on one core, the rest fifteen.
 mixture. `--grid FILE` mixes with all weights on a grid, for each theta of the neighbours, since the
 best alone need not be the best beside others. Both take a GPT of the nine tenths with a small
 vocabulary, for a tenth of the time: the first runs/early_exit_alone_6.pt of `python example_gpt.py
---study early-exit`, the second runs/teacher_0.pt of `python -m tests.benchmarks.teacher`.
+--study early-exit`, the second trains its own where FILE is missing.
 """
 
 from mingpt import startup
@@ -39,6 +39,7 @@ from mingpt.scoring import bits_per_byte
 from mingpt.studies.compression import mixed
 from mingpt.trainer import Trainer
 from mingpt.utils import write_json
+from mingpt.vocabulary import BookVocabulary
 
 PROG = "python -m tests.benchmarks.compression_ablation"
 PATH = Path(__file__).parents[2] / "report" / "results" / "ablation_compression.json"
@@ -206,7 +207,7 @@ def _search(argv):
     for file, work in ((args.trials, _try), (args.grid, _search_grid)):
         if file is not None:
             with coding.reproducible():
-                work(checkpoint.read(file), parts, num_bytes)
+                work(file, parts, num_bytes)
     if args.trials is not None or args.grid is not None:
         return
     encoder = get_encoder()
@@ -236,9 +237,12 @@ def _choose(model, encoder, tokens, validation, num_bytes):
          bits(nats, num_bytes))  # fmt: skip
 
 
-def _search_grid(content, parts, num_bytes):
-    model, encoder = checkpoint.build(content), checkpoint.encoder(content)
+def _search_grid(file, parts, num_bytes):
+    encoder = BookVocabulary.of(get_encoder().encode(parts[0]))
     tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
+    if not file.exists():
+        mingpt.save(train(tokens, encoder, validation, num_bytes), file, vocabulary=encoder.ids)
+    model = mingpt.load(file)
     by_theta = {theta: CHOSEN | {"neighbours": f"neighbours, theta {theta}"} for theta in THETAS}
     sets = {f"learning on, theta {theta}": names for theta, names in by_theta.items()}
     kept, matched = {}, None
@@ -273,7 +277,8 @@ def search_weights(name, scores, rate, matched, num_bytes):
     })  # fmt: skip
 
 
-def _try(content, parts, num_bytes):
+def _try(file, parts, num_bytes):
+    content = checkpoint.read(file)
     model, encoder = checkpoint.build(content), checkpoint.encoder(content)
     tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
     note("trials", "vocabulary_tokens", encoder.vocab_size)
