@@ -197,7 +197,7 @@ def quality_against_cost(evaluations, curves: Mapping[str, Sequence], floor, yla
     """
     solvers = list(dict.fromkeys(name.split(", ")[0] for name in curves))
     spacings = list(dict.fromkeys(name.split(", ")[1].split(":")[0] for name in curves))
-    figure, axes = new_figure(1, len(solvers), (1.38 * len(solvers), 2.2), sharey=True)
+    figure, axes = new_figure(1, len(solvers), (1.38 * len(solvers), 2.5), sharey=True)
     for ax, solver in zip(axes[0], solvers, strict=True):
         for spacing, colour in zip(spacings, SERIES_COLOURS, strict=False):
             name = f"{solver}, {spacing}"
@@ -211,10 +211,11 @@ def quality_against_cost(evaluations, curves: Mapping[str, Sequence], floor, yla
         ax.set_ylim(0.85 * floor, 1.2 * max(map(max, curves.values())))
         ax.set_title(SOLVER_NAMES[solver])
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].legend(
-        fontsize=7,
-        title="dashed: exact score\ndotted: uniform points\nsteps even in",
-        title_fontsize=7,
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(spacings),
+        title="steps even in (dashed: exact score; dotted: uniform points)",
     )
     return figure
 

@@ -257,7 +257,7 @@ def cost(model) -> dict:
     evaluations, tv10, ratio = quality_against_cost(model)
     for name, scores, floor, title in (
         ("tv10", tv10, metrics.uniform_tv10(SAMPLES, repeats=20), "TV10, distance from uniform"),
-        ("w2", ratio, 1.0, "W2 to uniform over uniform to uniform"),
+        ("w2", ratio, 1.0, "W2 over that of uniform"),
     ):
         figure = curves.quality_against_cost(evaluations, scores, floor, title)
         style.save(figure, ROOT / f"report/figures/diffusion_cost_{name}.svg")
