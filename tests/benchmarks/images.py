@@ -216,6 +216,8 @@ def held_to(table: Table, name: str, kind: str, samples: Tensor, test: Tensor, t
     found = measures.judge(judge, samples, features)
     floor = measures.judge(judge, train[-n:], features).frechet
     target = {("GAN", "grey"): 5, ("bit flips", "binarised"): 3}.get((name, kind))
+    if n < 10_000:  # over a floor that is higher for few samples, nearly every model comes near it
+        target = None
     table.add(name, f"Frechet distance over the floor, {kind}, {n} samples",
               found.frechet / floor, most=target, reference=f"floor {floor:.3g}")  # fmt: skip
     table.add(name, f"total variation of the classes, {kind}, {n} samples", found.coverage,
