@@ -205,7 +205,7 @@ def _in_words(versions):
 
 # --- The command line ---------------------------------------------------------------------------
 
-BYTES_PER_TOKEN, TOKENS_PER_SECOND, START_SECONDS = 3.5, 50, 15  # on two cores of 2.6 GHz
+BYTES_PER_TOKEN, TOKENS_PER_SECOND, START_SECONDS = 3.5, 50, 10  # on two cores of 2.6 GHz
 
 
 def compress_file(path, out, model, **options):
