@@ -37,16 +37,19 @@ class Row(NamedTuple):
     value: float
     most: float | None = None
     least: float | None = None
+    above: float | None = None
 
     @property
     def target(self):
-        bounds = (("<=", self.most), (">=", self.least))
+        bounds = (("<=", self.most), (">=", self.least), (">", self.above))
         return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
     @property
     def met(self):
-        return (self.most is None or self.value <= self.most) and (
-            self.least is None or self.value >= self.least
+        return (
+            (self.most is None or self.value <= self.most)
+            and (self.least is None or self.value >= self.least)
+            and (self.above is None or self.value > self.above)
         )
 
 
@@ -89,20 +92,22 @@ def prompting(r):
     """Rows of results/prompting.json."""
     plural, double = r["soft_prompts"]["plural"], r["soft_prompts"]["double"]
     *_, largest = r["sizes"]["sizes"].values()
-    means = list(largest["mean_of_trained_tasks"].values())
-    gains = [(b["value"] - a["value"]) / math.hypot(a["standard_error"], b["standard_error"])
-             for a, b in pairwise(means)]  # fmt: skip
+    means = list(largest["mean_of_trained_tasks"].values())  # of 0, 1, 2, 4 and 8 shots
+    none, most = means[0], means[-1]
+    error = math.hypot(none["standard_error"], most["standard_error"])
+    steps = [100 * (b["value"] - a["value"]) for a, b in pairwise(means[1:])]
     best, unseen = (row["soft"][str(row["best_soft_length"])]["accuracy"]["value"]
                     for row in (plural, double))  # fmt: skip
     megabytes = (RESULTS.parents[1] / "weights" / "prompting.pt").stat().st_size / 1e6
     return [
         Row("soft prompt on plurals, share of test words", best, least=0.95),
         Row("beyond the best hard prompt, standard errors",
-            plural["difference_in_standard_errors"], least=2),
+            plural["difference_in_standard_errors"], above=2),
         Row("soft prompt on the task that never occurred (as it comes)", unseen, least=0),
-        Row("trained tasks, 8 examples, largest model", means[-1]["value"], least=0.9),
-        Row("the same, gain of the first example, standard errors", gains[0], least=2),
-        Row("the same, least gain of more, standard errors", min(gains), least=-2),
+        Row("trained tasks, 8 shots, largest model", most["value"], least=0.9),
+        Row("from 0 to 8 shots, gain in standard errors",
+            (most["value"] - none["value"]) / error, least=2),
+        Row("least gain of a further step (1 to 2 to 4 to 8), percent", min(steps), least=0),
         Row("test prompts behind every number", r["options"]["prompts"], least=500),
         Row("weights/prompting.pt, MB", megabytes, most=4),
     ]  # fmt: skip
