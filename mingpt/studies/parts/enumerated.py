@@ -91,7 +91,7 @@ def q1_gradient(run: Run) -> Answer:
     numbers["variance_ratio"] = without["variance_sum"] / with_["variance_sum"]
     numbers["difference_from_cross_entropy"] = cross_entropy_difference(world.model, world.idx)
     return Answer(numbers, {"gradient": figures.gradient_estimates(shown, ERRORS)}, (
-        f"Q1  {len(truth)} parameter groups, largest distance from the exact gradient "
+        f"Q1  {len(truth)} parameter groups, largest distance along the exact gradient "
         f"{without['largest']:.1f} standard errors without, {with_['largest']:.1f} with baseline;\n"
         f"    the baseline divides the variance by {numbers['variance_ratio']:.1f}; with reward 1 "
         f"and data in place of samples\n    the difference from the cross-entropy's gradient is "
