@@ -110,7 +110,7 @@ def measure(old: Path, new: Path) -> list[dict]:
         row |= {f"seconds_{which}": value for which, value in seconds.items()}
         row |= {"ratio": seconds["new"] / seconds["old"], "old_was_stopped": stopped}
         rows.append(row)
-        print(readme_row(row), file=sys.stderr, flush=True)
+        print(table_row(row), file=sys.stderr, flush=True)
 
     for beside in (False, True):
         with busy(beside):
@@ -124,8 +124,8 @@ def measure(old: Path, new: Path) -> list[dict]:
     return rows
 
 
-def readme_row(row: dict) -> str:
-    """A row of README's table of times; tests/report/test_readme.py holds it to the results."""
+def table_row(row: dict) -> str:
+    """Measure, seconds of the new and of the old checkout, and their ratio."""
     name = row["measure"] + ", beside a busy process" * row["beside_a_busy_process"]
     sign = "> " * row["old_was_stopped"]
     cells = f"{row['seconds_new']:.3g}", f"{sign}{row['seconds_old']:.3g}", f"{row['ratio']:.2f}"
@@ -148,7 +148,6 @@ def _compare(argv: list[str] | None) -> None:
     content = {"machine": machine(), "limit_seconds": LIMIT}
     content["rows"] = measure(args.old.resolve(), args.new.resolve())
     write_json(ROOT / "report/results/benchmark_speed.json", content)
-    print("For README.md:", *map(readme_row, content["rows"]), sep="\n")
 
 
 if __name__ == "__main__":
