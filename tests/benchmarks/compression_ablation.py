@@ -241,7 +241,9 @@ def _search_grid(file, parts, num_bytes):
     encoder = BookVocabulary.of(get_encoder().encode(parts[0]))
     tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
     if not file.exists():
-        mingpt.save(train(tokens, encoder, validation, num_bytes), file, vocabulary=encoder.ids)
+        with torch.enable_grad():
+            model = train(tokens, encoder, validation, num_bytes)
+        mingpt.save(model, file, vocabulary=encoder.ids)
     model = mingpt.load(file)
     by_theta = {theta: CHOSEN | {"neighbours": f"neighbours, theta {theta}"} for theta in THETAS}
     sets = {f"learning on, theta {theta}": names for theta, names in by_theta.items()}
