@@ -43,7 +43,7 @@ class StaticGPT:
             )
         if len(tokens) == 0:
             raise ValueError("a GPT predicts from at least one token")
-        self.model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        self.model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(True)
         self.window, self.segment = window, segment
         self._text = tokens[-window - 1 :].tolist()  # as far as a window and its targets reach
         self._begin_window()
