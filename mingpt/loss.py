@@ -165,6 +165,9 @@ class _ReadyCrossEntropy(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         differentiated = torch.is_grad_enabled()
         if gradient is not None and not differentiated:
+            if batched(grad_output):
+                ctx.gradient = gradient  # the pass may come in chunks
+                return gradient * grad_output, None
             return (gradient if grad_output == 1 else gradient.mul_(grad_output)), None
         logits, targets = ctx.saved_tensors
         with torch.enable_grad():
@@ -205,4 +208,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def scaled(gradient, scale):
     """gradient * scale; on the CPU, where looking costs nothing, a scale of 1 copies nothing."""
-    return gradient if scale.device.type == "cpu" and scale.item() == 1 else gradient * scale
+    looks = scale.device.type == "cpu" and not batched(scale)
+    return gradient if looks and scale.item() == 1 else gradient * scale
+
+
+def batched(tensor):
+    """Whether it stands for several at once, as in a backward pass with is_grads_batched=True."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_batchedtensor(tensor)

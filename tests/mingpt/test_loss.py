@@ -183,3 +183,35 @@ def test_small_logits_half_precision_and_evaluation_take_the_usual_loss(ready, m
         assert ready_cross_entropy(logits, targets).grad_fn is None
     monkeypatch.setattr(losses, "READY_NUMBERS", 89)
     assert "Ready" not in ready_cross_entropy(logits, targets).grad_fn.name()
+
+
+def one_by_one(losses, inputs, rows):
+    """The gradients that a backward pass of all rows (n, losses) at once should give."""
+    found = [torch.autograd.grad(losses, inputs, row, retain_graph=True) for row in rows]
+    return tuple(torch.stack(gradients) for gradients in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["ready", "linear"])
+def test_gradients_are_taken_in_batches_as_of_pytorchs_loss(ready, kind):
+    """torch.autograd.grad(is_grads_batched=True) and jacobian(vectorize=True)."""
+    factors = torch.tensor([1.0, 3.0])
+    if kind == "ready":
+        logits, targets = some_logits()
+        inputs, own, usual = (logits,), ready_cross_entropy, cross_entropy
+    else:
+        *inputs, targets = problem(6, 8, 50)
+        inputs, own, usual = tuple(inputs), linear_cross_entropy, linear_cross_entropy_reference
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, -1.0]])
+    expected = one_by_one(factors * usual(*inputs, targets), inputs, rows)
+    losses = factors * own(*inputs, targets)
+    for _ in range(2):  # the second takes what the first left
+        found = torch.autograd.grad(losses, inputs, rows, retain_graph=True, is_grads_batched=True)
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(one_by_one(losses, inputs, rows), expected)
+    for strategy in ({}, {"create_graph": True}):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda *given: factors * own(*given, targets), inputs, vectorize=True, **strategy
+        )
+        torch.testing.assert_close(
+            tuple(part.detach() for part in jacobian), tuple(part[:2] for part in expected)
+        )
