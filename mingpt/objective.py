@@ -5,7 +5,7 @@ from torch import nn
 
 from mingpt import fast
 from mingpt.loss import linear_cross_entropy
-from mingpt.model_arguments import check_targets
+from mingpt.model_arguments import check_length, check_targets, check_tokens
 from mingpt.pristine import pristine
 
 
@@ -57,6 +57,9 @@ class Objective(nn.Module):
         if self.discount is None and not as_built:
             _, loss = self.call(x, y)
             return loss.detach(), loss
+        if as_built:
+            check_length(x, self.model.block_size)
+            check_tokens(x, len(self.model.transformer.wte.weight))
         check_targets(y, x.shape, len(self.model.lm_head.weight))
         hidden_states = self.hidden_states if as_built else self.model.hidden_states
         hidden, targets = hidden_states(x).flatten(0, 1), y.flatten().long()

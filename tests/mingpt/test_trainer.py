@@ -286,6 +286,23 @@ def test_targets_that_are_none_are_refused(targets, message):
         trainer(dataset=list(zip(tokens(20, 16), targets, strict=True))).run()
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (tokens(20, 17), "17 positions given; this model takes up to 16"),
+        (tokens(20, 16) + 90, "token out of range: got 90 to 18"),
+        (tokens(20, 16) - 90, "token out of range: got -90 to"),
+        (tokens(20, 16).float(), "tokens should be int64 or int32"),
+    ],
+)
+def test_inputs_that_are_no_tokens_are_refused(inputs, message):
+    """By InputError, which is minGPT's AssertionError too."""
+    data = list(zip(inputs, tokens(20, inputs.shape[1]), strict=True))
+    for kind in (ValueError, AssertionError):
+        with pytest.raises(kind, match=message):
+            trainer(dataset=data).run()
+
+
 def test_diverging_training_stops():
     run = trainer(learning_rate=1e30)
     with pytest.raises(TrainingDivergedError, match="diverged at iteration 2: the loss"):
