@@ -6,8 +6,8 @@ shortcuts of fast.py are for a model that nobody has changed and nobody looks in
 question is all that stands before them. It is asked at every pass, in less than a hundredth of the
 smallest model's training step (`python -m tests.benchmarks.gpt`): so nothing is remembered between
 two answers, and none is ever stale. Except on a GPU, where comparing a mask
-would stall: there one is compared anew when it is another tensor or was written to, which
-PyTorch does not count when it is done by way of `mask.data`.
+would stall: there one is compared anew when it is another tensor, has other memory or another shape
+than before, or was written to, which PyTorch does not count when it is done by way of `mask.data`.
 """
 
 from functools import lru_cache
@@ -31,7 +31,7 @@ _FUNCTIONS = tuple(  # through which the plain path computes, as they are when t
     for name in names
 )
 _STRUCTURE = {}  # "model", "block" -> (class, ((name of a child, its (class, children)), ...))
-_CAUSAL_VERSION = WeakIdKeyDictionary()  # mask on a GPU -> its version when found causal
+_FOUND_CAUSAL = WeakIdKeyDictionary()  # mask on a GPU -> (version, address, shape) at that time
 COMPARED_EACH_TIME = {"cpu"}  # devices on which looking at a mask costs no stall
 _PARAMETERS = {nn.Parameter, torch.Tensor, type(None)}
 
@@ -157,10 +157,11 @@ def _is_causal(mask, length):
         return _equals_causal(mask, length)
     if mask.is_inference():  # nobody counts what is written to it
         return _equals_causal(mask, None)
-    if _CAUSAL_VERSION.get(mask) != mask._version:
+    now = mask._version, mask.data_ptr(), mask.shape
+    if _FOUND_CAUSAL.get(mask) != now:
         if not _equals_causal(mask, None):
             return False
-        _CAUSAL_VERSION[mask] = mask._version
+        _FOUND_CAUSAL[mask] = now
     return True
 
 

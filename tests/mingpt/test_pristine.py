@@ -153,6 +153,12 @@ def test_where_looking_stalls_a_mask_is_compared_when_it_was_written_to(monkeypa
         assert not pristine(model)
         mask.tril_()
     assert pristine(model)
+    causal = mask.data
+    for other in (torch.ones_like(mask), causal[..., :8, :8].flip(-1)):
+        mask.data = other
+        assert not pristine(model)
+    mask.data = causal
+    assert pristine(model)
     model.transformer.h[1].attn.bias = torch.ones_like(mask)
     assert not pristine(model)
     with torch.inference_mode():
