@@ -58,12 +58,17 @@ class Encoder:
         self.pat = regex.compile(PATTERN)
         self.cache = {}
         self.vocab_size = len(encoder)
-        self._engine = None
+        self._engine = self._made = None
+
+    def _read(self):
+        """The attributes that `encode` reads."""
+        return self.pat, self.byte_encoder, self.bpe_ranks, self.cache, self.encoder
 
     @classmethod
     def from_merges(cls, merges):
         """The encoder of GPT-2's merges (M, 2) integer array, row m the two ids that make id
-        256 + m; text is encoded by tiktoken's engine for as long as `bpe` is that of this class.
+        256 + m; text is encoded by tiktoken's engine for as long as `bpe` is that of this class and
+        the attributes that `encode` reads are the objects made here.
         """
         contents = token_bytes(merges)
         characters = {chr(byte): written for byte, written in byte_characters().items()}
@@ -78,6 +83,7 @@ class Encoder:
             mergeable_ranks={content: rank for rank, content in enumerate(contents)},
             special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
         )
+        built._made = built._read()
         return built
 
     def bpe(self, token):
@@ -130,7 +136,11 @@ class Encoder:
 
     def encode(self, text):
         """List of ids; the text `<|endoftext|>` is text like any other."""
-        if self._engine is not None and getattr(self.bpe, "__func__", None) is _BPE:
+        if (
+            self._engine is not None
+            and getattr(self.bpe, "__func__", None) is _BPE
+            and all(now is made for now, made in zip(self._read(), self._made, strict=True))
+        ):
             return self._engine.encode_ordinary(text)
         return self.encode_and_show_work(text)["bpe_idx"]
 

@@ -1,5 +1,6 @@
 """The byte-pair encoder's functions, constructor and attributes."""
 
+import copy
 import functools
 import http.server
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import regex
 import torch
 
 from mingpt import bpe
@@ -230,3 +232,35 @@ def test_the_module_shows_an_example():
     assert "token_translated" in shown.stdout
     assert "15496" in shown.stdout
     assert shown.stderr == ""
+
+
+LETTERS = regex.compile("(?s:.)")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("pat", lambda pattern: LETTERS),
+        ("byte_encoder", lambda table: {**table, ord("a"): "b"}),
+        ("bpe_ranks", lambda ranks: {}),
+        ("cache", lambda cache: {"Ġhere": "Ġ h e r e"}),
+        ("encoder", lambda numbers: {**numbers, "Hello": 7}),
+    ],
+)
+def test_an_attribute_replaced_on_gpt2s_encoder_is_what_encode_uses(gpt2, name, change):
+    """minGPT's encode reads pat, byte_encoder, bpe_ranks, cache and encoder anew each time."""
+    own = copy.copy(gpt2)
+    own.cache = {}
+    setattr(own, name, change(getattr(gpt2, name)))
+    plain = Encoder(dict(gpt2.encoder), sorted(gpt2.bpe_ranks, key=gpt2.bpe_ranks.get))
+    setattr(plain, name, change(getattr(plain, name)))
+    text = "Hello a here"
+    assert own.encode(text) == plain.encode(text) != gpt2.encode(text)
+    setattr(own, name, getattr(gpt2, name))
+    own.cache = gpt2.cache
+    assert own.encode(text) == gpt2.encode(text)
+
+
+def test_a_copy_of_gpt2s_encoder_encodes_alike(gpt2):
+    """All its attributes are copies."""
+    assert copy.deepcopy(gpt2).encode(TEXT) == IDS
