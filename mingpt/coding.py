@@ -157,17 +157,20 @@ def _defaults(model, encoder, primer):
 
 @contextmanager
 def reproducible():
-    """Operations on one thread and in float32, whatever the caller computes with; no gradients but
-    those asked for."""
+    """Operations on one thread and in float32, all of it, whatever the caller computes with and
+    where; no gradients but those asked for."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    precision = torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
     try:
         with plain_arithmetic():
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
 
 
 def _model_sum(model, primer):

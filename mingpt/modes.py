@@ -1,6 +1,6 @@
 """How a model is computed with, whatever its caller has set, and left as it was."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -29,6 +29,13 @@ def evaluating(model, gradients=False):
 
 @contextmanager
 def plain_arithmetic():
-    """Inside, no gradients, autocast or inference mode of the caller; a decorator too."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    """Inside, no gradients, autocast, inference mode or default device of the caller; a decorator
+    too."""
+    cpu = torch.device("cpu")  # entered where it is needed alone: it slows every call
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+        nullcontext() if torch.get_default_device() == cpu else cpu,
+    ):
         yield

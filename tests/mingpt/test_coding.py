@@ -1,5 +1,6 @@
 """Arithmetic coding and the compressed file: exact, short, and refused when anything differs."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -81,20 +82,38 @@ def test_texts_come_back(setting, method, text):
 def test_the_caller_s_settings_decide_nothing_and_stay(setting):
     model, options = setting
     expected = coding.compress(TEXT, model, **options)
-    threads = torch.get_num_threads()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     model.train()
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(threads + 1)
+    torch.set_float32_matmul_precision("medium")
+    torch.set_default_device("meta")
     try:
         with torch.inference_mode():
             assert coding.compress(TEXT, model, **options) == expected
+            assert coding.decompress(expected, model, **options) == TEXT
         assert torch.get_num_threads() == threads + 1
         assert torch.get_default_dtype() == torch.float64
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.get_default_device().type == "meta"
         assert model.training
     finally:
+        torch.set_default_device(None)
+        torch.set_float32_matmul_precision(precision)
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads)
         model.eval()
+
+
+@pytest.mark.parametrize("frozen", ["", "transformer.wte", "lm_head"])
+def test_frozen_weights_learn_on_the_way_in_a_copy(setting, frozen):
+    model, options = setting
+    expected = coding.compress(TEXT, model, **options)
+    asked = copy.deepcopy(model)
+    asked.get_submodule(frozen).requires_grad_(False)
+    trainable = [parameter.requires_grad for parameter in asked.parameters()]
+    assert coding.compress(TEXT, asked, **options) == expected
+    assert [parameter.requires_grad for parameter in asked.parameters()] == trainable
 
 
 def test_overhead_is_small(setting):
