@@ -16,7 +16,7 @@ from mingpt.devices import check_compiler, forked_generator, resolve_device, res
 from mingpt.objective import Objective, parts_of
 from mingpt.pristine import pristine
 from mingpt.processes import process_count, process_rank
-from mingpt.trainer_settings import check_settings, last_iteration
+from mingpt.trainer_settings import complete_settings, last_iteration
 from mingpt.utils import CN, CfgNode  # noqa: F401 - minGPT has CN here too
 
 
@@ -74,8 +74,9 @@ class Trainer:
 
     def __init__(self, config, model, train_dataset, evaluate=None, discount=None):
         """config: any object with settings as attributes; kept, with the defaults filled in and
-        numbers made Python's, so that changes before `run` take effect. The device, precision,
-        compile and ema_decay are those of this moment.
+        numbers made Python's, so that changes before `run` take effect; of a frozen one a copy is.
+        The device and precision are those of this moment, compile and ema_decay too, unless `model`
+        is replaced by another before a run.
 
         discount: an AbsoluteDiscount, part of what is minimised but not of `losses`.
 
@@ -86,11 +87,7 @@ class Trainer:
 
         Raises ValueError for settings out of range or a device that is not there.
         """
-        for name, default in self.get_default_config().to_dict().items():
-            if not hasattr(config, name):
-                setattr(config, name, default)
-        self.config = config
-        check_settings(config)
+        self.config = config = complete_settings(config, self.get_default_config())
         self.device = resolve_device(config.device)
         self.device_type = torch.device(self.device).type
         self.autocast_dtype = resolve_precision(config.precision, self.device)
@@ -102,21 +99,15 @@ class Trainer:
                 raise ValueError(
                     f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
                 )
-        if discount is not None and not pristine(model):
-            raise ValueError(
-                "a discount needs this package's GPT with its own forward and head, without hooks"
-            )
-        self.model = model.to(self.device)
+        self.model = model
         self.discount = None if discount is None else discount.to(self.device)
         if config.compile:
             check_compiler(self.device)
-        self.objective = Objective(self.model, self.discount, config.compile)
-        if self.world_size > 1:
-            self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
+        self._attached = None
+        self._attach()
         self.train_dataset = train_dataset
         self.evaluate = evaluate
         self.optimizer = None
-        self.averaged = model if config.ema_decay is None else copy.deepcopy(model)
         self.callbacks = defaultdict(list)
         self.iter_num = 0
         self.iter_time = 0.0
@@ -125,6 +116,20 @@ class Trainer:
         self.batches = None
         self._resumed = None
         self._forget()
+
+    def _attach(self):
+        """Build what a run needs of `model`, where it is another than before."""
+        if self.model is self._attached:
+            return
+        if self.discount is not None and not pristine(self.model):
+            raise ValueError(
+                "a discount needs this package's GPT with its own forward and head, without hooks"
+            )
+        self._attached = self.model = self.model.to(self.device)
+        self.objective = Objective(self.model, self.discount, self.config.compile)
+        if self.world_size > 1:
+            self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
+        self.averaged = self.model if self.config.ema_decay is None else copy.deepcopy(self.model)
 
     def _forget(self):
         """Empty the records of an earlier run."""
@@ -149,8 +154,9 @@ class Trainer:
 
         Raises TrainingDivergedError at the first loss or held-out value that is not finite.
         """
-        config, model = self.config, self.model
-        check_settings(config)
+        self.config = config = complete_settings(self.config, self.get_default_config())
+        self._attach()
+        model = self.model
         self.optimizer = model.configure_optimizers(config)
         model.train()
         self.iter_num = 0
@@ -312,6 +318,7 @@ class Trainer:
         ResumeError for a state that does not go with this trainer (see resume.py); `run` raises it
         for one that is damaged otherwise.
         """
+        self._attach()
         resume.load_models(self, state)
         self._resumed = state
 

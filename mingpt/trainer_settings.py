@@ -5,7 +5,7 @@ import math
 import torch
 
 from mingpt.processes import process_count
-from mingpt.utils import check_integer, check_number
+from mingpt.utils import CfgNode, check_integer, check_number
 
 WHOLE = {  # setting -> its least value
     "batch_size": 1, "accumulation_steps": 1, "max_iters": 0, "eval_interval": 1, "patience": 1,
@@ -16,6 +16,26 @@ NUMBERS = (
     "ema_decay",
 )  # fmt: skip
 MAY_BE_NONE = {"max_iters", "eval_interval", "patience", "seed", "grad_norm_clip", "ema_decay"}
+
+
+def complete_settings(config, defaults):
+    """The config, with the defaults (a CfgNode) of what it lacks, after `check_settings`.
+
+    Of one that takes no attributes, as a frozen dataclass, a CfgNode copy.
+    """
+    try:
+        return _completed(config, defaults)
+    except AttributeError:
+        names = [n for n in dir(config) if not (n.startswith("__") or hasattr(CfgNode, n))]
+        return _completed(CfgNode(**{name: getattr(config, name) for name in names}), defaults)
+
+
+def _completed(config, defaults):
+    for name, default in defaults.to_dict().items():
+        if not hasattr(config, name):
+            setattr(config, name, default)
+    check_settings(config)
+    return config
 
 
 def check_settings(config):

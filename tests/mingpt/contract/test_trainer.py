@@ -1,5 +1,6 @@
 """Trainer: minGPT's loop, its callbacks, and models and loops of one's own."""
 
+import copy
 from collections import defaultdict
 
 import pytest
@@ -7,12 +8,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mingpt.data import BlockDataset
+from mingpt.discounting import AbsoluteDiscount
 from mingpt.model import GPT
 from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode
 from tests.mingpt.contract import plain
 from tests.mingpt.contract.conftest import build, training_config
 from tests.mingpt.contract.training import Blocks, batches, losses_of
+from tests.mingpt.helpers import TEXT, small_model, trainer
 
 
 def test_the_losses_are_those_of_mingpts_loop(model, config, state):
@@ -160,6 +164,37 @@ def test_any_module_with_two_methods_is_trained():
     assert len(losses_of(run)) == 3
     assert isinstance(run.optimizer, torch.optim.SGD)
     assert not torch.equal(model.table.weight, before)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_another_model_may_be_put_in_its_place(ema_decay):
+    """Between two runs, or before the first; as if the trainer had been built with it."""
+    expected = trainer(model=small_model(seed=1), ema_decay=ema_decay, max_iters=3)
+    expected.run()
+    first, other = small_model(), small_model(seed=1)
+    run = trainer(model=first, ema_decay=ema_decay, max_iters=3)
+    before = copy.deepcopy(first.state_dict())
+    run.model = other
+    run.run()
+    assert run.model is other
+    assert (run.averaged is other) == (ema_decay is None)
+    assert run.losses == expected.losses
+    for found, wanted in zip(other.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, before[name])
+    run.model = AnyModel()
+    run.run()
+    assert torch.is_tensor(run.model.table.weight.grad)
+
+
+def test_another_model_that_a_discount_cannot_take_is_refused():
+    discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
+    config = CfgNode(device="cpu", max_iters=1, batch_size=8)
+    run = Trainer(config, small_model(), BlockDataset(TEXT, 16), discount=discount)
+    run.model = AnyModel()
+    with pytest.raises(ValueError, match="a discount needs this package's GPT"):
+        run.run()
 
 
 def test_an_optimiser_of_ones_own_is_used(config):

@@ -1,6 +1,8 @@
 """The datasets and settings that minGPT's Trainer takes."""
 
+import dataclasses
 import math
+from collections import namedtuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,6 +144,31 @@ def test_a_configuration_of_mingpts_fields_on_any_object(model):
               "weight_decay", "grad_norm_clip")
     config = SimpleNamespace(**{name: getattr(training_config(), name) for name in fields})
     assert len(losses_of(Trainer(config, model, Blocks()))) == 3
+
+
+FIELDS = ("max_iters", "batch_size", "learning_rate", "betas", "weight_decay", "grad_norm_clip",
+          "num_workers", "device")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        dataclasses.make_dataclass("Frozen", FIELDS, frozen=True), namedtuple("Named", FIELDS),
+        dataclasses.make_dataclass("Slots", FIELDS, slots=True),
+    ],
+    ids=["dataclass", "tuple", "slots"],
+)  # fmt: skip
+def test_a_configuration_that_takes_no_attributes_is_used(config, state, kind):
+    """minGPT only reads; ours fills in a copy."""
+    given = training_config(max_iters=3.0)  # a number that is made Python's
+    frozen, losses = kind(*(getattr(given, name) for name in FIELDS)), []
+    for settings in (given, frozen):
+        run = Trainer(settings, build(config, state), Blocks())
+        torch.manual_seed(0)
+        losses.append(losses_of(run))
+    assert losses[0] == losses[1]
+    assert run.config.max_iters == 3
+    assert not hasattr(frozen, "ema_decay")
 
 
 def test_settings_may_be_changed_between_construction_and_run(model):
