@@ -26,7 +26,8 @@ a seed, the draws of a run, and which module is called when. What differs, on pu
                   that the tokenizer's decoder lacks (a KeyError), settings out of range
     model_type    the default "gpt" stands for none, and sizes equal to the type's may stand beside
                   it, so that a configuration can be used twice
-    config        the Trainer writes the defaults of the settings that it lacks into it, ours too
+    config        the Trainer writes the defaults of the settings that it lacks into it, ours too,
+                  or into a copy of a frozen one
     tied heads    `configure_optimizers` takes a head that shares the embedding's tensor, and
                   parameters of no known kind; minGPT stops with an error there
     a head tied to the embedding comes from `from_pretrained` where the checkpoint has one, so that
@@ -38,9 +39,14 @@ a seed, the draws of a run, and which module is called when. What differs, on pu
                   above the vocabulary keeps all of it, minGPT fails; a negative max_new_tokens is
                   refused, minGPT returns the prompt
     get_file      writes nothing for a file that cannot be fetched, minGPT an error page
-    get_encoder   reads GPT-2's merges from data/, minGPT downloads them. It encodes with tiktoken:
-                  writing to its `encoder` or `bpe_ranks` changes nothing, a `bpe` of one's own is
-                  used
+    get_encoder   reads GPT-2's merges from data/, minGPT downloads them. It encodes with tiktoken,
+                  so that writing into the tables it reads (`encoder`, `bpe_ranks`, `byte_encoder`,
+                  `cache`) changes nothing; another object in their place, or in that of `pat` or
+                  `bpe`, is used
+    mlpf          is a method of the block: a copy of the block has a perceptron of its own, a
+                  replaced `mlp` is used, and a model can be pickled. minGPT's is a closure over
+                  the modules it was built with: copies share them, a replaced `mlp` changes
+                  nothing, and pickling fails
     num_workers   is 0, not 4: blocks are cut from memory faster than processes hand them over;
                   what items draw at random in workers is seeded for each batch, to be resumed
     trainer.loss  has let go of its graph, which would keep a step's memory; a loss that is not

@@ -1,6 +1,7 @@
 """Modules wrapped, replaced, resized, removed or shared: the model computes with what is there."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -237,3 +238,21 @@ def test_a_block_may_be_appended_in_place(model, config, state):
     model(plain.tokens(1, 2))
     model.transformer.h.append(copy.deepcopy(model.transformer.h[0]))
     assert_computes(model, renumbered(state, [0, 1, 0]))
+
+
+def test_the_perceptron_function_goes_with_its_block(model, state, idx):
+    """On purpose unlike minGPT, whose mlpf keeps the modules it was built with: they are shared by
+    copies of a block, used where mlp is replaced, and cannot be pickled."""
+    block = model.transformer.h[0]
+    copied, pickled = copy.deepcopy(block), pickle.loads(pickle.dumps(model))
+    x = torch.randn(2, 4, plain.WIDTH, generator=torch.Generator().manual_seed(0))
+    expected = block.mlpf(x)
+    with torch.no_grad():
+        block.mlp.c_proj.weight.zero_()
+        block.mlp.c_proj.bias.zero_()
+    assert not block.mlpf(x).any()
+    assert torch.equal(copied.mlpf(x), expected)
+    assert_computes(pickled, state)
+    block.mlp = copied.mlp
+    assert torch.equal(block.mlpf(x), expected)
+    assert_computes(model, state)
