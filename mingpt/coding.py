@@ -34,6 +34,7 @@ from mingpt.data import load_book
 from mingpt.mixing import METHODS
 from mingpt.modes import plain_arithmetic
 from mingpt.parser import Parser
+from mingpt.tokens import token_tensor
 from mingpt.utils import atomic_path, check_file
 
 PROG = "python -m mingpt.coding"
@@ -86,9 +87,10 @@ def compress(text, model, method="adaptive", encoder=None, primer=None):
     """The text (str) as bytes, to be read by `decompress` with the same model and arguments.
 
     model: a GPT, left as it is; method: one of METHODS; encoder: that of the model's tokens
-    (default GPT-2's); primer (N,) int64: what precedes the text (default: the book's training
-    part, which the model was trained on), more than 32 tokens.
-    Raises ValueError for a text that UTF-8 does not have, and an encoder of other tokens.
+    (default GPT-2's); primer (N,) whole numbers: what precedes the text (default: the book's
+    training part, which the model was trained on), more than 32 tokens.
+    Raises ValueError for a text that UTF-8 does not have, an encoder of other tokens, and a primer
+    that is none.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
@@ -145,14 +147,14 @@ def decompress(content, model, encoder=None, primer=None):
 
 def _defaults(model, encoder, primer):
     encoder = get_encoder() if encoder is None else encoder
-    if encoder.vocab_size != model.config.vocab_size:
-        raise ValueError(f"the model knows {model.config.vocab_size} tokens, its encoder "
-                         f"{encoder.vocab_size}")
+    known = len(model.transformer.wte.weight)
+    if encoder.vocab_size != known:
+        raise ValueError(f"the model knows {known} tokens, its encoder {encoder.vocab_size}")
     if primer is None:
         primer = load_book().train
         if encoder is not get_encoder():
             primer = torch.tensor(encoder.from_gpt2(primer.tolist()))
-    return encoder, primer
+    return encoder, token_tensor(primer)
 
 
 @contextmanager

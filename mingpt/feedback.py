@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from mingpt.modes import evaluating
+from mingpt.tokens import token_tensor
 from mingpt.utils import InputError, check_integer, check_number, seeded
 
 CHUNK = 512  # sequences that are written or scored at once
@@ -108,15 +109,16 @@ def weighted_gradient(model, idx, weights, start):
 def policy_gradient(model, prompts, reward, samples=64, baseline=True, seed=0, *, length=None):
     """An unbiased estimate of the gradient of L = -E[r(x, y)]: a list like model.parameters().
 
-    prompts (B, T) int64; for each, `samples` continuations of `length` tokens (default: what the
-    block leaves) are drawn from the model. reward: a function of all of them, (N, T + L) int64,
-    prompts and continuations, that returns (N,). baseline: take from each reward the mean of the
-    prompt's others, which changes no mean and lowers the variance. seed: a whole number, or a
-    torch.Generator to go on drawing from.
+    prompts (B, T) whole numbers; for each, `samples` continuations of `length` tokens (default:
+    what the block leaves) are drawn from the model. reward: a function of all of them, (N, T + L)
+    int64, prompts and continuations, that returns (N,). baseline: take from each reward the mean
+    of the prompt's others, which changes no mean and lowers the variance. seed: a whole number, or
+    a torch.Generator to go on drawing from.
     A parameter that requires no gradient gets zeros. The model keeps its mode and its `.grad`.
     Raises InputError for prompts that leave no room, numbers out of range, a baseline from a
     single sample, and rewards of another shape or not finite.
     """
+    prompts = token_tensor(prompts, ndim=2)
     length = check_prompts(model, prompts, length)
     samples = check_integer("samples", samples, at_least=2 if baseline else 1)
     if not isinstance(seed, torch.Generator):
@@ -215,7 +217,7 @@ def tune(policy, reference, prompts, reward, beta, *, method="REINFORCE", sample
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         with evaluating(policy), evaluating(reference):
-            x = prompts(generator)
+            x = token_tensor(prompts(generator), ndim=2)
             start = x.shape[1]
             idx = write(policy, x, samples, check_prompts(policy, x, length), generator)
             rewards = check_rewards(reward(idx), len(idx)).to(policy.lm_head.weight)

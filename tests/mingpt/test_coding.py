@@ -79,6 +79,19 @@ def test_texts_come_back(setting, method, text):
     assert header.tokens == len(options["encoder"].encode(text))
 
 
+@pytest.mark.parametrize("kind", [list, bytes, np.array, lambda p: np.array(p, np.uint8),
+                                  lambda p: torch.tensor(p, dtype=torch.int32)])  # fmt: skip
+def test_a_primer_is_tokens_of_any_kind(setting, kind):
+    model, options = setting
+    primer = kind(options["primer"].tolist())
+    content = coding.compress("Alice", model, "static", options["encoder"], primer)
+    assert content == coding.compress("Alice", model, "static", **options)
+    assert coding.decompress(content, model, options["encoder"], primer) == "Alice"
+    for none in ([0.5] * 40, "text" * 10, [[1, 2]] * 40):
+        with pytest.raises(ValueError, match="tokens should be whole numbers"):
+            coding.compress("Alice", model, "static", options["encoder"], none)
+
+
 def test_the_caller_s_settings_decide_nothing_and_stay(setting):
     model, options = setting
     expected = coding.compress(TEXT, model, **options)

@@ -99,6 +99,10 @@ TOKENS = {
     "brute_force": lambda idx: brute_force_log_prob(MODEL, idx, 3),
     "early_exit": lambda idx: early_exit.forward(MODEL, idx)[0],
     "early_exit_generation": lambda idx: early_exit.generate(MODEL, idx, 3)[0],
+    "policy_gradient": lambda idx: feedback.policy_gradient(MODEL, idx, reward, samples=4)[-1],
+    "tuning": lambda idx: next(
+        feedback.tune(copy.deepcopy(MODEL), MODEL, lambda g: idx, reward, 0.5, samples=2)
+    ).idx,
 }
 every_reader = pytest.mark.parametrize("read", TOKENS)
 
