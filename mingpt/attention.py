@@ -24,7 +24,7 @@ def attention(model, idx, block=-1):
 def all_blocks(model, idx, blocks=None):
     """As `attention` for several blocks (default all): each (blocks, B, heads, T, T)."""
     idx = token_tensor(idx, ndim=2)
-    blocks = range(model.config.n_layer) if blocks is None else blocks
+    blocks = range(len(model.transformer.h)) if blocks is None else blocks
     with evaluating(model):
         *_, captured = model(idx, capture=blocks, last_only=True)
     scores, weights = zip(*(captured[block] for block in blocks), strict=True)
@@ -56,7 +56,7 @@ def knockout(model, idx, key, rows, blocks=None):
     blocked = torch.zeros(T, T, dtype=torch.bool, device=idx.device)
     blocked[rows, key] = True
     blocked.fill_diagonal_(False)
-    blocks = range(model.config.n_layer) if blocks is None else blocks
+    blocks = range(len(model.transformer.h)) if blocks is None else blocks
     with evaluating(model):
         logits, _ = model(idx[:, :-1], blocked=dict.fromkeys(blocks, blocked[:-1, :-1]))
     rows = torch.as_tensor(rows, device=idx.device)

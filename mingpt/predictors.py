@@ -199,7 +199,8 @@ class Neighbours:
         self._model = copy.deepcopy(model).to("cpu", torch.float32).eval()
         self._theta, self._floor, self._adaptive = theta, floor, adaptive
         self._window, self._segment = window, segment
-        self._states = torch.empty(0, model.config.n_embd, dtype=torch.float32)  # (capacity, C)
+        width = model.transformer.wte.weight.shape[1]
+        self._states = torch.empty(0, width, dtype=torch.float32)  # (capacity, C)
         self._next = torch.empty(0, dtype=torch.int64)  # (capacity,), what followed them
         self._count = 0
         overlap = window - segment
@@ -240,7 +241,7 @@ class Neighbours:
     @plain_arithmetic()
     def predict(self):
         """Log-probabilities of the next token, (V,) float64 nats."""
-        V = self._model.config.vocab_size
+        V = len(self._model.transformer.wte.weight)
         p = torch.full((V,), 1 / V, dtype=torch.float64)
         if self._count:
             # a lone column goes in twice, as in fast.head_of_last

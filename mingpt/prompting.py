@@ -78,7 +78,7 @@ def finetune(model, pairs, seed=0, *, steps=STEPS, batch_size=BATCH_SIZE, learni
     """
     with evaluating(model, gradients=True):
         tuned = copy.deepcopy(model)
-        no_vectors = tuned.transformer.wte.weight.new_empty(0, tuned.config.n_embd)
+        no_vectors = tuned.transformer.wte.weight[:0].detach()
         losses = _learn(tuned, no_vectors, list(tuned.parameters()), pairs, seed, steps, batch_size,
                         learning_rate, progress)  # fmt: skip
     return FineTuned(tuned, losses)

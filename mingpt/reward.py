@@ -33,7 +33,7 @@ class RewardModel(nn.Module):
         self.gpt, self.start = copy.deepcopy(gpt).eval(), start
         self.gpt.transformer.wte.weight.requires_grad_(False)
         with drawing_from(torch.Generator()):  # leaves the global one as it is
-            self.head = nn.Linear(3 * gpt.config.n_embd, 1)
+            self.head = nn.Linear(3 * gpt.transformer.wte.weight.shape[1], 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

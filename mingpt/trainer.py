@@ -27,6 +27,15 @@ class TrainingDivergedError(ValueError):
         super().__init__(f"training diverged at iteration {iteration}: {what} is not finite")
 
 
+def _vocabulary_size(model):
+    """How many tokens a model embeds: of its module where it has GPT's, else as its config says;
+    None where nothing does."""
+    wte = getattr(getattr(model, "transformer", None), "wte", None)
+    if (weight := getattr(wte, "weight", None)) is not None:
+        return len(weight)
+    return getattr(getattr(model, "config", None), "vocab_size", None)
+
+
 class Trainer:
     """Trains a GPT on blocks of tokens, with minGPT's interface.
 
@@ -94,8 +103,8 @@ class Trainer:
         self.rank, self.world_size = process_rank(), process_count()
         if cuts_blocks(train_dataset):
             vocab_size = train_dataset.vocab_size
-            known = getattr(getattr(model, "config", None), "vocab_size", vocab_size)
-            if vocab_size > known:
+            known = _vocabulary_size(model)
+            if known is not None and vocab_size > known:
                 raise ValueError(
                     f"the data use a vocabulary of {vocab_size} tokens, the model knows {known}"
                 )

@@ -22,6 +22,17 @@ def small_model(seed=0, vocab_size=97, block_size=16, scale=1.0, **settings):
     return model.eval()
 
 
+def extend_vocabulary(model, vocab_size):
+    """Put a larger token embedding and head in the place of a model's; the config stays."""
+    width = model.transformer.wte.weight.shape[1]
+    wte = torch.nn.Embedding(vocab_size, width)
+    head = torch.nn.Linear(width, vocab_size, bias=False)
+    for new, old in ((wte, model.transformer.wte), (head, model.lm_head)):
+        new.weight.data.zero_()[: len(old.weight)] = old.weight.detach()
+    model.transformer.wte, model.lm_head = wte, head
+    return model
+
+
 def tokens(*shape, vocab_size=97, seed=0):
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
