@@ -30,6 +30,10 @@ RECIPE_NUMBERS = (
     "embedding_weight_decay", "embedding_init_std",
 )  # fmt: skip
 RECIPE_OPTIONAL_NUMBERS = ("discount", "ema_decay")
+UNREADABLE = (
+    RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -42,13 +46,13 @@ def save(model, path, dtype=torch.float32, **extra):
 
     The same model and extras give the same bytes.
 
-    `extra` (numbers, strings, tensors, lists and dicts of them) travels along; see `read`, which
-    has its own demands on a `history` and a `recipe`.
+    `extra` (Python's numbers and strings, tensors, lists and dicts of them) travels along; see
+    `read`, which has its own demands on a `history`, a `recipe` and a `text`.
     What torch.compile, DistributedDataParallel or DataParallel wrapped is saved. Sizes, and whether
     the head is tied, are those of the tensors, whatever the config says.
     Raises ValueError for weights that are not finite in `dtype`, and for a model that the file
-    could not give back: one that is no GPT, or has parts or a forward of its own; TypeError for
-    other extras.
+    could not give back: one that is no GPT, or has parts or a forward of its own; ValueError or
+    TypeError for extras that `read` would refuse. The file is as it was then.
     """
     model = _unwrapped(model)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
@@ -64,6 +68,7 @@ def save(model, path, dtype=torch.float32, **extra):
     content["sha256"] = _digest(content)
     packed = io.BytesIO()  # a file's name would become part of its content
     torch.save(content, packed)
+    _check_readable(packed, path)
     with atomic_path(path) as temporary:
         temporary.write_bytes(packed.getbuffer())
     return content
@@ -115,6 +120,20 @@ def _check_restorable(model, content):
         raise ValueError(f"{refused}{min(names)} is not what mingpt.model builds")
 
 
+def _check_readable(packed, path):
+    """Refuse to write a file, packed in memory, that `read` would refuse."""
+    packed.seek(0)
+    try:
+        content = torch.load(packed, map_location="cpu", weights_only=True)
+    except UNREADABLE:
+        raise ValueError(f"{path} was not written: extras should be Python's numbers and strings, "
+                         "tensors, lists and dicts of them") from None
+    try:
+        _verified(content, path)
+    except CheckpointError as error:
+        raise ValueError(f"{error}; it was not written") from None
+
+
 def _overridden(model):
     """The names of GPT's methods that a model's class, or the model itself, replaces."""
     classes = type(model).__mro__[: type(model).__mro__.index(GPT)]
@@ -141,7 +160,11 @@ def read(path):
     numbers}, none of them empty, or a `recipe` that is not None or a dict with all RECIPE_* keys,
     or a `text` that is not None or a dict with the name and the sha256 of one.
     """
-    content = _unpickled(path)
+    return _verified(_unpickled(path), path)
+
+
+def _verified(content, path):
+    """What was in the file, if it is as `read` demands."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         names = content if isinstance(content, dict) else {}
         kind = names.get("kind", names.get("format"))
@@ -187,8 +210,7 @@ def _unpickled(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError,
-            pickle.UnpicklingError, zipfile.BadZipFile):
+    except UNREADABLE:
         raise CheckpointError(f"{path}: not a readable weights file, or damaged") from None
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ import mingpt
 from mingpt import checkpoint
 from mingpt.checkpoint import CheckpointError
 from mingpt.merges import DataError
-from tests.mingpt.helpers import small_model, tokens
+from tests.mingpt.helpers import extend_vocabulary, small_model, tokens
 
 
 @pytest.mark.parametrize("tied_head", [False, True])
@@ -115,10 +116,25 @@ def test_tampering_with_any_part_is_noticed(tmp_path, part, alter):
         checkpoint.read(path)
 
 
+def is_refused(path, message, **extra):
+    """Neither written by `save`, which leaves the file that was there, nor read by `load`."""
+    content = mingpt.save(small_model(), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        mingpt.save(small_model(seed=1), path, **extra)
+    assert path.read_bytes() == before
+    content |= extra
+    content["sha256"] = checkpoint._digest(content)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message):
+        mingpt.load(path)
+
+
 @pytest.mark.parametrize(
     "history",
     [
         "good",
+        {"loss": [1.0]},
         {"training_loss_nats_per_token": [1.0]},
         {**HISTORY, "training_loss_nats_per_token": [1.0, float("nan")]},
         {**HISTORY, "training_loss_nats_per_token": ["low"]},
@@ -132,9 +148,28 @@ def test_tampering_with_any_part_is_noticed(tmp_path, part, alter):
     ],
 )
 def test_a_history_that_is_none_is_refused(tmp_path, history):
-    mingpt.save(small_model(), tmp_path / "gpt.pt", history=history)
-    with pytest.raises(CheckpointError, match="training history"):
-        mingpt.load(tmp_path / "gpt.pt")
+    is_refused(tmp_path / "gpt.pt", "training history", history=history)
+
+
+@pytest.mark.parametrize("text", ["alice", {"name": "alice"}, {"name": "alice", "sha256": 1}])
+def test_a_text_that_is_none_is_refused(tmp_path, text):
+    is_refused(tmp_path / "gpt.pt", "of its text", text=text)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"best": np.float64(1.9)},
+        {"note": np.str_("x")},
+        {"notes": [{"best": np.float64(1.9)}]},
+        {"history": {**HISTORY, "training_loss_nats_per_token": [3.0, np.float64(2.5)]}},
+    ],
+)
+def test_numpys_numbers_and_strings_are_refused_at_writing(tmp_path, extra):
+    """A weights-only file gives back none of them."""
+    with pytest.raises(ValueError, match="was not written: extras should be Python's numbers"):
+        mingpt.save(small_model(), tmp_path / "gpt.pt", **extra)
+    assert list(tmp_path.iterdir()) == []
 
 
 RECIPE = {
@@ -165,9 +200,7 @@ def test_a_recipe_travels_along(tmp_path, recipe):
     ],
 )
 def test_a_recipe_that_is_none_is_refused(tmp_path, recipe):
-    mingpt.save(small_model(), tmp_path / "gpt.pt", recipe=recipe)
-    with pytest.raises(CheckpointError, match="training recipe"):
-        mingpt.load(tmp_path / "gpt.pt")
+    is_refused(tmp_path / "gpt.pt", "training recipe", recipe=recipe)
 
 
 def test_weights_that_are_not_finite_leave_the_file_alone(tmp_path):
@@ -275,12 +308,7 @@ def test_a_head_is_tied_where_its_tensor_is_the_embeddings(tmp_path):
 
 
 def test_an_extended_vocabulary_is_saved_in_its_size(tmp_path):
-    model = small_model()
-    for part, name in ((model.transformer, "wte"), (model, "lm_head")):
-        old = getattr(part, name).weight.detach()
-        new = torch.nn.Embedding(99, 24) if name == "wte" else torch.nn.Linear(24, 99, bias=False)
-        new.weight.data[:97] = old
-        setattr(part, name, new)
+    model = extend_vocabulary(small_model(), 99)
     assert comes_back(model, tmp_path / "gpt.pt").config.vocab_size == 99
 
 
