@@ -6,31 +6,53 @@ PyTorch's global generator is not among them: the Trainer keeps that one itself.
 import hashlib
 import json
 import random
+from types import ModuleType
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 KINDS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+CLOSED = (torch.Tensor, np.ndarray, type, ModuleType)  # hold none, or those of others
+SHORT = 100  # items of a list, tuple or dict that are all looked at
 
 
 def generators(dataset):
-    """Python's and NumPy's global generators, and those that the dataset, or datasets that it
-    holds, keep as attributes: in the same order for the same dataset."""
-    return [random.getstate.__self__, np.random.get_state.__self__, *_own(dataset, set())]
+    """Python's and NumPy's global generators, and those that the dataset keeps in its attributes,
+    in lists, tuples and dicts there, or in objects that it holds, such as a transform or another
+    dataset: each once, in the same order for the same dataset.
 
-
-def _own(dataset, seen):
-    if id(dataset) in seen:
-        return
-    seen.add(id(dataset))
-    for value in vars(dataset).values() if hasattr(dataset, "__dict__") else ():
+    Of a list, tuple or dict of more than SHORT items the first says whether to look at them.
+    """
+    found = [random.getstate.__self__, np.random.get_state.__self__]
+    seen, waiting = set(map(id, found)), [dataset]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
         if isinstance(value, KINDS):
-            yield value
-        parts = value if isinstance(value, list | tuple) else [value]
-        if parts and isinstance(parts[0], Dataset):  # so that no list of a million items is read
-            for part in parts:
-                yield from _own(part, seen)
+            found.append(value)
+        else:
+            waiting += reversed(_held(value))
+    return found
+
+
+def _held(value):
+    """What a value holds that is a generator or may hold one."""
+    held = [*vars(value).values()] if _has_attributes(value) else []
+    if isinstance(value, dict | list | tuple):
+        items = value.values() if isinstance(value, dict) else value
+        if len(items) <= SHORT or _is_open(next(iter(items))):
+            held += items
+    return [item for item in held if isinstance(item, dict | list | tuple) or _is_open(item)]
+
+
+def _is_open(value):
+    return isinstance(value, KINDS) or _has_attributes(value)
+
+
+def _has_attributes(value):
+    return hasattr(value, "__dict__") and not isinstance(value, CLOSED)
 
 
 def states(dataset):

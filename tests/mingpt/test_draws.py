@@ -1,6 +1,8 @@
 """Datasets that draw at random: an interrupted training sees what an uninterrupted one sees."""
 
 import random
+from operator import itemgetter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +48,17 @@ class Own(Masked):
         return int(draw(0, 10))
 
 
+class Holding(Own):
+    """The generator is in what the dataset holds."""
+
+    def __init__(self, held, find):
+        self.held, self.find = held, find
+
+    @property
+    def generator(self):
+        return self.find(self.held)
+
+
 def of_torch(high):
     return torch.randint(high, ())
 
@@ -68,6 +81,15 @@ DATASETS = {
     "own old numpy": lambda: Own(np.random.RandomState(4)),
     "within others": lambda: ConcatDataset(
         [Subset(Own(np.random.default_rng(4)), range(90)), Own(torch.Generator())]
+    ),
+    "a transform's": lambda: Holding(
+        SimpleNamespace(share=0.5, generator=np.random.default_rng(4)), lambda held: held.generator
+    ),
+    "in a dict": lambda: Holding({"share": 0.5, "mask": torch.Generator()}, itemgetter("mask")),
+    "in a list": lambda: Holding([torch.Generator().manual_seed(4)], itemgetter(0)),
+    "transforms": lambda: Holding(
+        ({}, SimpleNamespace(steps=[SimpleNamespace(generator=random.Random(4))])),
+        lambda held: held[1].steps[0].generator,
     ),
 }
 every_dataset = pytest.mark.parametrize("kind", DATASETS)
@@ -152,6 +174,30 @@ def test_a_state_of_a_dataset_with_other_generators_is_refused():
     kept = draws.states(DATASETS["own numpy"]())
     with pytest.raises(ValueError, match="the dataset has 0 generators, had 1"):
         draws.restore(DATASETS["torch"](), kept)
+
+
+def test_a_generator_that_is_met_twice_is_one_and_circles_end():
+    generator = np.random.default_rng(4)
+    held = {"again": generator, "global": random.getstate.__self__}
+    dataset = SimpleNamespace(generator=generator, held=held)
+    dataset.itself = [dataset]
+    assert draws.generators(dataset)[2:] == [generator]
+
+
+def test_long_lists_of_plain_items_are_not_read_and_those_of_generators_are():
+    class Counted(list):
+        read = 0
+
+        def __iter__(self):
+            for item in super().__iter__():
+                self.read += 1
+                yield item
+
+    items = Counted(list(BLOCKS))
+    assert draws.generators(SimpleNamespace(items=items))[2:] == []
+    assert items.read == 1
+    generators = [np.random.default_rng(number) for number in range(len(items))]
+    assert draws.generators(SimpleNamespace(generators=generators))[2:] == generators
 
 
 def test_a_dataset_without_draws_leaves_nothing_to_keep():
