@@ -338,14 +338,17 @@ class GPT(nn.Module):
         """A GPT with the weights of a Hugging Face GPT-2: a model name or a local directory.
 
         In training mode, as in minGPT. The head is tied to the token embedding where theirs is,
-        as GPT-2's are, and `config.tied_head` says so; minGPT always unties it.
+        as GPT-2's are, and `config.tied_head` says so; minGPT always unties it. The global random
+        state stays as it is, unless a subclass draws: it may have weights of its own.
         Needs the transformers package. Raises InputError for what is no such name or directory,
         and for a configuration that computes something else than GPT-2.
         """
-        settings, theirs = read_pretrained(model_type)
+        with drawing_from(torch.Generator()):
+            settings, theirs = read_pretrained(model_type)
         config = cls.get_default_config()
         config.merge_from_dict(settings)
-        model = cls(config)
+        with drawing_from(torch.Generator() if cls is GPT else None):
+            model = cls(config)
         state = model.state_dict()
         state.update({key: value for key, value in theirs.items() if key in state})
         model.load_state_dict(state)

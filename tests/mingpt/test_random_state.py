@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mingpt import task_model
 from mingpt.bpe import get_encoder
@@ -17,6 +18,15 @@ def recipe():
     return plan.trainer(TEXT, BookVocabulary.of(TEXT), None, device="cpu", precision="float32")
 
 
+def pretrained(folder):
+    """A folder with a GPT-2 of Hugging Face's."""
+    with torch.random.fork_rng(devices=[]):
+        config = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=13, n_positions=8,
+                            bos_token_id=0, eos_token_id=0)  # fmt: skip
+        GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
 BUILDERS = {
     "a generator": lambda: GPT(small_model().config, generator=torch.Generator()),
     "the recipe": recipe,
@@ -29,6 +39,23 @@ BUILDERS = {
     ),
     "a training with a seed": lambda: trainer(max_iters=2).run(),
 }
+
+
+def test_reading_weights_moves_nothing_unless_a_subclass_has_others(tmp_path):
+    class Valued(GPT):
+        def __init__(self, config):
+            super().__init__(config)
+            self.value = torch.nn.Linear(config.n_embd, 1)
+
+    folder, before = pretrained(tmp_path), torch.get_rng_state()
+    GPT.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        first, second = (Valued.from_pretrained(folder).value.weight for _ in range(2))
+        torch.set_rng_state(before)
+        again = Valued.from_pretrained(folder).value.weight
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("built", BUILDERS)
