@@ -23,13 +23,21 @@ def set_seed(seed):
 
 
 def setup_logging(config):
-    """Create `config.system.work_dir` and record the command line and the config there."""
+    """Create `config.system.work_dir` and record the command line and the config there: numbers
+    and arrays of NumPy and PyTorch as JSON's, anything else that JSON lacks as text."""
     work_dir = Path(config.system.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     with atomic_path(work_dir / "args.txt") as path:
-        path.write_text(" ".join(sys.argv), encoding="utf-8")
+        # a file's name may hold bytes that are no UTF-8
+        path.write_text(" ".join(sys.argv), encoding="utf-8", errors="replace")
     with atomic_path(work_dir / "config.json") as path:
-        path.write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
+        text = json.dumps(config.to_dict(), indent=4, default=_json_value)
+        path.write_text(text, encoding="utf-8")
+
+
+def _json_value(value):
+    of_arrays = isinstance(value, np.generic | np.ndarray | torch.Tensor)
+    return value.tolist() if of_arrays else str(value)
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 import json
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from mingpt.utils import CfgNode, atomic_path, setup_logging
 
@@ -48,6 +51,21 @@ def test_setup_logging_records_command_and_config(tmp_path, monkeypatch):
     setup_logging(node)
     assert (tmp_path / "run/args.txt").read_text(encoding="utf-8") == "train.py --x=1"
     assert json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8")) == node.to_dict()
+
+
+def test_what_is_recorded_may_hold_numpys_numbers_and_names_of_any_bytes(tmp_path, monkeypatch):
+    node = CfgNode(
+        system=CfgNode(work_dir=str(tmp_path)), rate=np.float32(0.25), count=np.int64(3),
+        betas=np.array([0.5, 0.75]), bound=torch.tensor(2), device=torch.device("cpu"),
+        data=Path("a") / "b", seed=None,
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["train.py", "caf\udce9.txt"])
+    setup_logging(node)
+    assert (tmp_path / "args.txt").read_text(encoding="utf-8") == "train.py caf?.txt"
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == {
+        "system": {"work_dir": str(tmp_path)}, "rate": 0.25, "count": 3, "betas": [0.5, 0.75],
+        "bound": 2, "device": "cpu", "data": str(Path("a") / "b"), "seed": None,
+    }  # fmt: skip
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path):
