@@ -122,10 +122,13 @@ class BlockDataset(Dataset):
 def split_text(text):
     """(training part, held-out part) of a text; the cut's newline is held out.
 
-    Without a newline in the first half of its last tenth the text is cut where that begins.
+    The cut is the first newline in the first half of the text's last tenth, else the last one in
+    the tenth before; a text without either is cut where its last tenth begins.
     """
     tenth = int(len(text) * TRAIN_SHARE)
     cut = text.find("\n", tenth, (tenth + len(text)) // 2)
+    if cut < 0:
+        cut = text.rfind("\n", len(text) * 8 // 10, tenth)
     cut = tenth if cut < 0 else cut
     return text[:cut], text[cut:]
 

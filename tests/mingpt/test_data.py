@@ -216,3 +216,13 @@ def test_a_text_is_cut_at_a_line_end_where_its_last_tenth_has_one_soon():
     for text in ("a" * 100, "a" * 99 + "\n", "\n" + "a" * 99):
         assert [len(part) for part in data.split_text(text)] == [90, 10]
     assert data.split_text("") == ("", "")
+
+
+def test_a_text_is_cut_at_the_line_end_before_its_last_tenth_where_that_has_none_soon():
+    early = "a" * 9 + "\n"
+    for end in ("b" * 10, "b" * 9 + "\n"):  # a newline in the second half of the last tenth
+        assert data.split_text(early * 9 + end) == (early * 8 + "a" * 9, "\n" + end)
+    text = early * 8 + "a" * 20  # the last newline comes before the last fifth
+    assert data.split_text(text) == (text[:90], text[90:])
+    text = early * 9 + "b" * 4 + "\n" + "b" * 5  # a newline after the mark comes first
+    assert data.split_text(text) == (text[:94], text[94:])
