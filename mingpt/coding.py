@@ -162,17 +162,18 @@ def reproducible():
     """Operations on one thread and in float32, all of it, whatever the caller computes with and
     where; no gradients but those asked for."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    precision = torch.get_float32_matmul_precision()
+    products = torch.backends.mkldnn.matmul  # set_float32_matmul_precision sets it too
+    precision = products.fp32_precision
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
-    torch.set_float32_matmul_precision("highest")
+    products.fp32_precision = "ieee"
     try:
         with plain_arithmetic():
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
-        torch.set_float32_matmul_precision(precision)
+        products.fp32_precision = precision
 
 
 def _model_sum(model, primer):

@@ -118,6 +118,19 @@ def test_the_caller_s_settings_decide_nothing_and_stay(setting):
         model.eval()
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+def test_products_are_in_float32_inside_and_as_the_caller_has_them_after(precision):
+    """PyTorch's newer setting, which its older functions refuse to read where the two differ."""
+    products = torch.backends.mkldnn.matmul
+    before, products.fp32_precision = products.fp32_precision, precision
+    try:
+        with coding.reproducible():
+            assert products.fp32_precision == "ieee"
+        assert products.fp32_precision == precision
+    finally:
+        products.fp32_precision = before
+
+
 @pytest.mark.parametrize("frozen", ["", "transformer.wte", "lm_head"])
 def test_frozen_weights_learn_on_the_way_in_a_copy(setting, frozen):
     model, options = setting
