@@ -96,7 +96,7 @@ def _points(columns: np.ndarray, path) -> Tensor:
     largest, spread = np.abs(values).max(), values.std(axis=0)
     if not 1e-15 <= largest <= 1e15:
         raise ValueError(f"{path} has coordinates of up to {largest:g}; scale them to 1e-15..1e15")
-    if not spread.min() > 1e-4 * np.abs(values.mean(axis=0)).max():
+    if not (spread > 1e-4 * np.abs(values.mean(axis=0))).all():
         raise ValueError(
             f"{path} has coordinates that hardly vary: their standard deviations are "
             f"{spread[0]:g} and {spread[1]:g}; subtract their mean, and no column may be constant"

@@ -103,10 +103,11 @@ def check_place(points: Tensor) -> Tensor:
     points = points.detach().double().cpu()
     centre, variance = spread(points.mean(dim=0)[None], points.T.cov()[None])
     unit = units(variance)
-    offset = centre.abs().max().item()
-    if offset > 4096 * unit.min().item():
+    worst = (centre.abs() / unit).argmax()  # of the coordinates
+    if centre[worst].abs() > 4096 * unit[worst]:
         raise ValueError(
-            f"the points lie {offset:.4g} from 0 but vary by {variance.sqrt().min().item():.4g}: "
+            f"the points lie {centre[worst].abs():.4g} from 0 but vary by "
+            f"{variance[worst].sqrt():.4g}: "
             "too little for float32; subtract their mean first"
         )
     return unit

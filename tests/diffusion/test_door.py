@@ -116,12 +116,23 @@ def test_the_result_of_a_training_is_trained_again():
         (torch.zeros(5, 2), None, 0, "standard deviations 0, 0; both must vary"),
         (POINTS * torch.tensor([1.0, 1e-5]), None, 0, "at most 1000 times as much"),
         (POINTS.double() + 1e6, None, 0, "lie 1e.06 from 0 but vary by"),
+        (POINTS.double() + torch.tensor([0, 1e6]), None, 0, "lie 1e.06 from 0 but vary by 0.5"),
     ],
 )
 def test_data_without_a_plain_meaning_are_refused_in_a_line(points, labels, num_classes, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         build(points, labels, num_classes=num_classes)
     assert "\n" not in str(caught.value)
+
+
+def test_the_place_of_a_coordinate_is_held_to_its_own_width():
+    """A narrow coordinate at 0 beside a wide one far from 0 is learnt as if both were at 0."""
+    narrow, far = POINTS.double() * torch.tensor([0.004, 2.0]), torch.tensor([0.0, 50.0])
+    losses = [
+        Training(build(points, width=8), points, epochs=20).run().losses
+        for points in (narrow, narrow + far)
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
 
 
 def test_numpys_numbers_are_numbers(denoiser, tmp_path):

@@ -60,6 +60,16 @@ def test_classes_keep_their_numbers_and_each_gives_a_tenth(tmp_path, dtype):
     assert named == {tuple(row) for row in array.tolist()}
 
 
+def test_a_narrow_coordinate_at_0_is_read_beside_a_wide_one_far_from_it(tmp_path):
+    array = RANDOM.standard_normal((100, 2)) * [0.001, 10] + [0, 50]
+    points = pointsfile.read(written(tmp_path, array))
+    assert {*rows(points.training), *rows(points.held_out)} == rows(
+        torch.from_numpy(array.astype(np.float32))
+    )
+    with pytest.raises(ValueError, match="hardly vary"):
+        pointsfile.read(written(tmp_path, array + np.array([20, 0])))
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 50.0, 1e12])
 def test_any_scale_is_read(tmp_path, scale):
     array = scale * (RANDOM.standard_normal((100, 2)) + np.array([300, -80]))
