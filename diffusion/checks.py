@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from numbers import Integral
 
 import numpy as np
@@ -15,16 +15,22 @@ _WHOLE = {
     torch.int8, torch.int16, torch.int32,
     torch.uint8, torch.uint16, torch.uint32, torch.uint64,
 }  # fmt: skip
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # devices that have it
 
 
 @contextmanager
 def own_mode(*, gradients: bool) -> Iterator[None]:
     """Decorates what must not depend on the caller's modes: no_grad, enable_grad, inference_mode,
-    and the type that new tensors have by default."""
+    autocast, and the type that new tensors have by default."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        with ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.set_grad_enabled(gradients))
+            for device in filter(torch.is_autocast_enabled, _AUTOCAST):
+                # The cache would outlast an update of the weights, where a model lowers its own.
+                modes.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.checks import as_real, check_seed
+from diffusion.checks import as_real, check_seed, own_mode
 from diffusion.data import SQUARE, inside, uniform
 from diffusion.exact import ideal_noise
 
@@ -79,6 +79,7 @@ def border_profile(points: Tensor, rectangle: Tensor, bins: Tensor) -> Tensor:
     return share / torch.diff(nearer)
 
 
+@own_mode(gradients=False)
 def excess_risk(
     model,
     *,
@@ -105,7 +106,6 @@ def excess_risk(
         num_samples, 2, generator=generator, dtype=torch.float32
     )
     labels = None if label is None else torch.full((num_samples,), label, device=model.device)
-    with torch.no_grad():
-        predicted = model.noise(x_t.to(model.device), sigma.to(model.device), labels).cpu()
-        difference = predicted - ideal_noise(x_t, sigma, rectangle)
+    predicted = model.noise(x_t.to(model.device), sigma.to(model.device), labels).cpu()
+    difference = predicted - ideal_noise(x_t, sigma, rectangle)
     return difference.square().mean().item()

@@ -267,6 +267,19 @@ def test_the_callers_gradient_mode_changes_nothing(mode, dtype, denoiser):
     assert not any(answer.requires_grad for answer in found[-8:])
 
 
+def test_the_callers_autocast_changes_nothing(denoiser):
+    def risk():
+        return metrics.excess_risk(denoiser, num_samples=100)
+
+    expected, measured = everything(denoiser), risk()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = everything(denoiser)
+        assert risk() == measured
+        assert torch.is_autocast_enabled("cpu")
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_model_is_left_as_it_was(denoiser):
     for training in (True, False):
         model = copy.deepcopy(denoiser).train(training).requires_grad_(training)

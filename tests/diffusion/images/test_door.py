@@ -99,6 +99,34 @@ def test_the_callers_modes_change_nothing(name):
         assert same(trained(name), expected)
     with torch.inference_mode():
         assert same(trained(name), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(trained(name), expected)
+
+
+def test_a_network_lowers_its_own_precision_alike_under_the_callers_autocast():
+    def lowered():
+        model = small_bitnet()
+        model.precision = torch.bfloat16
+        return BitTraining(model, 2 * FEW - 1, LABELS, epochs=3, batch_size=4, seed=1).run()
+
+    expected = lowered()
+    assert not same(trained("bitnet"), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(lowered(), expected)
+
+
+@pytest.mark.parametrize("name", ["vae", "gan", "bitnet"])
+def test_samples_are_the_same_under_the_callers_autocast(name):
+    model = MODELS[name][0]()
+
+    def draw():
+        if name == "bitnet":
+            return bitflip.sample(model, 20, labels=3, seed=0)
+        return model.sample(20, seed=0)
+
+    expected = draw()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(draw(), expected)
 
 
 @every_model
