@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count
+from diffusion.checks import as_real, as_tensor, check_count, check_labels, own_mode
 from diffusion.images.classifier import Classifier, evaluate
 
 SURE = 0.9  # probability of the likeliest class above which the classifier counts as sure
@@ -28,6 +28,7 @@ def frechet_distance(features: Tensor, others: Tensor) -> float:
     Raises:
         ValueError: the sets are not of the same d, or have fewer than two rows.
     """
+    features, others = as_real(features, "features"), as_real(others, "features")
     if features.ndim != 2 or others.ndim != 2 or features.shape[1] != others.shape[1]:
         raise ValueError(
             f"features must have shapes (n, d) and (k, d), "
@@ -48,19 +49,31 @@ def coverage(classes: Tensor, num_classes: int) -> tuple[float, float]:
     """Total variation of class shares from uniform, and what as many fair draws give on average.
 
     Args:
-        classes: (n,) int64 in 0..num_classes-1.
+        classes: (n,) whole numbers in 0..num_classes-1.
 
     The second number is num_classes / 2 times the mean absolute deviation of a share, normal
     approximation.
+
+    Raises:
+        ValueError: they are not.
     """
+    classes = as_tensor(classes, "classes")
+    classes = check_labels(classes, classes.numel(), num_classes, classes.device)
     share = torch.bincount(classes, minlength=num_classes) / len(classes)
     p = 1 / num_classes
     deviation = math.sqrt(2 / math.pi * p * (1 - p) / len(classes))
     return (share - p).abs().sum().item() / 2, num_classes / 2 * deviation
 
 
+@own_mode(gradients=False)
 def nearest_distance(samples: Tensor, images: Tensor) -> Tensor:
-    """Euclidean distance of each sample (n, m) to the nearest of the images (k, m): (n,)."""
+    """Euclidean distance of each sample (n, m) to the nearest of the images (k, m): (n,).
+
+    Both may be of any real type; whole numbers are taken as float64.
+    """
+    samples, images = as_real(samples, "samples"), as_real(images, "images")
+    dtype = torch.promote_types(samples.dtype, images.dtype)
+    samples, images = samples.to(dtype), images.to(dtype)
     size = images.square().sum(dim=1)
     nearest = [
         (size - 2 * rows @ images.T).min(dim=1).values + rows.square().sum(dim=1)

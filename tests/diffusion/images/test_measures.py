@@ -70,6 +70,41 @@ def test_the_neighbour_ratio_tells_a_reciter_from_a_painter():
         measures.neighbour_ratio(samples, training, fresh[:100])
 
 
+def test_whole_numbers_in_any_form_are_the_numbers_that_they_are():
+    grey = torch.randint(256, (3, 30, 9), generator=seeded(), dtype=torch.uint8)
+    samples, training, fresh = grey
+    assert measures.nearest_distance(
+        torch.full((1, 4), 100, dtype=torch.uint8), torch.zeros(1, 4, dtype=torch.uint8)
+    ).tolist() == [200]
+    distances = torch.cdist(samples.double(), training.double()).min(dim=1).values
+    ratio = measures.neighbour_ratio(*grey.double())
+    frechet = measures.frechet_distance(samples.double(), training.double())
+    for form in (lambda x: x, lambda x: x.numpy(), lambda x: x.float(), lambda x: x.tolist()):
+        torch.testing.assert_close(
+            measures.nearest_distance(form(samples), training).double(), distances
+        )
+        found = measures.neighbour_ratio(form(samples), form(training), form(fresh))
+        assert found == pytest.approx(ratio, rel=1e-5)
+        found = measures.frechet_distance(form(samples), form(training))
+        assert found == pytest.approx(frechet, rel=1e-9)
+        assert measures.coverage(form(samples[0] % 4), 4) == measures.coverage(
+            samples[0].long() % 4, 4
+        )
+
+
+def test_classes_outside_the_range_are_refused():
+    for classes in ([0, 1, 4], [-1, 0], [0.5, 1]):
+        with pytest.raises(ValueError, match="labels must be"):
+            measures.coverage(classes, 4)
+
+
+def test_the_nearest_distance_is_the_same_under_the_callers_autocast():
+    samples, images = torch.rand(2, 40, 20, generator=seeded())
+    expected = measures.nearest_distance(samples, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(measures.nearest_distance(samples, images), expected)
+
+
 def test_sets_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="features must have shapes"):
         measures.frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
