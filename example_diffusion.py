@@ -416,6 +416,7 @@ EXERCISE = Study(
     check=exercise.check,
     load=exercise.load,
     train=exercise.train,
+    weights="diffusion_{}.pt",
     forecast=exercise.forecast,
     questions={
         "u1": u1_forward_process,

@@ -80,10 +80,11 @@ class Study:
     name: of the results file and of the figures; description: one line for --help.
     load(args): the models by name, None for each that has to be trained; it runs before any other
     work and raises ValueError for a file that holds something else.
-    train(run, name): the model of that name, trained and saved.
+    train(run, name): the model of that name, trained and saved in `run.file(name)`.
     questions: by their names in the results file, in order; each takes the `Run`.
     check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
     fill in what depends on other options.
+    weights: the file's name of a trained model, {} standing for the model's.
     forecast(run): about how many seconds all of it will take on this machine, said at the start.
     subject(args): a file of the user's own that all is about, None for what ships. Its results and
     weights have a folder of their own, unless the command line names one.
@@ -99,6 +100,7 @@ class Study:
     train: Callable[[Run, str], Any]
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
+    weights: str = "{}.pt"
     forecast: Callable[[Run], float] | None = None
     subject: Callable[[argparse.Namespace], Path | None] = lambda args: None
     small: str = ""
@@ -120,6 +122,10 @@ class Run:
         if compute not in self._kept:
             self._kept[compute] = compute(self)
         return self._kept[compute]
+
+    def file(self, name: str) -> Path:
+        """Where the model of that name is saved once it is trained."""
+        return self.args.save / self.study.weights.format(name)
 
 
 # --- Options ------------------------------------------------------------------------------------
@@ -242,24 +248,23 @@ def run(study: Study, args: argparse.Namespace) -> list[str]:
     """
     check_options(study, args)
     fill_in_folders(study, args)
-    models = study.load(args)
+    this = Run(study, args, study.load(args))
     path = args.out / "results" / f"{study.name}.json"
     check_results(path, study.name, about(study, args))
-    untrained = [name for name, model in models.items() if model is None]
+    untrained = [name for name, model in this.models.items() if model is None]
     outputs = [getattr(args, entry.name) for entry in study.options if entry.output]
     outputs = [output for output in outputs if output is not None]
-    for folder in [path.parent, args.out / "figures"] + [args.save] * bool(untrained):
+    for folder in (path.parent, args.out / "figures"):
         check_writable(folder)
-    for output in outputs:
-        check_file(output)
+    for file in [*map(this.file, untrained), *outputs]:
+        check_file(file)
 
-    this = Run(study, args, models)
     seconds: dict[str, float] = {}
     if study.forecast is not None:
         say(f"this will take about {study.forecast(this):.0f} s here")
     for name in untrained:
         with _timed(seconds, f"train_{name}"):
-            models[name] = study.train(this, name)
+            this.models[name] = study.train(this, name)
     questions = progress.bar([*study.questions.items()], desc="questions", unit="question")
     for name, question in questions:
         with _timed(seconds, name):

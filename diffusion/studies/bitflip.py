@@ -74,7 +74,7 @@ def load(args: argparse.Namespace) -> dict[str, BitNet | Classifier | None]:
 
 
 def train(run: Run, name: str) -> BitNet:
-    training, path = digits_training(run.args), run.args.save / f"{name}.pt"
+    training, path = digits_training(run.args), run.file(name)
     earlier = training.model.losses.clone()
     model = recipe.run_and_save(training, bitnet.save, path)
     model.losses = torch.cat([earlier, model.losses])

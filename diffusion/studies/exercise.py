@@ -138,7 +138,7 @@ def trained(run: Run) -> dict[str, diffusion.Denoiser]:
         for name, model in run.models.items()
         if model is None
     }
-    by_path = {run.args.save / f"diffusion_{name}.pt": t for name, t in trainings.items()}
+    by_path = {run.file(name): t for name, t in trainings.items()}
     return dict(zip(trainings, recipe.run_and_save_all(by_path, diffusion.save), strict=True))
 
 

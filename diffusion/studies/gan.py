@@ -76,7 +76,7 @@ def load_digits(path: Path) -> GAN:
 
 def train(run: Run, name: str) -> GAN:
     training = digits_training(run.args.epochs, run.args.seed)
-    return recipe.run_and_save(training, GAN.save, run.args.save / f"{name}.pt")
+    return recipe.run_and_save(training, GAN.save, run.file(name))
 
 
 def digits_training(epochs: int, seed: int) -> GANTraining:

@@ -318,6 +318,7 @@ def study(
         options=ownpoints.OPTIONS,
         check=ownpoints.check,
         load=ownpoints.load,
+        weights="diffusion_{}.pt",
         train=ownpoints.train,
         subject=lambda args: args.data,
         questions={name: noted(name, question) for name, question in questions.items()},

@@ -93,7 +93,7 @@ def train(run: Run, name: str) -> VAE:
         training = conv_training(args.conv_epochs, args.seed)
     else:
         training = sheet_training(args.epochs, args.seed + int(name.removeprefix("vae_")))
-    return recipe.run_and_save(training, VAE.save, args.save / f"{name}.pt")
+    return recipe.run_and_save(training, VAE.save, run.file(name))
 
 
 def sheet_training(epochs: int, seed: int) -> VAETraining:

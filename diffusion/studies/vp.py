@@ -50,9 +50,8 @@ def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
 
 
 def train(run: Run, name: str) -> diffusion.Denoiser:
-    path = run.args.save / f"diffusion_{name}.pt"
     training = recipe.training(run.args, recipe.training_points(run.args))
-    return recipe.run_and_save(training, diffusion.save, path)
+    return recipe.run_and_save(training, diffusion.save, run.file(name))
 
 
 # --- Questions ----------------------------------------------------------------------------------
@@ -267,6 +266,7 @@ STUDY = Study(
     check=recipe.check_device,
     load=load,
     train=train,
+    weights="vp_{}.pt",
     questions={
         "posterior": v0_posterior,
         "schedules": v1_schedules,

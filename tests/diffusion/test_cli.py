@@ -272,6 +272,22 @@ def test_a_run_about_a_users_file_leaves_other_results_alone(where, tmp_path, mo
     assert json.loads(results.read_text(encoding="utf-8")) == found
 
 
+def test_a_folder_in_the_place_of_a_weights_file_is_refused_before_training(tmp_path):
+    trained = []
+    this = study(
+        "one", load=lambda args: {"net": None, "other": 1}, weights="one_{}.pt",
+        train=lambda run, name: trained.append(run.file(name)),
+    )  # fmt: skip
+    _, args = cli.parse("script", this, STUDIES, ["--out", f"{tmp_path}", "--save", f"{tmp_path}"])
+    (tmp_path / "one_other.pt").mkdir()  # which is not trained
+    cli.run(this, args)
+    assert trained == [tmp_path / "one_net.pt"]
+    (tmp_path / "one_net.pt").mkdir()
+    with pytest.raises(ValueError, match=r"cannot write .*one_net\.pt: there is a folder"):
+        cli.run(this, args)
+    assert len(trained) == 1
+
+
 @pytest.mark.parametrize("bad", ["--out=file/x", "--out=" + 300 * "x", "--save=" + 300 * "x"])
 def test_a_refused_run_leaves_no_folder(bad, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -29,7 +29,7 @@ WORDS = [
 @pytest.mark.parametrize(
     ("command", "name", "load", "weights"),
     [
-        (POINTS, "vp", diffusion.load, {"diffusion_unconditional.pt"}),
+        (POINTS, "vp", diffusion.load, {"vp_unconditional.pt"}),
         (TEXT, "gpt", mingpt.load, {"gpt.pt"}),
     ],
     ids=["diffusion", "gpt"],

@@ -210,6 +210,25 @@ def test_bad_input_to_bitflip_ends_in_one_line(options, complaint, tmp_path, cap
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("study", "file"),
+    [
+        ([], "diffusion_conditional.pt"),
+        (["--study", "vp"], "vp_unconditional.pt"),
+        (["--study", "bitflip"], "bitflip.pt"),
+        (["--study", "vae"], "vae_conv.pt"),
+        (["--study", "gan"], "gan.pt"),
+    ],
+)
+def test_a_folder_in_the_place_of_weights_is_refused_before_training(
+    study, file, tmp_path, capsys
+):
+    (tmp_path / "weights" / file).mkdir(parents=True)
+    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+    refused([*study, *folders], f"{file}: there is a folder of this name", capsys)
+    assert not files(tmp_path)
+
+
 def test_asking_for_an_absent_cuda_device_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for study in ([], ["--study", "vp"]):

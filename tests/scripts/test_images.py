@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import example_diffusion
+from diffusion.cli import Run
 from diffusion.images import bitnet, classifier, gan, vae
 from diffusion.images.bitnet import BitNet
 from diffusion.images.classifier import Classifier
@@ -95,7 +96,7 @@ def test_bitflip_trains_on_from_a_file(small, tmp_path):
         start=small / "bitflip.pt", blocks=2, epochs=2, steps=8, seed=0, precision="bfloat16",
         save=tmp_path,
     )  # fmt: skip
-    bitflip.train(SimpleNamespace(args=args), "bitflip")
+    bitflip.train(Run(bitflip.STUDY, args, {}), "bitflip")
     model = bitmodel.load(tmp_path / "bitflip.pt", 8)
     assert (model.blocks, model.width) == (2, 8)
     assert model.losses[:3].eq(1).all()  # those of the file

@@ -79,7 +79,7 @@ def train(run: Run, name: str) -> diffusion.Denoiser:
         noise_samples=ceil(ROWS / n),
         seed=args.seed,
     )
-    return recipe.run_and_save(training, diffusion.save, args.save / f"diffusion_{name}.pt")
+    return recipe.run_and_save(training, diffusion.save, run.file(name))
 
 
 # --- Shared by the questions --------------------------------------------------------------------
