@@ -119,10 +119,11 @@ def check(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
+    points, given = recipe.training_points(args), args.conditional_weights
+    labels = data.class_of(points)
     return {
-        "unconditional": args.weights and recipe.load(args.weights, 0),
-        "conditional": args.conditional_weights
-        and recipe.load(args.conditional_weights, data.NUM_CLASSES),
+        "unconditional": args.weights and recipe.load(args.weights, points),
+        "conditional": given and recipe.load(given, points, labels, data.NUM_CLASSES),
     }
 
 

@@ -60,7 +60,7 @@ def load(args: argparse.Namespace) -> dict:
         "VAE (conv.)": vae_study.load_kind(folder / "vae_conv.pt", "convolutional"),
         "GAN": gan_study.load_digits(folder / "gan.pt"),
         "classifier": classifier.load(folder / "classifier.pt"),
-        "points": recipe.load(folder / "diffusion_unconditional.pt", 0),
+        "points": recipe.load(folder / "diffusion_unconditional.pt", data.training_points()),
     }
 
 

@@ -46,7 +46,8 @@ SHOWN = {"t = T": 1, "0.6 T": 0.6, "0.35 T": 0.35, "0.15 T": 0.15, "0.06 T": 0.0
 
 
 def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
-    return {"unconditional": args.weights and recipe.load(args.weights, 0)}
+    points = recipe.training_points(args)
+    return {"unconditional": args.weights and recipe.load(args.weights, points)}
 
 
 def train(run: Run, name: str) -> diffusion.Denoiser:

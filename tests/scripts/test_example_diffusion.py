@@ -229,6 +229,24 @@ def test_a_folder_in_the_place_of_weights_is_refused_before_training(
     assert not files(tmp_path)
 
 
+def test_weights_of_other_points_than_the_squares_are_refused(tmp_path, capsys):
+    square = data.training_points(1000)
+    points = square + torch.tensor([300.0, -80.0])
+    for name, labels, classes in (("one", None, 0), ("five", data.class_of(square), 5)):
+        model = diffusion.build(points, labels, num_classes=classes, width=8)
+        model.losses = torch.ones(3)
+        diffusion.save(model, tmp_path / f"{name}.pt")
+    before = files(tmp_path)
+    for options in (
+        ["--weights", f"{tmp_path}/one.pt"],
+        ["--conditional-weights", f"{tmp_path}/five.pt"],
+        ["--study", "vp", "--weights", f"{tmp_path}/one.pt"],
+    ):
+        folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+        refused([*options, *folders], "is of points around (", capsys)
+    assert files(tmp_path) == before
+
+
 def test_asking_for_an_absent_cuda_device_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for study in ([], ["--study", "vp"]):

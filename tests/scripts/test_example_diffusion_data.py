@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from diffusion import cli, distances, steering
 from diffusion.studies import STUDIES, owndata
 from diffusion.studies.parts import ownpoints
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "30", "--steps", "10", "--samples", "60"]
 RANDOM = np.random.default_rng(0)
 
@@ -255,6 +257,17 @@ def test_options_that_do_not_belong_to_a_file_of_points_are_refused(tmp_path, ca
         assert code == 2
         assert complaint in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_shipped_weights_are_refused_for_points_elsewhere(tmp_path, capsys):
+    np.save(tmp_path / "points.npy", classed(200, *range(5)) * [50, 50, 1] + [300, -80, 0])
+    arguments = ["--data", str(tmp_path / "points.npy"), "--out", str(tmp_path / "out")]
+    for option, kind in (("--weights", "unconditional"), ("--conditional-weights", "conditional")):
+        weights = ROOT / f"weights/diffusion_{kind}.pt"
+        assert example_diffusion.main([*arguments, option, str(weights)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "is of points around (" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["points.npy"]
 
 
 def test_help_names_the_option(capsys):

@@ -48,10 +48,13 @@ def check(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
-    models = {"unconditional": args.weights and recipe.load(args.weights, 0)}
-    if count := len(pointsfile.read(args.data, seed=args.seed).names):
+    points = pointsfile.read(args.data, seed=args.seed)
+    models = {"unconditional": args.weights and recipe.load(args.weights, points.training)}
+    if points.names:
         weights = args.conditional_weights
-        models["conditional"] = weights and recipe.load(weights, count)
+        models["conditional"] = weights and recipe.load(
+            weights, points.training, points.labels, len(points.names)
+        )
     return models
 
 

@@ -17,9 +17,13 @@ from torch import Tensor, nn
 import diffusion
 from diffusion import data
 from diffusion.cli import option
+from diffusion.schedule import spread, units
 from diffusion.training import run_together
 
 WIDTH = 48
+# How far the points of a loaded model may be from those it is asked about: several times what two
+# samples of the same points differ by.
+APART = 0.25
 
 WEIGHTS = option(
     "--weights",
@@ -155,18 +159,53 @@ def run_and_save_all(
     return trained
 
 
-def load(path: Path, num_classes: int) -> diffusion.Denoiser:
-    """A trained denoiser with so many classes from a file.
+def load(
+    path: Path, points: Tensor, labels: Tensor | None = None, num_classes: int = 0
+) -> diffusion.Denoiser:
+    """A denoiser from a file, trained on points like these (n, 2), with so many classes.
+
+    labels: (n,) the points' classes, for a model that has any.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file holds something else, or a model of other points.
     """
     model = diffusion.load(path)
     if model.num_classes != num_classes:
         kind = "an unconditional model" if num_classes == 0 else f"{num_classes} classes"
         raise ValueError(f"{path} has {model.num_classes} classes, but {kind} is needed here")
     check_trained(model, path)
+    check_place(model, points, labels, path)
     return model
+
+
+def check_place(
+    model: diffusion.Denoiser, points: Tensor, labels: Tensor | None, path: Path
+) -> None:
+    """Refuse a model of points that lie elsewhere than these, or spread otherwise.
+
+    Raises:
+        ValueError: its points' centre is over `APART` units from that of these points, or in a
+            coordinate their standard deviations differ by more than that share.
+    """
+    fresh = diffusion.build(points, labels, num_classes=model.num_classes)
+    (own, wide), (centre, deviation) = _place(model), _place(fresh)
+    apart = (own - centre).abs() / units(deviation**2)
+    ratio = torch.maximum(wide / deviation, deviation / wide) - 1
+    if not (apart.max() <= APART and ratio.max() <= APART):
+        raise ValueError(
+            f"{path} is of points around {_pair(own)} with standard deviations {_pair(wide)}, but "
+            f"these are around {_pair(centre)} with {_pair(deviation)}"
+        )
+
+
+def _place(model: diffusion.Denoiser) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (2,) of the points that a model was built for."""
+    centre, variance = spread(model.mean.double(), model.covariance.double())
+    return centre, variance.sqrt()
+
+
+def _pair(values: Tensor) -> str:
+    return "({:.4g}, {:.4g})".format(*values.tolist())
 
 
 def check_trained(model: nn.Module, path: Path) -> None:
