@@ -189,6 +189,7 @@ def test_another_model_may_be_put_in_its_place(ema_decay):
 
 
 def test_another_model_that_a_discount_cannot_take_is_refused():
+    """run trains whatever stands in `model`; our discount, which minGPT lacks, refuses others."""
     discount = AbsoluteDiscount(TEXT, torch.zeros(97, dtype=torch.int64))
     config = CfgNode(device="cpu", max_iters=1, batch_size=8)
     run = Trainer(config, small_model(), BlockDataset(TEXT, 16), discount=discount)
