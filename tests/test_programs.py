@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,16 @@ def test_an_interrupt_at_the_imports_is_one_line(module):
     assert done.stderr == f"python -m {module}: interrupted\n"
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """As in a shell's foreground; what runs in its background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("package", ["mingpt", "diffusion"])
-def test_conclude_has_a_line_and_a_code_for_each_end(package, capsys):
+def test_conclude_has_a_line_and_a_code_for_each_end(package, capsys, ctrl_c_is_heard):
     startup = importlib.import_module(f"{package}.startup")
 
     def failing(error):
