@@ -1,6 +1,5 @@
 """Part 2 against itself: an old checkout, the plain path, and the question that chooses a path."""
 
-import json
 import statistics
 import subprocess
 import sys
@@ -14,59 +13,89 @@ from mingpt.trainer import Trainer
 from tests.benchmarks.gpt_rows import ROOT, alternate, row
 from tests.benchmarks.gpt_speed import BATCH, BLOCK, VOCABULARY
 
-TURNS = 3
-# Of a checkout, by what both have: seconds of a step, and of 60 and of 300 generated tokens.
+PAIRS, TURNS = 3, {"step": 7, "within": 7, "past": 7}  # of processes, and within each of them
+# Of a checkout, by what both have: it waits for a line, does the next thing, prints its seconds.
 TIMED = """
-import json, time, torch
+import sys, time, torch
 from mingpt.data import BlockDataset, load_book
 from mingpt.model import GPT
 from mingpt.trainer import Trainer
 from mingpt.utils import CfgNode
 
-def seconds(function, times):
-    taken = []
-    for _ in range(times + 1):
-        began = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - began)
-    return sorted(taken[1:])[times // 2]
+steps, within, past = map(int, sys.argv[1:])
+
+def begin():
+    global began
+    input()
+    began = time.perf_counter()
+
+def end(*_):
+    print(time.perf_counter() - began, flush=True)
+
+def end_and_begin(trainer):
+    end()
+    if trainer.iter_num + 1 < steps:
+        begin()
 
 torch.manual_seed(0)
 tokens, config = load_book().train, GPT.get_default_config()
 config.merge_from_dict({"model_type": "gpt-mini", "vocab_size": 50257, "block_size": 64,
                         "tied_head": True})
 model = GPT(config)
-settings = CfgNode(device="cpu", batch_size=32, learning_rate=5e-4, seed=0, max_iters=8)
-trainer, times = Trainer(settings, model, BlockDataset(tokens, 64)), []
-trainer.set_callback("on_batch_end", lambda _: times.append(time.perf_counter()))
+settings = CfgNode(device="cpu", batch_size=32, learning_rate=5e-4, seed=0, max_iters=steps)
+trainer = Trainer(settings, model, BlockDataset(tokens, 64))
+trainer.set_callback("on_batch_end", end_and_begin)
+begin()
 trainer.run()
-steps = sorted(b - a for a, b in zip(times, times[1:]))
 model.eval()
-prompt = tokens[None, :4]
-print(json.dumps([steps[len(steps) // 2], seconds(lambda: model.generate(prompt, 60), 5),
-                  seconds(lambda: model.generate(prompt, 300), 3)]))
+for length, turns in ((60, within), (300, past)):
+    for _ in range(turns):
+        begin()
+        model.generate(tokens[None, :4], length)
+        end()
 """
-MEASURES = ("a training step", "60 tokens within the block", "300 tokens past it")
+MEASURES = {"step": "a training step", "within": "60 tokens within the block",
+            "past": "300 tokens past it"}  # fmt: skip
 
 
 def old_and_new(old):
-    """Seconds of a checkout's steps and generation over ours, each in processes by turns."""
-    times = {old: [], ROOT: []}
-    for _ in range(TURNS):
-        for checkout, taken in times.items():
-            done = subprocess.run(
-                [sys.executable, "-c", TIMED], cwd=checkout, check=True, capture_output=True,
-                text=True, encoding="utf-8",
-            )  # fmt: skip
-            taken.append(json.loads(done.stdout.splitlines()[-1]))
+    """Seconds of a checkout's steps and generation over ours: pairs of processes that take turns,
+    each beginning every other time; the first turn of each kind warms up."""
+    seconds = {name: {old: [], ROOT: []} for name in TURNS}
+    for _ in range(PAIRS):
+        processes = {checkout: started(checkout) for checkout in (old, ROOT)}
+        for name, turns in TURNS.items():
+            order = [*processes]
+            for turn in range(turns + 1):
+                order.reverse()
+                for checkout in order:
+                    taken = one_turn(processes[checkout])
+                    if turn:
+                        seconds[name][checkout].append(taken)
+        for process in processes.values():
+            process.communicate()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=old, capture_output=True, text=True, check=True
     ).stdout.strip()
-    before, after = ([statistics.median(column) for column in zip(*taken, strict=True)]
-                     for taken in times.values())  # fmt: skip
-    for name, seconds, ours in zip(MEASURES, before, after, strict=True):
-        row(f"{name}, commit {commit}'s time over this one's", seconds / ours, 0.95, " x",
+    for name, taken in seconds.items():
+        before, ours = (statistics.median(taken[checkout]) for checkout in (old, ROOT))
+        row(f"{MEASURES[name]}, commit {commit}'s time over this one's", before / ours, 0.95, " x",
             comment=f"gpt-mini, float32, {1000 * ours:.3g} ms")
+
+
+def started(checkout):
+    """A process of a checkout, waiting for its first turn."""
+    numbers = [str(turns + 1) for turns in TURNS.values()]
+    return subprocess.Popen(
+        [sys.executable, "-c", TIMED, *numbers], cwd=checkout, text=True, encoding="utf-8",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def one_turn(process):
+    """Seconds of what the process does next."""
+    print(file=process.stdin, flush=True)
+    return float(process.stdout.readline())
 
 
 @contextmanager
