@@ -86,21 +86,21 @@ def matrices(found: Mapping[str, np.ndarray]) -> Figure:
 
 @styled
 def curves(found: Mapping[str, np.ndarray], tasks: int) -> Figure:
-    """Learning curves (seeds, marks, tasks) from the second task on, a panel a strategy."""
+    """Learning curves (seeds, marks, tasks) through all tasks, a panel a strategy."""
     figure, (row,) = new_figure(1, len(found), (WIDTH, 2.5), sharey=True)
     for axes, (name, values) in zip(row, found.items(), strict=True):
         mean, error = (100 * value for value in _mean(values))
-        marks = len(mean) // (tasks - 1)
-        x = 2 + (np.arange(len(mean)) + 1) / marks
+        marks = len(mean) // tasks
+        x = 1 + (np.arange(len(mean)) + 1) / marks
         for k in range(tasks):
-            learnt = x > k + 1 if k else x > 0
+            learnt = x > k + 1
             colour = TASK_COLOURS[k % len(TASK_COLOURS)]
             axes.plot(x[learnt], mean[learnt, k], color=colour, label=f"task {k + 1}")
             axes.fill_between(x[learnt], (mean - error)[learnt, k], (mean + error)[learnt, k],
                               color=colour, alpha=0.2, linewidth=0)  # fmt: skip
         for k in range(2, tasks + 1):
             axes.axvline(k, color=PALE, linewidth=0.8, zorder=0)
-        axes.set_xticks([k + 0.5 for k in range(2, tasks + 1)], range(2, tasks + 1))
+        axes.set_xticks([k + 0.5 for k in range(1, tasks + 1)], range(1, tasks + 1))
         axes.tick_params(axis="x", length=0)
         axes.set_xlabel("task being learnt")
         axes.set_title(name)

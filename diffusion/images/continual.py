@@ -252,7 +252,7 @@ class Learnt:
     """A sequence of tasks, learnt.
 
     models: the network after every task; seconds: CPU time of every task, of the one thread that
-    learnt it; bytes_kept: after the last one.
+    learnt it, without watching; bytes_kept: after the last one.
     """
 
     models: list[nn.Module] = field(default_factory=list)
@@ -315,18 +315,25 @@ def learn(
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"the learning rate must be positive and finite, not {learning_rate}")
     learnt, model = Learnt(), copy.deepcopy(untrained)
-    for k, task in enumerate(tasks):
+    watching = 0.0
+
+    def look() -> None:
+        nonlocal watching
         began = time.thread_time()
+        watch(model)
+        watching += time.thread_time() - began
+
+    for k, task in enumerate(tasks):
+        began, watching = time.thread_time(), 0.0
         generator, another = stream(seed, 2 * k), stream(seed, 2 * k + 1)
         if k < len(done):
             model = copy.deepcopy(done[k])
         else:
             model = copy.deepcopy(untrained if strategy.FRESH else model)
             part = partial(strategy.loss, model, tasks[: k + 1], batch_size, generator)
-            number = strategy.updates(updates, k + 1)
-            fit(model, part, number, learning_rate, partial(watch, model))
+            fit(model, part, strategy.updates(updates, k + 1), learning_rate, look)
         strategy.consolidate(model, task, another)
         learnt.models.append(model)
-        learnt.seconds.append(time.thread_time() - began)
+        learnt.seconds.append(time.thread_time() - began - watching)
     learnt.bytes_kept = strategy.bytes_kept
     return learnt

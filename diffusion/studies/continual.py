@@ -5,7 +5,8 @@ learning one digit after another. Everything is trained here; nothing is loaded 
 
 Learning rates and lambda are chosen on validation images of the first two tasks alone: one rate for
 all sequences, by EWC, rehearsal and joint training, and one for each kind of network where tasks
-are learnt apart.
+are learnt apart. With `--seeds 1` the ends of the ranges of rates are not tried, nor those of the
+VAE's lambda.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from diffusion.images import mnist
 from diffusion.images.continual import MAX_TASKS, MIN_TASKS, NETWORKS, accuracies, network, scaled
 from diffusion.images.continual_fisher import fisher_diagonal
 from diffusion.images.continual_measures import mean_and_error
+from diffusion.studies.parts import continual_digits as digits
 from diffusion.studies.parts import continual_runs as runs
 from diffusion.studies.parts import continual_truth, recipe
 
@@ -308,8 +310,8 @@ def c_rehearsal(run: Run) -> Answer:
 
 def e_vae(run: Run) -> Answer:
     """Forgetting of a generative model, in nats: the sheet's VAE, one digit after another."""
-    scores, found = run.once(runs.vae_lambda), run.once(runs.generations)
-    first = run.once(runs.first_class)
+    scores, found = run.once(digits.vae_lambda), run.once(digits.generations)
+    first = run.once(digits.first_class)
     numbers = {
         "learning_rate": first.rate,
         "validation_nats_of_the_first_digit": {
@@ -319,7 +321,7 @@ def e_vae(run: Run) -> Answer:
         "validation_nats_by_lambda": {
             f"{lam:g}": mean_and_error(score) for lam, score in scores.items()
         },
-        "memory": runs.VAE_MEMORY,
+        "memory": digits.MEMORY,
     }
     values = {name: torch.stack([one.nats for one in each]) for name, each in found.items()}
     for name, nats in values.items():

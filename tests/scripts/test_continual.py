@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import example_diffusion
+from diffusion.figures import continual as figures
 from diffusion.images import mnist
 from diffusion.studies import continual
-from diffusion.studies.parts import continual_runs
+from diffusion.studies.parts import continual_digits, continual_runs
 
 SMALL = ["--tasks", "2", "--seeds", "2", "--updates", "8", "--vae-updates", "2", "--classes", "2",
          "--lambdas", "1", "100", "--memories", "20"]  # fmt: skip
 
 
 def test_the_study_answers_every_question(tmp_path, monkeypatch):
-    monkeypatch.setattr(continual_runs, "VAE_LAMBDAS", (1.0,))
+    monkeypatch.setattr(continual_digits, "LAMBDAS", (1.0,))
     monkeypatch.setattr(continual_runs, "RATES", {"mlp": (0.001, 0.01), "cnn": (0.01, 0.02)})
     whole = mnist.load
     monkeypatch.setattr(mnist, "load", lambda part: tuple(rows[:500] for rows in whole(part)))
+    drawn = {}
+    curves = figures.curves
+    monkeypatch.setattr(figures, "curves", lambda by, n: drawn.update(by) or curves(by, n))
     folders = ["--out", str(tmp_path), "--save", str(tmp_path / "weights")]
     assert example_diffusion.main(["--study", "continual", *SMALL, *folders]) == 0
+    # The curves run through both tasks, and all strategies share the first one.
+    assert {tuple(curve.shape) for curve in drawn.values()} == {(2, 2 * 8, 2)}
+    naive, *others = drawn.values()
+    assert all(torch.equal(curve[:, :8], naive[:, :8]) for curve in others)
     found = json.loads((tmp_path / "results/continual.json").read_text(encoding="utf-8"))
     assert set(continual.STUDY.questions) - {"tasks"} < set(found)
     for what, counted in (
@@ -42,6 +52,12 @@ def test_the_study_answers_every_question(tmp_path, monkeypatch):
         "a_tasks", "a_matrices", "a_curves", "a_averages", "a_networks", "a_line", "a_distance",
         "b_lambda", "c_rehearsal", "e_nats", "e_samples",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("seeds", "tried"), [(1, (2.0, 3.0)), (2, (1.0, 2.0, 3.0, 4.0))])
+def test_a_run_of_one_seed_tries_all_but_the_ends(seeds, tried):
+    run = SimpleNamespace(args=SimpleNamespace(seeds=seeds))
+    assert continual_runs.candidates(run, (1.0, 2.0, 3.0, 4.0)) == tried
 
 
 @pytest.mark.parametrize(

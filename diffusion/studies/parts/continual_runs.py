@@ -1,7 +1,7 @@
 """What the study of continual learning trains: every sequence of tasks of every seed, once.
 
-Choices come first, on validation images of the first two tasks alone; no test image is seen before
-they stand.
+Choices come first, on validation images of the first two tasks alone; test images only draw curves
+before they stand. A run of one seed, a quick look, does not try the ends of what is chosen from.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from diffusion.cli import Run
-from diffusion.images import continual_vae, mnist
+from diffusion.images import mnist
 from diffusion.images.continual import (
     EWC,
     NETWORKS,
@@ -33,16 +33,11 @@ from diffusion.images.continual import (
     permutations,
 )
 from diffusion.images.continual_measures import accuracy_matrix
-from diffusion.images.vae import VAE
 from diffusion.threads import run_all
 
 BATCH = 128
 TRAINING_IMAGES = 50_000
 RATES = {"mlp": (0.002, 0.005, 0.01, 0.02), "cnn": (0.005, 0.01, 0.02, 0.04)}  # of Adam
-VAE_RATES = (0.002, 0.004, 0.008)
-VAE_LAMBDAS = (1.0, 10.0, 100.0, 1000.0)
-VAE_MEMORY = 200  # images kept of a class
-VAE_TESTED = 500  # test images of a class
 MARKS = 5  # points of a learning curve in every task
 WATCHED = 500  # test images of a task that learning curves are measured on
 
@@ -67,14 +62,45 @@ def seeds(args: argparse.Namespace) -> range:
     return range(args.seed, args.seed + args.seeds)
 
 
-def firsts(run: Run) -> dict[tuple[str, float, int], nn.Module]:
-    """By kind of network, rate and seed the network after the first task, where all begin."""
-    keys = [(kind, rate, k) for kind in NETWORKS for rate in RATES[kind] for k in each_seed(run)]
+def candidates(run: Run, values: tuple[float, ...]) -> tuple[float, ...]:
+    """Of which a rate or lambda is chosen: all values, or with one seed all but the ends."""
+    return values if run.args.seeds > 1 else values[1:-1]
 
-    def job(kind: str, rate: float, k: int) -> nn.Module:
-        return _learn(run, kind, Naive(), rate, k, 1).models[0]
+
+class First(NamedTuple):
+    """The network after the first task, where all begin, and how it came there: see Path.curve."""
+
+    model: nn.Module
+    curve: list[Tensor]
+
+
+def firsts(run: Run) -> dict[tuple[str, float, int], First]:
+    """By kind of network, rate and seed."""
+    keys = [(kind, rate, k) for kind in NETWORKS for rate in candidates(run, RATES[kind])
+            for k in each_seed(run)]  # fmt: skip
+
+    def job(kind: str, rate: float, k: int) -> First:
+        curve, watch = watched(run, k)
+        return First(_learn(run, kind, Naive(), rate, k, 1, watch=watch).models[0], curve)
 
     return _at_once(run, job, keys, "first tasks")
+
+
+def watched(run: Run, k: int) -> tuple[list[Tensor], Callable[[nn.Module], None]]:
+    """A curve, empty, and what adds a point, (tasks,) test accuracy, MARKS times a task."""
+    done, updates = 0, run.args.updates
+    every = max(1, updates // MARKS)
+    test = [Task(t.images[:WATCHED], t.labels[:WATCHED], t.permutation)
+            for t in run.once(data)[k].test]  # fmt: skip
+    curve: list[Tensor] = []
+
+    def watch(model: nn.Module) -> None:
+        nonlocal done
+        done = done % updates + 1  # in the task at hand
+        if done % every == 0:
+            curve.append(accuracies(model, test))
+
+    return curve, watch
 
 
 def each_seed(run: Run) -> range:
@@ -99,7 +125,7 @@ def _learn(run: Run, kind: str, strategy: Naive, rate: float, k: int, tasks: int
         batch_size=BATCH,
         learning_rate=rate,
         seed=seed,
-        done=() if known is None else [known],
+        done=() if known is None else [known.model],
         **more,
     )
 
@@ -146,13 +172,13 @@ def rates(run: Run) -> dict[str, Rate]:
         return accuracy_after(learnt, strategy, run.once(data)[k].validation[:2]).mean()
 
     keys = [(kind, name, rate, k) for kind in NETWORKS for name in reversed(names[kind])
-            for rate in RATES[kind] for k in each_seed(run)]  # fmt: skip
+            for rate in candidates(run, RATES[kind]) for k in each_seed(run)]  # fmt: skip
     found = _at_once(run, job, keys, "learning rates")
     scores = {
         kind: {
             name: {
                 rate: torch.stack([found[kind, name, rate, k] for k in each_seed(run)])
-                for rate in RATES[kind]
+                for rate in candidates(run, RATES[kind])
             }
             for name in names[kind]
         }
@@ -187,7 +213,7 @@ class Path:
 
     last: (tasks,) accuracy on test images after the last task, or each task's own network's.
     two: (2,) accuracy on validation images of the first two tasks after the second. curve:
-    (marks, tasks) test accuracy while learning the tasks after the first.
+    (marks, tasks) test accuracy while learning, empty where every task has a network of its own.
     """
 
     learnt: Learnt
@@ -225,17 +251,12 @@ def path(run: Run, kind: str, strategy: Naive, k: int) -> Path:
     """One strategy's way through the k-th seed's tasks, and its accuracies."""
     test, validation = run.once(data)[k].test, run.once(data)[k].validation[:2]
     rate = run.once(rates)[kind if isinstance(strategy, Separate) else "sequences"].chosen
-    curve, done, every = [], 0, max(1, run.args.updates // MARKS)
-    watched = [Task(t.images[:WATCHED], t.labels[:WATCHED], t.permutation) for t in test]
-
-    def watch(model: nn.Module) -> None:
-        nonlocal done
-        done += 1
-        if done % every == 0:
-            curve.append(accuracies(model, watched))
-
+    curve, watch = watched(run, k)
     more = {} if strategy.FRESH else {"watch": watch}
     learnt = _learn(run, kind, strategy, rate, k, len(test), **more)
+    first = run.once(firsts).get((kind, rate, k))
+    if first and not strategy.FRESH:
+        curve = first.curve + curve
     return Path(
         learnt,
         accuracy_after(learnt, strategy, test),
@@ -278,113 +299,3 @@ def per_task_form(run: Run) -> list[Path]:
     lam = best_lambda(run)
     jobs = [lambda k=k: path(run, "mlp", EWC(lam, "per-task"), k) for k in range(run.args.seeds)]
     return run_all(jobs, "EWC, one parabola a task")
-
-
-# --- A VAE, class after class -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Digits:
-    """MNIST by class: train of uint8 images, validation and test with fixed draws of the pixels."""
-
-    train: list[Tensor]
-    validation: list[Tensor]
-    test: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Generations:
-    """One strategy's VAE of one seed: nats (steps, classes) on test images; the last model."""
-
-    nats: Tensor
-    last: VAE
-
-
-def digits(run: Run) -> Digits:
-    (train, labels), *rest = (mnist.load(part) for part in ("train", "validation", "test"))
-    classes = range(run.args.classes)
-    drawn = [(mnist.binarise(images, seed=0), labels) for images, labels in rest]
-    return Digits(
-        [train[labels == c] for c in classes],
-        *([x[y == c][:VAE_TESTED] for c in classes] for x, y in drawn),
-    )
-
-
-def _vae(
-    run: Run, k: int, strategy: continual_vae.Naive, rate: float, classes: int, **more
-) -> list[VAE]:
-    return continual_vae.learn(
-        run.once(digits).train[:classes],
-        strategy,
-        updates=run.args.vae_updates,
-        learning_rate=rate,
-        seed=seeds(run.args)[k],
-        **more,
-    )
-
-
-@dataclass(frozen=True)
-class First:
-    """The VAE of the first digit: its learning rate, scores of all rates (seeds,), and models."""
-
-    rate: float
-    scores: dict[float, Tensor]
-    models: list[VAE]
-
-
-def first_class(run: Run) -> First:
-    """The learning rate with the fewest nats on validation images of the first digit."""
-    validation, several = run.once(digits).validation[:1], range(run.args.seeds)
-
-    def job(rate: float, k: int) -> tuple[VAE, float]:
-        (model,) = _vae(run, k, continual_vae.Naive(), rate, 1)
-        return model, -continual_vae.nats(model, validation)[0]
-
-    keys = [(rate, k) for rate in VAE_RATES for k in several]
-    learnt = run_all([lambda key=key: job(*key) for key in keys], "VAE of the first digit")
-    found = dict(zip(keys, learnt, strict=True))
-    scores = {
-        rate: torch.tensor([found[rate, k][1] for k in several], dtype=torch.float64)
-        for rate in VAE_RATES
-    }
-    best = max(scores, key=lambda rate: scores[rate].mean())
-    return First(best, scores, [found[best, k][0] for k in several])
-
-
-def vae_lambda(run: Run) -> dict[float, Tensor]:
-    """lambda -> (seeds,) nats on validation images of the first two classes after the second."""
-    first = run.once(first_class)
-
-    def job(lam: float, k: int) -> Tensor:
-        strategy = continual_vae.EWC(lam)
-        model = _vae(run, k, strategy, first.rate, 2, first=first.models[k])[1]
-        validation = run.once(digits).validation[:2]
-        return torch.tensor(continual_vae.nats(model, validation), dtype=torch.float64).mean()
-
-    keys = [(lam, k) for lam in VAE_LAMBDAS for k in range(run.args.seeds)]
-    found = run_all([lambda key=key: job(*key) for key in keys], "lambda of the VAE")
-    rows = torch.stack(found).reshape(len(VAE_LAMBDAS), -1)
-    return dict(zip(VAE_LAMBDAS, rows, strict=True))
-
-
-def generations(run: Run) -> dict[str, list[Generations]]:
-    """By strategy, for every seed."""
-    scores, first = run.once(vae_lambda), run.once(first_class)
-    lam = min(scores, key=lambda lam: scores[lam].mean())
-    new = {
-        "joint": continual_vae.Joint,
-        "rehearsal, real": partial(continual_vae.Rehearsal, VAE_MEMORY),
-        "rehearsal, own": continual_vae.Replay,
-        "EWC": partial(continual_vae.EWC, lam),
-        "naive": continual_vae.Naive,
-    }
-
-    def job(name: str, k: int) -> Generations:
-        models = _vae(run, k, new[name](), first.rate, run.args.classes, first=first.models[k])
-        test = run.once(digits).test
-        return Generations(torch.tensor([continual_vae.nats(m, test) for m in models]), models[-1])
-
-    keys = [(name, k) for name in new for k in range(run.args.seeds)]
-    learnt = run_all([lambda key=key: job(*key) for key in keys], "VAEs")
-    found = dict(zip(keys, learnt, strict=True))
-    return {name: [found[name, k] for k in range(run.args.seeds)] for name in new}

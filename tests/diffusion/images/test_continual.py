@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -117,6 +118,22 @@ def test_after_the_first_task_all_strategies_are_equal_and_it_need_not_be_repeat
     for strategy, models in zip(strategies, learnt, strict=True):
         again = learn(tasks, strategy(), small, done=learnt[0][:1], **OPTIONS).models
         assert all(map(torch.equal, models[1].parameters(), again[1].parameters()))
+
+
+def test_the_time_of_a_task_leaves_out_watching_it(tasks, small, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
+
+    def watch(model):
+        clock[0] += 1.0
+
+    class Slow(Naive):
+        def loss(self, *arguments):
+            clock[0] += 0.25
+            return super().loss(*arguments)
+
+    learnt = learn(tasks, Slow(), small, watch=watch, **OPTIONS)
+    assert learnt.seconds == [0.25 * OPTIONS["updates"]] * len(tasks)
 
 
 def test_no_result_depends_on_the_callers_mode_or_on_how_many_jobs_run_at_once(tasks, small):
