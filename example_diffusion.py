@@ -118,22 +118,19 @@ def u4_sampling_steps(run: Run) -> Answer:
     Read as T + 1 evaluations, the last of them at t = 0, Algorithm 1 goes further still.
     """
     model, n, seed = run.models["unconditional"], run.args.samples, run.args.seed
-    own, literal = ({"seed": seed, "prior": prior} for prior in diffusion.sampling.PRIORS)
-    truth = ExactDenoiser(model.schedule)
+    literal = {"seed": seed, "prior": "standard"}
+    standard, inclusive = "start N(0, I)", "start N(0, I), T + 1 evaluations"
     ways = {
-        "model": lambda T: diffusion.sample(model, n, steps=T, **own),
-        "exact score": lambda T: diffusion.sample(truth, n, steps=T, **own),
-        "start N(0, I)": lambda T: diffusion.sample(model, n, steps=T, **literal),
-        "start N(0, I), T + 1 evaluations": lambda T: exercise.to_zero_inclusive(
-            model, n, T, **literal
-        ),
+        standard: lambda T: diffusion.sample(model, n, steps=T, **literal),
+        inclusive: lambda T: exercise.to_zero_inclusive(model, n, T, **literal),
     }
-    *_, standard, inclusive = ways
     long_first = STEP_COUNTS[::-1]
     jobs = [(T, name) for T in long_first for name in ways if T <= 100 or name != inclusive]
     made = dict(zip(jobs, side_by_side(lambda job: ways[job[1]](job[0]), jobs), strict=True))
+    made = run.once(exercise.samples_by_steps) | made
     found = {
-        name: [scores(made[T, name]) for T in STEP_COUNTS if (T, name) in made] for name in ways
+        name: [scores(made[T, name]) for T in STEP_COUNTS if (T, name) in made]
+        for name in ("model", "exact score", *ways)
     }
     tv10 = {name: [row["tv10"] for row in rows] for name, rows in found.items()}
     floor = metrics.uniform_tv10(n, repeats=20)
@@ -163,7 +160,8 @@ def u5_schedules(run: Run) -> Answer:
     straight: most of what the linear schedule seems to gain is that the formulas agree there.
     """
     n, steps = run.args.samples, (5, 10, 20, 50, 100, 200)
-    table = exercise.scores_by_schedule(run.models["unconditional"], n, steps, seed=run.args.seed)
+    model, known = run.models["unconditional"], run.once(exercise.samples_by_steps)
+    table = exercise.scores_by_schedule(model, n, steps, seed=run.args.seed, known=known)
     t = torch.linspace(0, 1, 21, dtype=torch.float64)
     sigmas = {name: plan.sigma(t) for name, plan in SCHEDULES.items()}
     return Answer(
@@ -175,29 +173,29 @@ def u5_schedules(run: Run) -> Answer:
 def u6_same_noise(run: Run, frame: Frame = SQUARE) -> Answer:
     """Question 6: the same noise ten times; DDIM repeats itself to the bit, DDPM does not.
 
-    Every run has a generator of its own. DDIM's is left unseeded, as the exercise asks; those of
-    DDPM have seeds, so that the figure can be made again.
+    DDIM runs ten times, every time with a generator that is left unseeded, as the exercise asks.
+    DDPM runs with ten copies of the noise at once, each with fresh noise of its own.
     """
-    model, seed, repeats = run.models["unconditional"], run.args.seed, range(10)
+    model, seed, repeats = run.models["unconditional"], run.args.seed, 10
     starts = diffusion.sampling.start(model, 4, generator=torch.Generator().manual_seed(seed))
-    own_seeds = {"ddim": [None for _ in repeats], "ddpm": [10 * seed + k for k in repeats]}
-    solvers = {"DDIM": {"solver": "ddim"}} | {
-        f"DDPM, λ = {lam:g}": {"solver": "ddpm", "lam": lam} for lam in (0.25, 0.5, 1.0)
+    options = {"steps": run.args.steps, "return_trajectory": True}
+    ways = [diffusion.sample(model, 4, noise=starts, **options) for _ in range(repeats)]
+    found = {"DDIM": (torch.stack([points for points, _ in ways]), ways[0][1])}
+    options |= {"solver": "ddpm", "noise": starts.repeat(repeats, 1), "seed": seed}
+    for lam in (0.25, 0.5, 1.0):
+        points, path = diffusion.sample(model, 4 * repeats, lam=lam, **options)
+        found[f"DDPM, λ = {lam:g}"] = points.reshape(repeats, 4, 2), path[:, :4]
+    outputs = {  # points (10, 4, 2) and their spread
+        name: (points, points.std(dim=0, correction=1).square().sum(dim=1).mean().sqrt().item())
+        for name, (points, _) in found.items()
     }
-    outputs, paths = {}, {}
-    for name, options in solvers.items():
-        common = {"noise": starts, "steps": run.args.steps, "return_trajectory": True} | options
-        ways = [diffusion.sample(model, 4, seed=k, **common) for k in own_seeds[options["solver"]]]
-        points = torch.stack([points for points, _ in ways])  # (10, 4, 2)
-        spread = points.std(dim=0, correction=1).square().sum(dim=1).mean().sqrt().item()
-        outputs[name], paths[name] = (points, spread), ways[0][1].numpy()
     ddim = outputs["DDIM"][0]
     numbers = {
         "ddim_outputs_identical_to_the_bit": bool((ddim == ddim[0]).all()),
         "spread": {name: spread for name, (_, spread) in outputs.items()},
     }
     t = np.linspace(1, 0, run.args.steps + 1)
-    shown = {name: paths[name] for name in ("DDIM", "DDPM, λ = 1")}
+    shown = {name: found[name][1].numpy() for name in ("DDIM", "DDPM, λ = 1")}
     return Answer(
         numbers,
         {
@@ -389,7 +387,7 @@ def steered_models(run: Run, labels: dict) -> dict[str, tuple[dict, dict]]:
 def steering_numbers(run: Run, labels: dict, steered: dict) -> dict:
     """The measures of `steered_models`, beside random samples and a sampling from a found start."""
     target = torch.tensor(run.args.target)
-    nearest = (sample(run, run.args.samples) - target).norm(dim=1).min().item()
+    nearest = (run.once(exercise.samples) - target).norm(dim=1).min().item()
     numbers = {"target": tuple(run.args.target), "nearest_of_random_samples": nearest}
     for name, (found, failed) in steered.items():
         numbers[name] = {way: outcome.numbers() for way, outcome in found.items()}

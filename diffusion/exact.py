@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,50 +25,70 @@ from torch import Tensor
 from diffusion.checks import as_real, check_labels, check_points
 from diffusion.data import RECTANGLES, SQUARE
 from diffusion.schedule import Exponential, Schedule
+from diffusion.threads import one_thread
 
 _SQRT_2 = math.sqrt(2)
 _SQRT_HALF_PI = math.sqrt(math.pi / 2)
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+class _Folded(NamedTuple):
+    """Coordinates reflected to the upper half of their interval, in units of sigma: |a| <= b."""
+
+    side: Tensor  # -1 where a coordinate was reflected, else 1
+    a: Tensor  # its height above the upper end of the interval
+    b: Tensor  # and above the lower end
+    log_ratio: Tensor  # log phi(b) - log phi(a) <= 0; far out a and b may round to the same number
+
+
+def _folded(x: Tensor, sigma: Tensor, low: Tensor | float, high: Tensor | float) -> _Folded:
+    middle, half = (low + high) / 2, (high - low) / 2
+    centred = x - middle
+    side = 1 - 2 * (centred < 0).to(x)
+    y = side * centred
+    return _Folded(side, (y - half) / sigma, (y + half) / sigma, -2 * half * y / sigma**2)
+
+
+def _mass(at: _Folded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Phi(b) - Phi(a) within the interval; (Phi(b) - Phi(a)) / phi(a) and the places outside.
+
+    Returns:
+        a (of the interval's end where it lies outside) and the mass there, of the shape of a; flat
+        indices (k,) of what lies outside, and its quotients (k,).
+    """
+    inside = at.a.clamp(max=0)
+    mass = 0.5 * (torch.erf(at.b / _SQRT_2) - torch.erf(inside / _SQRT_2))
+    outside = (at.a > 0).flatten().nonzero().squeeze(1)  # erfcx is slow, so it sees only these
+    a, b, log_ratio = (values.flatten()[outside] for values in (at.a, at.b, at.log_ratio))
+    return inside, mass, outside, _mills(a) - _mills(b) * torch.exp(log_ratio)
+
+
 def _mills(z: Tensor) -> Tensor:
     return _SQRT_HALF_PI * torch.special.erfcx(z / _SQRT_2)
 
 
-def _truncated_normal(a: Tensor, b: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """log(Phi(b) - Phi(a)) and the mean of a standard normal truncated to [a, b].
-
-    width is b - a > 0, given apart because far out a and b round to the same number.
-    """
-    mirrored = a + b < 0
-    a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
-    # phi(b)/phi(a) and its distance from one; now |a| <= b, so neither can overflow.
-    exponent = -0.5 * width * (b + a)
-    ratio, gap = torch.exp(exponent), -torch.expm1(exponent)
-
-    # erfcx is slow, so it sees only the points that need it.
-    outside = a > 0
-    tail_a, tail_b = a[outside], b[outside]
-    tail_mass = _mills(tail_a) - _mills(tail_b) * ratio[outside]
-
-    body_a, body_b = a.masked_fill(outside, -1.0), b.masked_fill(outside, 1.0)
-    body_mass = 0.5 * (torch.erf(body_b / _SQRT_2) - torch.erf(body_a / _SQRT_2))
-    body_phi = torch.exp(-0.5 * body_a**2 - _LOG_SQRT_2PI)
-
-    log_tail = torch.log(tail_mass) - 0.5 * tail_a**2 - _LOG_SQRT_2PI
-    log_mass = torch.log(body_mass).masked_scatter(outside, log_tail)
-    mean = gap * (body_phi / body_mass).masked_scatter(outside, 1 / tail_mass)
-    return log_mass, torch.where(mirrored, -mean, mean)
+def _put(values: Tensor, places: Tensor, others: Tensor) -> Tensor:
+    return values.flatten().index_copy(0, places, others).view_as(values)
 
 
-def _standardised(
-    x: Tensor, sigma: float | Tensor, rectangle: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _mean(at: _Folded) -> Tensor:
+    """The mean of a standard normal truncated to [a, b], reflected back."""
+    inside, mass, outside, tail = _mass(at)
+    ratio = torch.exp(-0.5 * inside**2 - _LOG_SQRT_2PI) / mass
+    return at.side * -torch.expm1(at.log_ratio) * _put(ratio, outside, 1 / tail)
+
+
+def _log_mass(at: _Folded) -> Tensor:
+    """log(Phi(b) - Phi(a))."""
+    _, mass, outside, tail = _mass(at)
+    log_phi = -0.5 * at.a.flatten()[outside] ** 2 - _LOG_SQRT_2PI
+    return _put(torch.log(mass), outside, torch.log(tail) + log_phi)
+
+
+def _places(x: Tensor, sigma: float | Tensor, rectangle: Tensor) -> _Folded:
     x = as_real(x).to(torch.float64)
     sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
-    sigma = sigma.reshape(-1, 1)
-    low, high = rectangle.to(x)
-    return (low - x) / sigma, (high - x) / sigma, (high - low) / sigma
+    return _folded(x, sigma.reshape(-1, 1), *rectangle.to(x))
 
 
 def ideal_noise(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) -> Tensor:
@@ -81,7 +102,7 @@ def ideal_noise(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) ->
     Returns:
         (n, 2) float64.
     """
-    return -_truncated_normal(*_standardised(x, sigma, rectangle))[1]
+    return _mean(_places(x, sigma, rectangle))
 
 
 def log_density(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) -> Tensor:
@@ -89,7 +110,7 @@ def log_density(x: Tensor, sigma: float | Tensor, rectangle: Tensor = SQUARE) ->
 
     Arguments as in `ideal_noise`; returns (n,) float64, nats.
     """
-    log_mass, _ = _truncated_normal(*_standardised(x, sigma, rectangle))
+    log_mass = _log_mass(_places(x, sigma, rectangle))
     low, high = rectangle.to(log_mass)
     return (log_mass - torch.log(high - low)).sum(dim=1)
 
@@ -114,6 +135,7 @@ def mixture_noise(x: Tensor, sigma: float | Tensor, rectangles: Tensor = RECTANG
     return (torch.softmax(log_weights, dim=0)[:, :, None] * noises).sum(dim=0)
 
 
+@one_thread()
 def bayes_loss(schedule: Schedule, rectangle: Tensor = SQUARE) -> float:
     """The smallest possible loss, mean of (eps - E[eps|x_t])^2 over t ~ U(0, 1) and one coordinate.
 
@@ -132,8 +154,8 @@ def _explained(schedule: Schedule, width: float) -> float:
     z = torch.linspace(-9, 9, 3601, dtype=torch.float64)
     x = torch.minimum(sigma * z, torch.tensor(width / 2))
     x = torch.cat([x, torch.full((len(t), 1), width / 2, dtype=torch.float64)], dim=1)
-    log_mass, mean = _truncated_normal(-x / sigma, (width - x) / sigma, width / sigma)
-    integrand = mean**2 * torch.exp(log_mass) / width
+    at = _folded(x, sigma, 0.0, width)
+    integrand = _mean(at) ** 2 * torch.exp(_log_mass(at)) / width
     return 2 * torch.trapezoid(integrand, x, dim=1).mean().item()
 
 

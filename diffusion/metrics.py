@@ -9,6 +9,7 @@ from torch import Tensor
 from diffusion.checks import as_real, check_seed, own_mode
 from diffusion.data import SQUARE, inside, uniform
 from diffusion.exact import ideal_noise
+from diffusion.threads import one_thread
 
 GRID = 10
 
@@ -37,6 +38,7 @@ def tv10(points: Tensor, rectangle: Tensor = SQUARE) -> float:
     return 0.5 * ((share - GRID**-2).abs().sum().item() + outside_share(points, rectangle))
 
 
+@one_thread()
 def uniform_tv10(n: int, repeats: int) -> float:
     """Mean `tv10` of n truly uniform points over so many repetitions: the floor of the measure."""
     generator = torch.Generator().manual_seed(1)
@@ -80,6 +82,7 @@ def border_profile(points: Tensor, rectangle: Tensor, bins: Tensor) -> Tensor:
 
 
 @own_mode(gradients=False)
+@one_thread()
 def excess_risk(
     model,
     *,

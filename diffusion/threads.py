@@ -35,8 +35,11 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
 
 
 def side_by_side(function: Callable, *arguments: Iterable) -> list:
-    """[function(*each) for each in zip(*arguments)], as many at once as there are processors."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    """[function(*each) for each in zip(*arguments)], as many at once as there are processors.
+
+    Each computes with one thread.
+    """
+    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, *arguments))
 
 

@@ -9,7 +9,7 @@ import argparse
 import io
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -194,16 +194,43 @@ def scores(points: Tensor, rectangle: Tensor = data.SQUARE) -> dict[str, float]:
     }
 
 
-def scores_by_schedule(model, n: int, steps: Sequence[int], *, seed: int) -> dict:
-    """Schedule -> formula of a step -> "model", "exact score" -> measure -> values by steps."""
+def samples(run: Run) -> Tensor:
+    """--samples points, by the solver and number of steps that the command line asks for."""
+    return sample(run, run.args.samples)
+
+
+def samples_by_steps(run: Run) -> dict[tuple[int, str], Tensor]:
+    """Of Algorithm 1: (T, "model" or "exact score") -> --samples points, for T in `STEP_COUNTS`."""
+    args, model = run.args, run.models["unconditional"]
+    models = {"model": model, "exact score": ExactDenoiser(model.schedule)}
+
+    def made(T: int, name: str) -> Tensor:
+        if name == "model" and (args.steps, args.solver) == (T, "ddim"):
+            return run.once(samples)
+        return diffusion.sample(models[name], args.samples, steps=T, seed=args.seed)
+
+    jobs = [*product(STEP_COUNTS[::-1], models)]  # the longest first
+    return dict(zip(jobs, side_by_side(made, *zip(*jobs, strict=True)), strict=True))
+
+
+def scores_by_schedule(
+    model, n: int, steps: Sequence[int], *, seed: int, known: Mapping[tuple[int, str], Tensor]
+) -> dict:
+    """Schedule -> formula of a step -> "model", "exact score" -> measure -> values by steps.
+
+    known: of Algorithm 1 with the model's own schedule, the samples that there are already.
+    """
     models = {"model": model, "exact score": ExactDenoiser(model.schedule)}
     table = {
         plan: {formula: {name: {} for name in models} for formula in STEP_FORMULAS}
         for plan in SCHEDULES
     }
     jobs = [(T, *rest) for T in steps[::-1] for rest in product(SCHEDULES, STEP_FORMULAS, models)]
+    own = (model.schedule, "ddim")
 
     def score(T: int, plan: str, formula: str, name: str) -> dict[str, float]:
+        if (T, name) in known and (SCHEDULES[plan], STEP_FORMULAS[formula]) == own:
+            return scores(known[T, name])
         options = {"schedule": SCHEDULES[plan], "solver": STEP_FORMULAS[formula], "seed": seed}
         return scores(diffusion.sample(models[name], n, steps=T, **options))
 
@@ -276,5 +303,5 @@ def saved_samples(run: Run) -> Answer:
     if run.args.save_samples is None:
         return Answer()
     buffer = io.BytesIO()
-    np.save(buffer, sample(run, run.args.samples).numpy())
+    np.save(buffer, run.once(samples).numpy())
     return Answer(files={run.args.save_samples: buffer.getvalue()})
