@@ -1,7 +1,8 @@
-"""Part 1's times, an old checkout against a new one: `python -m tests.benchmarks.speed OLD NEW`.
+"""An old checkout's times against a new one's: `python -m tests.benchmarks.speed OLD NEW`.
 
-The two take turns on one machine, alone and beside a busy process of one thread: the whole script,
-trained and with the shipped weights, and sampling. A run is stopped after `LIMIT` seconds and then
+The two take turns on one machine, alone and beside a busy process of one thread: Part 1's whole
+script, trained and with the shipped weights, and sampling; alone also Part 2's in float32, with a
+fifth of its iterations and all its questions. A run is stopped after `LIMIT` seconds and then
 counts as that long, so that the ratios err on the old checkout's side. Writes
 report/results/benchmark_speed.json. On an otherwise idle machine of two cores about half an hour.
 """
@@ -36,7 +37,11 @@ SHIPPED = [
     "--conditional-weights",
     "weights/diffusion_conditional.pt",
 ]
-SCRIPTS = {"example_diffusion.py": [], "example_diffusion.py, shipped weights": SHIPPED}
+SCRIPTS = {
+    "example_diffusion.py": [],
+    "example_diffusion.py, shipped weights": SHIPPED,
+    "example_gpt.py, float32, 60 iterations": ["--precision", "float32", "--max-iters", "60"],
+}
 SAMPLING = {
     "20,000 samples, DDIM, T = 1000": "20_000, steps=1000",
     "1,000 samples, DPM-Solver++(2M), 24 evaluations": '1000, solver="dpm++", steps=24',
@@ -51,12 +56,12 @@ print(time.perf_counter() - began)
 """
 
 
-def script(checkout: Path, options: list[str]) -> tuple[float, bool]:
-    """Wall-clock seconds of the script in a checkout, and whether it came to its end."""
+def script(checkout: Path, name: str) -> tuple[float, bool]:
+    """Wall-clock seconds of one of `SCRIPTS` in a checkout, and whether it came to its end."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         folders = ["--out", f"{scratch}/report", "--save", f"{scratch}/weights"]
-        command = [sys.executable, "example_diffusion.py", *options, *folders]
+        command = [sys.executable, name.split(",")[0], *SCRIPTS[name], *folders]
         try:
             subprocess.run(command, cwd=checkout, check=True, capture_output=True, timeout=LIMIT)
         except subprocess.TimeoutExpired:
@@ -118,8 +123,10 @@ def measure(old: Path, new: Path) -> list[dict]:
                 times = [(sampling(old, arguments), sampling(new, arguments)) for _ in range(3)]
                 before, after = (median(values) for values in zip(*times, strict=True))
                 add(name, beside, {"old": before, "new": after}, False)
-            for name, options in SCRIPTS.items():
-                (before, ended), (after, _) = script(old, options), script(new, options)
+            for name in SCRIPTS:
+                if beside and name.startswith("example_gpt"):
+                    continue
+                (before, ended), (after, _) = script(old, name), script(new, name)
                 add(name, beside, {"old": before, "new": after}, not ended)
     return rows
 
