@@ -89,8 +89,9 @@ def u2_training_loss(run: Run) -> Answer:
 def u3_nine_seeds(run: Run) -> Answer:
     """Question 3: nine samplings of 1000 points, nine seeds; one more from the exercise's start."""
     seeds = range(run.args.seed, run.args.seed + 9)
-    samples = side_by_side(lambda seed: sample(run, 1000, seed=seed), seeds)
-    literal = sample(run, 1000, seed=seeds[0], prior="standard")
+    *samples, literal = exercise.samples_by_seed(
+        run, 1000, [(seed, "matched") for seed in seeds] + [(seeds[0], "standard")]
+    )
     found = [metrics.tv10(points) for points in (*samples, literal)]
     titles = [f"seed {s}: {score:.3f}" for s, score in zip(seeds, found, strict=False)]
     title = f"start N(0, I)\nTV10 {found[-1]:.3f}"

@@ -199,6 +199,22 @@ def samples(run: Run) -> Tensor:
     return sample(run, run.args.samples)
 
 
+def samples_by_seed(run: Run, n: int, starts: Sequence[tuple[int, str]]) -> list[Tensor]:
+    """n points from the start of each (seed, prior), by the command line's solver and steps.
+
+    All start at once, in two halves; fresh noise, if the solver takes it, is each half's own.
+    """
+    model = run.models["unconditional"]
+    noises = [
+        start(model, n, prior=prior, generator=torch.Generator().manual_seed(seed))
+        for seed, prior in starts
+    ]
+    halves = [torch.cat(noises[: len(noises) // 2]), torch.cat(noises[len(noises) // 2 :])]
+    seeds = run.args.seed, run.args.seed + 1
+    made = side_by_side(lambda x, s: sample(run, len(x), noise=x, seed=s), halves, seeds)
+    return list(torch.cat(made).split(n))
+
+
 def samples_by_steps(run: Run) -> dict[tuple[int, str], Tensor]:
     """Of Algorithm 1: (T, "model" or "exact score") -> --samples points, for T in `STEP_COUNTS`."""
     args, model = run.args, run.models["unconditional"]

@@ -113,3 +113,14 @@ def test_a_forecast_changes_nothing(denoiser, conditional):
     assert run.models == {"unconditional": None, "conditional": None}
     after = [p for model in models.values() for p in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_samples_of_several_seeds_are_those_of_each(denoiser):
+    args = argparse.Namespace(solver="ddim", steps=20, lam=None, seed=0)
+    run = Run(None, args, {"unconditional": denoiser})
+    starts = [(3, "matched"), (4, "matched"), (3, "standard")]
+    for (seed, prior), points in zip(
+        starts, exercise.samples_by_seed(run, 50, starts), strict=True
+    ):
+        expected = sample(denoiser, 50, steps=20, seed=seed, prior=prior)
+        torch.testing.assert_close(points, expected, rtol=1e-4, atol=1e-4)
