@@ -5,8 +5,8 @@ learning one digit after another. Everything is trained here; nothing is loaded 
 
 Learning rates and lambda are chosen on validation images of the first two tasks alone: one rate for
 all sequences, by EWC, rehearsal and joint training, and one for each kind of network where tasks
-are learnt apart. With `--seeds 1` the ends of the ranges of rates are not tried, nor those of the
-VAE's lambda.
+are learnt apart. `--seeds 1` is a quick look: the second of each range of rates is taken, and of
+the VAE's lambda.
 """
 
 from __future__ import annotations
