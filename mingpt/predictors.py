@@ -197,7 +197,8 @@ class Neighbours:
         """model, tokens, window, segment: as for `DynamicGPT`; floor: the share of the uniform
         distribution; adaptive: whether what follows is remembered too."""
         self._model = copy.deepcopy(model).to("cpu", torch.float32).eval()
-        self._theta, self._floor, self._adaptive = theta, floor, adaptive
+        self.theta = theta  # may be changed between two predictions
+        self._floor, self._adaptive = floor, adaptive
         self._window, self._segment = window, segment
         width = model.transformer.wte.weight.shape[1]
         self._states = torch.empty(0, width, dtype=torch.float32)  # (capacity, C)
@@ -246,7 +247,7 @@ class Neighbours:
         if self._count:
             # a lone column goes in twice, as in fast.head_of_last
             similarity = (self._states[: self._count] @ self._state.repeat(2, 1).T)[:, 0]
-            weights = (self._theta * similarity.double()).softmax(dim=0)
+            weights = (self.theta * similarity.double()).softmax(dim=0)
             p *= self._floor
             p.index_add_(0, self._next[: self._count], (1 - self._floor) * weights)
         return p.log()

@@ -3,14 +3,16 @@
 The held-out part of the book is not touched: a GPT is trained by the default recipe on the first
 nine tenths of the training part, and every predictor is primed with them and codes the last tenth,
 in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed.
-Writes report/results/ablation_compression.json after every number. Training takes some five minutes
-on one core, the rest fifteen.
+Writes report/results/ablation_compression.json after every number. Training takes some six minutes
+of one core, the rest fifteen.
 
-`--trials FILE` measures instead what was tried in the place of a part: other optimisers, a logistic
-mixture. `--grid FILE` mixes with all weights on a grid, for each theta of the neighbours, since the
-best alone need not be the best beside others. Both take a GPT of the nine tenths with a small
-vocabulary, for a tenth of the time: the first runs/early_exit_alone_6.pt of `python example_gpt.py
---study early-exit`, the second trains its own where FILE is missing.
+`--grid` mixes the same GPT's predictors with all weights on a grid, for each theta of the
+neighbours, since the best alone need not be the best beside others; it takes four minutes of one
+core, and seconds once its predictions lie beside the GPT's file.
+
+`--trials FILE` measures what was tried in the place of a part: other optimisers, a logistic
+mixture. It takes a GPT of the nine tenths with a small vocabulary, for a tenth of the time: the
+first runs/early_exit_alone_6.pt of `python example_gpt.py --study early-exit`.
 """
 
 from mingpt import startup
@@ -18,6 +20,7 @@ from mingpt import startup
 if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.compression_ablation")
 
+import hashlib
 import json
 import math
 import sys
@@ -38,8 +41,7 @@ from mingpt.predictors import DynamicGPT, Neighbours, StaticGPT
 from mingpt.scoring import bits_per_byte
 from mingpt.studies.compression import mixed
 from mingpt.trainer import Trainer
-from mingpt.utils import write_json
-from mingpt.vocabulary import BookVocabulary
+from mingpt.utils import atomic_path, write_json
 
 PROG = "python -m tests.benchmarks.compression_ablation"
 PATH = Path(__file__).parents[2] / "report" / "results" / "ablation_compression.json"
@@ -53,8 +55,10 @@ PREDICTORS = {
        for rate in (3e-5, 6e-5, 1e-4)},
     **{f"GPT learning on, decay {decay:g}": ("dynamic", {"decay": decay})
        for decay in (0.0, 0.01)},
-    "GPT learning on, damping 2": ("dynamic", {"damping": 2.0}),
-    "GPT learning on, windows of 64 moved by 32": ("dynamic", {"window": 64, "segment": 32}),
+    **{f"GPT learning on, damping {damping:g}": ("dynamic", {"damping": damping})
+       for damping in (0.5, 2.0)},
+    **{f"GPT learning on, windows of {w} moved by {w // 2}":
+       ("dynamic", {"window": w, "segment": w // 2}) for w in (16, 64)},
     **{f"n-grams of order {n}": ("ngram", {"order": n}) for n in (3, 4, 5, 6)},
     "n-grams of order 5, case and space in contexts": ("ngram", {"order": 5, "kinds": None}),
     "n-grams standing still": ("ngram", {"adaptive": False}),
@@ -70,7 +74,13 @@ MIXTURES = {
        (0, 0.005, 0.01, RATE, 0.04)},
     "standing still": (STILL, STATIC_WEIGHTS, 0),
 }  # fmt: skip
-GRID = 10  # weights are multiples of 1 / GRID, none zero
+GRID = 20  # weights are multiples of 1 / GRID, none zero
+ON_GRID = {
+    **{f"learning on, theta {theta}": CHOSEN | {"neighbours": f"neighbours, theta {theta}"}
+       for theta in THETAS},
+    "standing still": STILL,
+}  # fmt: skip
+EDGES = ("GPT learning on, damping 0.5", "GPT learning on, windows of 16 moved by 8")
 TRIALS = {
     "GPT standing still": ("static", {}),
     **{f"GPT learning on, rate {rate:g}": ("dynamic", {"learning_rate": rate})
@@ -197,18 +207,16 @@ def _search(argv):
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path("runs/gpt_nine_tenths.pt"),
                         help="the GPT of the nine tenths; trained and saved where it is missing")
-    parser.add_argument("--grid", type=Path, metavar="FILE",
-                        help="mix with all weights on a grid instead, with this GPT")
+    parser.add_argument("--grid", action="store_true",
+                        help="mix with all weights on a grid instead, with the same GPT")
     parser.add_argument("--trials", type=Path, metavar="FILE",
                         help="measure what was tried in the place of a part, with this GPT")
     args = parser.parse_args(argv)
     parts = split_text(get_encoder().decode(load_book().train.tolist()))
     num_bytes = len(parts[1].encode("utf-8"))
-    for file, work in ((args.trials, _try), (args.grid, _search_grid)):
-        if file is not None:
-            with coding.reproducible():
-                work(file, parts, num_bytes)
-    if args.trials is not None or args.grid is not None:
+    if args.trials is not None:
+        with coding.reproducible():
+            _try(args.trials, parts, num_bytes)
         return
     encoder = get_encoder()
     tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
@@ -216,7 +224,10 @@ def _search(argv):
         model = train(tokens, encoder, validation, num_bytes)
         mingpt.save(model, args.weights, dtype=torch.float16)
     with coding.reproducible():
-        _choose(mingpt.load(args.weights), encoder, tokens, validation, num_bytes)
+        if args.grid:
+            _search_grid(args.weights, encoder, tokens, validation, num_bytes)
+        else:
+            _choose(mingpt.load(args.weights), encoder, tokens, validation, num_bytes)
 
 
 def _choose(model, encoder, tokens, validation, num_bytes):
@@ -237,46 +248,78 @@ def _choose(model, encoder, tokens, validation, num_bytes):
          bits(nats, num_bytes))  # fmt: skip
 
 
-def _search_grid(file, parts, num_bytes):
-    encoder = BookVocabulary.of(get_encoder().encode(parts[0]))
-    tokens, validation = (torch.tensor(encoder.encode(part)) for part in parts)
-    if not file.exists():
-        with torch.enable_grad():
-            model = train(tokens, encoder, validation, num_bytes)
-        mingpt.save(model, file, vocabulary=encoder.ids)
-    model = mingpt.load(file)
-    by_theta = {theta: CHOSEN | {"neighbours": f"neighbours, theta {theta}"} for theta in THETAS}
-    sets = {f"learning on, theta {theta}": names for theta, names in by_theta.items()}
-    kept, matched = {}, None
-    for mixture, names in (sets | {"standing still": STILL}).items():
-        for name in names.values():
-            if name not in kept:
-                kind, settings = PREDICTORS[name]
-                predictor = build(kind, settings, model, encoder, tokens)
-                kept[name], contexts = code(predictor, validation)
-                matched = contexts if name == CHOSEN["ngram"] else matched
-                note("grid", "alone", name, bits(kept[name], num_bytes))
-        scores = {member: kept[name] for member, name in names.items()}
-        search_weights(mixture, scores, 0 if names is STILL else RATE, matched, num_bytes)
+def _search_grid(weights, encoder, tokens, validation, num_bytes):
+    names = dict.fromkeys(name for parts in ON_GRID.values() for name in parts.values())
+    kept = kept_scores(weights, [*names, *EDGES], encoder, tokens, validation)
+    for name in (*names, *EDGES):
+        note("grid", "alone", name, bits(kept[name], num_bytes))
+    for mixture, parts in ON_GRID.items():
+        scores = {member: kept[name] for member, name in parts.items()}
+        search_weights(mixture, scores, parts is not STILL, kept["matched"], num_bytes)
 
 
-def search_weights(name, scores, rate, matched, num_bytes):
+def kept_scores(weights, names, encoder, tokens, validation):
+    """{name: log-probabilities (N,) nats} of predictors with the GPT of the file `weights`, and the
+    n-grams' "matched"; kept in a file beside it, which holds for these weights alone."""
+    path, checksum = weights.with_suffix(".scores.pt"), hashlib.sha256(weights.read_bytes())
+    kept = torch.load(path, weights_only=True) if path.exists() else {}
+    if kept.get("of") != checksum.hexdigest():
+        kept = {"of": checksum.hexdigest()}
+    model = mingpt.load(weights)
+    for name in tqdm(names, disable=None):
+        if name in kept:
+            continue
+        kind, settings = PREDICTORS[name]
+        predictor = build(kind, settings, model, encoder, tokens)
+        if "theta" in settings:
+            kept |= code_by_theta(predictor, validation)
+        else:
+            kept[name], contexts = code(predictor, validation)
+            kept |= {"matched": contexts} if name == CHOSEN["ngram"] else {}
+        with atomic_path(path) as temporary:
+            torch.save(kept, temporary)
+    return kept
+
+
+def code_by_theta(neighbours, tokens):
+    """{name: log-probabilities (N,) nats} of the neighbours weighed with each of THETAS."""
+    found = {f"neighbours, theta {theta}": [] for theta in THETAS}
+    for token in tokens.tolist():
+        for theta, nats in zip(THETAS, found.values(), strict=True):
+            neighbours.theta = float(theta)
+            nats.append(float(neighbours.predict()[token]))
+        neighbours.update(token)
+    return {name: torch.tensor(nats, dtype=torch.float64) for name, nats in found.items()}
+
+
+def search_weights(name, scores, adaptive, matched, num_bytes):
     """Note the bits per byte of the best initial weights on the grid, and of those chosen."""
-    found = {}
-    for first in range(1, GRID - 1):
-        for second in range(1, GRID - first):
-            shares = (first, second, GRID - first - second)
-            weights = dict(zip(scores, (share / GRID for share in shares), strict=True))
-            found[shares] = bits(mixed(scores, weights, rate, matched), num_bytes)
-    best = min(found, key=found.get)
-    chosen = ADAPTIVE_WEIGHTS if rate else STATIC_WEIGHTS
+    shares = [(first, second, GRID - first - second)
+              for first in range(1, GRID - 1) for second in range(1, GRID - first)]  # fmt: skip
+    rate = RATE if adaptive else 0
+    tried = mixed_by_all(scores, torch.tensor(shares) / GRID, rate, matched)
+    best = int(tried.sum(dim=1).argmax())
+    chosen = ADAPTIVE_WEIGHTS if adaptive else STATIC_WEIGHTS
     note("grid", "mixed", name, {
-        "tried": len(found),
-        "best": dict(zip(scores, (share / GRID for share in best), strict=True)),
-        "bits_per_byte_of_the_best": found[best],
+        "tried": len(shares),
+        "best": dict(zip(scores, (share / GRID for share in shares[best]), strict=True)),
+        "bits_per_byte_of_the_best": bits(tried[best], num_bytes),
         "chosen": chosen,
         "bits_per_byte_of_the_chosen": bits(mixed(scores, chosen, rate, matched), num_bytes),
     })  # fmt: skip
+
+
+def mixed_by_all(scores, weights, rate, matched):
+    """`mixed` with each row of weights (W, K) to begin with, at once: (W, N) nats."""
+    p = torch.stack([*scores.values()], dim=1).exp()  # (N, K)
+    weights = weights.double()[:, None].repeat(1, ORDER, 1)  # (W, contexts, K)
+    found = []
+    for p_of_token, context in zip(p, matched, strict=True):
+        joint = weights[:, context] * p_of_token
+        total = joint.sum(dim=1, keepdim=True)
+        weights[:, context] = weights[:, context].lerp(joint / total, rate)
+        found.append(total[:, 0].log())
+    return torch.stack(found, dim=1)
 
 
 def _try(file, parts, num_bytes):
