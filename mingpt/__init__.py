@@ -57,9 +57,9 @@ else here moves it: `GPT(config, generator=...)`, which all code of this package
 a training with a seed, reading a file and every question leave it where it was.
 A loss that comes with logits is computed from those logits, which are an ordinary tensor, as
 minGPT's: they cannot come on demand, since a hook, retain_grad or a write to them must act on the
-loss's own. But their gradient is computed with the loss, in one pass over them in place of three
-(loss.py). A loop that needs no logits says so, `_, loss = model(x, y, loss_only=True)`, and they
-are never held. What either is worth at a vocabulary of 50,257 stands in
+loss's own. But they are computed by blocks, and their gradient with the loss, in one pass over them
+in place of three (loss.py). A loop that needs no logits says so, `_, loss = model(x, y,
+loss_only=True)`, and they are never held. What either is worth at a vocabulary of 50,257 stands in
 report/results/benchmark_gpt.json, in the rows of the own loop.
 
 Everything here is imported on first use, so that `python -m mingpt.data` starts with the

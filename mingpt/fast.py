@@ -10,7 +10,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mingpt.loss import linear_cross_entropy, ready_cross_entropy
+from mingpt.loss import linear_cross_entropy, ready_cross_entropy, ready_logits
 from mingpt.model_arguments import check_tokens
 from mingpt.pristine import pristine
 
@@ -24,8 +24,10 @@ def logits_and_loss(model, x, targets, loss_only=False, last_only=False):
         )
     if last_only:
         return head_of_last(model, x), None
-    logits = model.lm_head(x)
-    return logits, None if targets is None else ready_cross_entropy(logits, targets)
+    if targets is None:
+        return model.lm_head(x), None
+    logits = ready_logits(x, model.lm_head.weight)
+    return logits, ready_cross_entropy(logits, targets)
 
 
 def embed_to_train(model, idx):

@@ -47,7 +47,7 @@ PROG = "python -m tests.benchmarks.compression_ablation"
 PATH = Path(__file__).parents[2] / "report" / "results" / "ablation_compression.json"
 SEED = 0  # that of the shipped weights
 
-THETAS = (10, 15, 20)
+THETAS = (10, 15, 20, 25)
 PREDICTORS = {
     **{f"GPT, windows of {w} moved by {w // 2}": ("static", {"window": w, "segment": w // 2})
        for w in (16, 32, 64)},
@@ -75,12 +75,13 @@ MIXTURES = {
     "standing still": (STILL, STATIC_WEIGHTS, 0),
 }  # fmt: skip
 GRID = 20  # weights are multiples of 1 / GRID, none zero
+SHORTER = "windows of 16 moved by 8"  # twice as many steps
 ON_GRID = {
     **{f"learning on, theta {theta}": CHOSEN | {"neighbours": f"neighbours, theta {theta}"}
        for theta in THETAS},
+    f"learning on, {SHORTER}": CHOSEN | {"gpt": f"GPT learning on, {SHORTER}"},
     "standing still": STILL,
 }  # fmt: skip
-EDGES = ("GPT learning on, damping 0.5", "GPT learning on, windows of 16 moved by 8")
 TRIALS = {
     "GPT standing still": ("static", {}),
     **{f"GPT learning on, rate {rate:g}": ("dynamic", {"learning_rate": rate})
@@ -250,8 +251,9 @@ def _choose(model, encoder, tokens, validation, num_bytes):
 
 def _search_grid(weights, encoder, tokens, validation, num_bytes):
     names = dict.fromkeys(name for parts in ON_GRID.values() for name in parts.values())
-    kept = kept_scores(weights, [*names, *EDGES], encoder, tokens, validation)
-    for name in (*names, *EDGES):
+    names |= {"GPT learning on, damping 0.5": None}
+    kept = kept_scores(weights, names, encoder, tokens, validation)
+    for name in names:
         note("grid", "alone", name, bits(kept[name], num_bytes))
     for mixture, parts in ON_GRID.items():
         scores = {member: kept[name] for member, name in parts.items()}

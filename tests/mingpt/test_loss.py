@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from mingpt import loss as losses
 from mingpt.loss import (
@@ -9,6 +10,7 @@ from mingpt.loss import (
     linear_cross_entropy,
     linear_cross_entropy_reference,
     ready_cross_entropy,
+    ready_logits,
 )
 
 
@@ -183,6 +185,55 @@ def test_small_logits_half_precision_and_evaluation_take_the_usual_loss(ready, m
         assert ready_cross_entropy(logits, targets).grad_fn is None
     monkeypatch.setattr(losses, "READY_NUMBERS", 89)
     assert "Ready" not in ready_cross_entropy(logits, targets).grad_fn.name()
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Every product that can be is computed by blocks of 3 rows and 4 columns."""
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 3 * 4 * 11)
+    monkeypatch.setattr(losses, "BLOCK_COLUMNS", 4)
+    monkeypatch.setattr(losses, "READY_NUMBERS", 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5), (8, 5), (1, 1, 5)])
+@pytest.mark.parametrize("frozen", [None, 0, 1])
+def test_logits_by_blocks_are_the_product(blocks, shape, frozen):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(size, generator=generator) for size in (shape, (11, 5))]
+    wanted = [t.requires_grad_() for number, t in enumerate(inputs) if number != frozen]
+    found, expected = ready_logits(*inputs), F.linear(*inputs)
+    assert "Ready" in found.grad_fn.name()
+    torch.testing.assert_close(found, expected)
+    factor = torch.randn(expected.shape, generator=generator)
+    for a, b in zip(*(torch.autograd.grad(t, wanted, factor) for t in (found, expected)),
+                    strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b)
+
+
+def test_their_derivatives_are_right_and_they_may_be_written_to(blocks):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True)
+        for size in ((2, 4, 5), (11, 5))
+    ]
+    assert torch.autograd.gradcheck(ready_logits, inputs)
+    assert torch.autograd.gradgradcheck(ready_logits, inputs)
+    hidden = torch.zeros(2, 4, 11).bool()
+    hidden[..., 3] = True
+    results = [torch.autograd.grad(product(*inputs).masked_fill_(hidden, 0).square().sum(), inputs)
+               for product in (ready_logits, F.linear)]  # fmt: skip
+    torch.testing.assert_close(*results)
+
+
+def test_small_logits_half_precision_and_evaluation_take_the_usual_product(blocks, monkeypatch):
+    hidden, weight, _ = problem(8, 5, 11)
+    assert "Ready" not in ready_logits(hidden.bfloat16(), weight.bfloat16()).grad_fn.name()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ready_logits(hidden, weight).dtype == torch.bfloat16
+    with torch.no_grad():
+        assert ready_logits(hidden, weight).grad_fn is None
+    monkeypatch.setattr(losses, "READY_NUMBERS", 89)
+    assert "Ready" not in ready_logits(hidden, weight).grad_fn.name()
 
 
 def one_by_one(losses, inputs, rows):
