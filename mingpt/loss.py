@@ -166,7 +166,9 @@ class _ReadyLogits(torch.autograd.Function):
         of_hidden = gradient @ weight if ctx.needs_input_grad[0] else None
         of_weight = None
         if ctx.needs_input_grad[1]:
-            of_weight = gradient.flatten(0, -2).T @ hidden.flatten(0, -2)
+            # reshape: the passes of a batch (is_grads_batched=True) have no rule for flatten
+            rows, width = gradient.reshape(-1, len(weight)), hidden.shape[-1]
+            of_weight = rows.transpose(0, 1) @ hidden.reshape(-1, width)
         return of_hidden, of_weight
 
 

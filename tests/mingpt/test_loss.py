@@ -225,6 +225,17 @@ def test_their_derivatives_are_right_and_they_may_be_written_to(blocks):
     torch.testing.assert_close(*results)
 
 
+def test_their_gradients_are_taken_in_batches_as_of_pytorchs_product(blocks):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(size, generator=generator, requires_grad=True)
+              for size in ((2, 4, 5), (11, 5))]  # fmt: skip
+    rows = torch.randn(3, 2, 4, 11, generator=generator)
+    torch.testing.assert_close(*(
+        torch.autograd.grad(product(*inputs), inputs, rows, is_grads_batched=True)
+        for product in (ready_logits, F.linear)
+    ))  # fmt: skip
+
+
 def test_small_logits_half_precision_and_evaluation_take_the_usual_product(blocks, monkeypatch):
     hidden, weight, _ = problem(8, 5, 11)
     assert "Ready" not in ready_logits(hidden.bfloat16(), weight.bfloat16()).grad_fn.name()
