@@ -3,7 +3,7 @@
 The held-out part of the book is not touched: a GPT is trained by the default recipe on the first
 nine tenths of the training part, and every predictor is primed with them and codes the last tenth,
 in prequential bits per byte. One setting changes at a time; then the chosen predictors are mixed.
-Writes report/results/ablation_compression.json after every number. Training takes some six minutes
+Writes report/results/ablation_compression.json after every number. Training takes seven minutes
 of one core, the rest fifteen.
 
 `--grid` mixes the same GPT's predictors with all weights on a grid, for each theta of the
