@@ -79,10 +79,18 @@ def distribution(model) -> Tensor:
     Starts from fair coins and applies the matrix of every reverse stage.
     """
     images, process = all_images(model.pixels), model.process
-    on = (images > 0).double()
     p = torch.full((len(images),), 1 / len(images), dtype=torch.float64)
     for t in range(process.stages, 0, -1):
         logits = model.logits(images.to(model.dtype), t).double()
         q = process.reverse_probability(logits, images, t)
-        p = p @ torch.exp(q.log() @ on.T + (1 - q).log() @ (1 - on).T)
+        p = p @ _products(q)
     return p
+
+
+def _products(q: Tensor) -> Tensor:
+    """P(image) of independent pixels, +1 with probabilities q (n, m): (n, 2^m), `all_images`."""
+    matrix = torch.ones(len(q), 1, dtype=q.dtype)
+    for on in q.T:  # every pixel doubles the columns
+        pixel = torch.stack([1 - on, on], dim=1)
+        matrix = (matrix[:, :, None] * pixel[:, None, :]).reshape(len(q), -1)
+    return matrix

@@ -24,7 +24,6 @@ from diffusion.images.mnist import NUM_CLASSES, PIXELS, SHAPE
 from diffusion.studies.parts import bitmodel, recipe
 
 FLIPPED = 100  # test images whose pixels are flipped stage after stage
-DRAWN = 1  # stages drawn for the likelihood of every image
 COOLDOWN = 1500  # last updates of a training that goes on from a file
 CLASSIFIED = 50  # test images that are classified
 
@@ -61,8 +60,9 @@ OPTIONS = (
         within=(20, 10_000),
         type=int,
         metavar="N",
-        default=10_000,
+        default=2_000,
     ),
+    bitmodel.DRAWS,
 )
 
 
@@ -308,13 +308,13 @@ def h_loss(run: Run) -> Answer:
 def i_likelihood(run: Run) -> Answer:
     """Nats per image: the bounds, estimated at stages drawn for every image."""
     model, (images, _) = run.models["bitflip"], run.once(test_images)
-    options = {"samples": DRAWN, "seed": run.args.seed}
+    options = {"samples": run.args.draws, "seed": run.args.seed}
     class_first = bitmodel.nats(model, run.models["classifier"], images, **options)
     any_class = bitflip.class_bounds(model, images, **options, progress=True)[:, 0]
     return Answer(
         {
             "images": len(images),
-            "stages_drawn_for_each": DRAWN,
+            "stages_drawn_for_each": run.args.draws,
             "bound_nats": class_first.mean().item(),
             "standard_error": _error(class_first),
             "of_any_class": {

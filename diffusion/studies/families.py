@@ -44,9 +44,10 @@ OPTIONS = (
     recipe.PRECISION,
     recipe.SEED,
     option("--samples", "samples of each family", within=(100, 10_000), type=int, metavar="N",
-           default=10_000),
+           default=5_000),
     option("--bitflip-samples", "samples of the bit flips, which take longer",
-           within=(100, 10_000), type=int, metavar="N", default=500),
+           within=(100, 10_000), type=int, metavar="N", default=250),
+    bitmodel.DRAWS,
 )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def samples(run: Run) -> dict[str, tuple[Tensor, float]]:
 def a_table(run: Run) -> Answer:
     """Nats where there are any, distance of features, classes, memorisation, time, size.
 
-    Nats are of the first --samples test images.
+    Nats are of the first --samples test images, of bit flips at --draws stages each.
     """
     test = mnist.binarise(mnist.load("test")[0], seed=0)
     training = mnist.binarise(mnist.load("train")[0], seed=1)
@@ -122,7 +123,7 @@ def a_table(run: Run) -> Answer:
         numbers[name]["updates"] = len(model.losses)
         if not isinstance(model, GAN):
             shown = test[: run.args.samples]
-            nats = _nats(model, run.models["classifier"], shown, run.args.seed)
+            nats = _nats(model, run.models["classifier"], shown, run.args)
             numbers[name]["nats"] = nats.mean().item()
             numbers[name]["standard_error"] = (nats.std() / math.sqrt(len(nats))).item()
     bars = {
@@ -134,11 +135,11 @@ def a_table(run: Run) -> Answer:
     return Answer(numbers, {"a_table": figures.compared(bars)})
 
 
-def _nats(model, judge: Classifier, test: Tensor, seed: int) -> Tensor:
+def _nats(model, judge: Classifier, test: Tensor, args: argparse.Namespace) -> Tensor:
     """A bound in nats for every test image: the ELBO of a VAE, the bound of bit flips; (n,)."""
     if isinstance(model, VAE):
-        return -model.log_likelihood(test, samples=1, seed=seed)
-    return bitmodel.nats(model, judge, 2 * test - 1, samples=1, seed=seed)
+        return -model.log_likelihood(test, samples=1, seed=args.seed)
+    return bitmodel.nats(model, judge, 2 * test - 1, samples=args.draws, seed=args.seed)
 
 
 def b_rows(run: Run) -> Answer:

@@ -27,6 +27,7 @@ MARKS = (0, 50, 100, 200, 400)  # updates after which it is
 YOUNG = 60  # updates of the generator whose gradients are measured
 PERFECTED = (0, 5, 10, 20, 40, 80, 150)  # updates of the discriminator alone
 COLLAPSE = 250  # updates of the generator alone
+AVERAGED = 0.999  # decay of the average of the weights
 PLANE_UPDATES = 1500  # of the discriminator of known densities
 
 # Two known densities in the plane, which overlap.
@@ -40,7 +41,8 @@ OPTIONS = (
         type=Path,
         metavar="PATH",
     ),
-    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=8_000),
+    option("--epochs", "training batches, of 64", within=(1, 1_000_000), type=int, default=9_000),
+    recipe.PRECISION,
     recipe.CLASSIFIER,
     recipe.SEED,
     option(
@@ -75,16 +77,25 @@ def load_digits(path: Path) -> GAN:
 
 
 def train(run: Run, name: str) -> GAN:
-    training = digits_training(run.args.epochs, run.args.seed)
-    return recipe.run_and_save(training, GAN.save, run.file(name))
+    return recipe.run_and_save(digits_training(run.args), GAN.save, run.file(name))
 
 
-def digits_training(epochs: int, seed: int) -> GANTraining:
-    """The default recipe; epochs counts updates, of 64 images each."""
-    images, _ = mnist.load("train")
-    model = GAN(generator=torch.Generator().manual_seed(seed))
-    options = {"batch_size": 64, "learning_rate": 2e-3, "penalty": 0.3, "seed": seed}
-    return GANTraining(model, images, epochs=epochs, **options)
+def digits_training(args: argparse.Namespace, epochs: int | None = None) -> GANTraining:
+    """The recipe, for args.epochs updates or another number of them, of 64 images each."""
+    images, labels = mnist.load("train")
+    generator = torch.Generator().manual_seed(args.seed)
+    return GANTraining(
+        GAN(num_classes=mnist.NUM_CLASSES, generator=generator),
+        images,
+        labels,
+        epochs=epochs or args.epochs,
+        batch_size=64,
+        learning_rate=2e-3,
+        ema_decay=AVERAGED,
+        penalty=0.3,
+        precision=recipe.PRECISIONS[args.precision],
+        seed=args.seed,
+    )
 
 
 # --- The sheet's questions ------------------------------------------------------------------------
@@ -92,22 +103,21 @@ def digits_training(epochs: int, seed: int) -> GANTraining:
 
 def a_gradients(run: Run) -> Answer:
     """H10.3a: on a young generator, both gradients while its discriminator is perfected."""
-    seed, training = run.args.seed, digits_training(YOUNG, run.args.seed)
-    for _ in range(YOUNG):
-        training.epoch()
+    training = digits_training(run.args, YOUNG)
+    training.advance(YOUNG)
     model = training.model
-    images, _ = mnist.load("train")
     optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-3)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(run.args.seed)
     found = []
     for update in range(PERFECTED[-1] + 1):
         if update in PERFECTED:
-            found.append(gan_exact.generator_gradients(model, 128, seed=seed))
-        real = images[torch.randint(len(images), (64,), generator=generator)] / 255
+            found.append(gan_exact.generator_gradients(model, 128, seed=run.args.seed))
+        pick = torch.randint(len(training.points), (64,), generator=generator)
+        real, labels = training.points[pick] / 255, training.labels[pick]
         with torch.no_grad():
-            fake = model.draw(64, generator)
+            fake = model.draw(64, generator, labels)
         optimizer.zero_grad()
-        gan.discriminator_loss(model.h(real), model.h(fake)).backward()
+        gan.discriminator_loss(model.h(real, labels), model.h(fake, labels)).backward()
         optimizer.step()
     columns = {name: [getattr(row, name) for row in found] for name in found[0]._fields}
     figure = figures.gradients(columns["mean_d"], columns["minimax"], columns["non_saturating"])
@@ -176,16 +186,15 @@ def c_samples(run: Run) -> Answer:
 
 
 def d_progress(run: Run) -> Answer:
-    """The same draws of z in a short run of training from nothing, as far as it got by then."""
-    training, rows = digits_training(MARKS[-1], run.args.seed), []
-    for update in range(MARKS[-1] + 1):
-        if update in MARKS:
-            rows.append(training.average.sample(SEEN, seed=run.args.seed))
-        if update < MARKS[-1]:
-            training.epoch()
+    """The same z and classes in a short run from nothing, with the weights as they were then."""
+    training, rows = digits_training(run.args, MARKS[-1]), []
+    for done, mark in zip((0, *MARKS), MARKS, strict=False):
+        training.advance(mark - done)
+        rows.append(training.model.sample(SEEN, seed=run.args.seed))
     rows.append(run.models["gan"].sample(SEEN, seed=run.args.seed))
     names = [*(f"{mark} updates" for mark in MARKS), f"{len(run.models['gan'].losses)} updates"]
-    figure = figures.named_rows(torch.stack(rows), mnist.SHAPE, names, "The same z in every column")
+    title = "The same z and class in a column"
+    figure = figures.named_rows(torch.stack(rows), mnist.SHAPE, names, title)
     return Answer(figures={"d_progress": figure})
 
 
@@ -193,7 +202,7 @@ def e_coverage(run: Run) -> Answer:
     """Which classes samples have; and a collapse made on purpose, which this detects."""
     judge, n, seed = run.models["classifier"], run.args.samples, run.args.seed
     _, features = classifier.evaluate(judge, mnist.load("test")[0] / 255)
-    train = mnist.load("train")[0][:n] / 255
+    train = mnist.load("train")[0][-n:] / 255
     samples = {
         "GAN": run.models["gan"].sample(n, seed=seed),
         "collapsed": collapsed(run.models["gan"], seed).sample(n, seed=seed),
@@ -210,17 +219,19 @@ def e_coverage(run: Run) -> Answer:
 
 
 def collapsed(model: GAN, seed: int) -> GAN:
-    """The generator after `COLLAPSE` updates against a discriminator that no longer moves.
+    """The generator after `COLLAPSE` updates that please one output of a still discriminator.
 
-    Nothing makes it leave the images that this discriminator likes best, so it gives up the rest.
+    Whatever class it is asked for, an image counts as one of class 0. Nothing makes it leave the
+    images that this output likes best, so it gives up the rest.
     """
     model = copy.deepcopy(model).requires_grad_()
     optimizer = torch.optim.Adam(model.generator.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(COLLAPSE):
-        labels = model.any_labels(64, generator)
+        images = model.draw(64, generator, model.any_labels(64, generator))
+        one = torch.zeros(64, dtype=torch.int64) if model.num_classes else None
         optimizer.zero_grad()
-        gan.non_saturating_loss(model.h(model.draw(64, generator, labels), labels)).backward()
+        gan.non_saturating_loss(model.h(images, one)).backward()
         optimizer.step()
     return model
 

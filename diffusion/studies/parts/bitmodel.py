@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from diffusion.cli import option
 from diffusion.images import bitflip, bitnet, classifier
 from diffusion.images.bitnet import BitNet
 from diffusion.images.bitprocess import BitFlip
@@ -18,6 +19,10 @@ LEAST_STAGES = 5
 STAGES = 1000
 STEPS = 50  # of these that samples visit
 _TOTAL = 2.5  # delta times the number of stages
+
+DRAWS = option(
+    "--draws", "stages drawn for the bound of each image", within=(1, 100), type=int, default=1
+)
 
 
 def process(stages: int) -> BitFlip:
