@@ -2,7 +2,7 @@
 
 The two take turns on one machine, alone and beside a busy process of one thread: Part 1's whole
 script, trained and with the shipped weights, and sampling; alone also Part 2's in float32, with a
-fifth of its iterations and all its questions. A run is stopped after `LIMIT` seconds and then
+tenth of its iterations and all its questions. A run is stopped after `LIMIT` seconds and then
 counts as that long, so that the ratios err on the old checkout's side. Writes
 report/results/benchmark_speed.json. On an otherwise idle machine of two cores about half an hour.
 """
@@ -40,7 +40,7 @@ SHIPPED = [
 SCRIPTS = {
     "example_diffusion.py": [],
     "example_diffusion.py, shipped weights": SHIPPED,
-    "example_gpt.py, float32, 60 iterations": ["--precision", "float32", "--max-iters", "60"],
+    "example_gpt.py, float32, 30 iterations": ["--precision", "float32", "--max-iters", "30"],
 }
 SAMPLING = {
     "20,000 samples, DDIM, T = 1000": "20_000, steps=1000",
