@@ -1,7 +1,7 @@
 """An old checkout's times against a new one's: `python -m tests.benchmarks.speed OLD NEW`.
 
 The two take turns on one machine, alone and beside a busy process of one thread: Part 1's whole
-script, trained and with the shipped weights, and sampling; alone also Part 2's in float32, with a
+script and sampling; alone also Part 1's with the shipped weights, and Part 2's in float32 with a
 tenth of its iterations and all its questions. A run is stopped after `LIMIT` seconds and then
 counts as that long, so that the ratios err on the old checkout's side. Writes
 report/results/benchmark_speed.json. On an otherwise idle machine of two cores about half an hour.
@@ -124,7 +124,7 @@ def measure(old: Path, new: Path) -> list[dict]:
                 before, after = (median(values) for values in zip(*times, strict=True))
                 add(name, beside, {"old": before, "new": after}, False)
             for name in SCRIPTS:
-                if beside and name.startswith("example_gpt"):
+                if beside and name != "example_diffusion.py":
                     continue
                 (before, ended), (after, _) = script(old, name), script(new, name)
                 add(name, beside, {"old": before, "new": after}, not ended)
