@@ -27,7 +27,7 @@ class Trained(NamedTuple):
     """A model, how its training went, and the soft prompts that came with it."""
 
     model: GPT  # in eval mode
-    history: dict  # "tokens" (of training), "losses" (nats per counted token, one a step)
+    history: dict  # "tokens" (of training), "losses" (nats a counted token), "seed" (of its words)
     soft_prompts: dict  # {task: {length as text: {"vectors": (length, C), "losses": [...]}}}
 
 

@@ -24,7 +24,7 @@ from mingpt.utils import seeded
 VOCAB_SIZE = 128  # ASCII
 SHORTEST, LONGEST = 3, 6  # letters of a word
 MOST_EXAMPLES = 8  # that a line of training shows before its last word
-VALIDATION_WORDS, TEST_WORDS = 200, 600
+VALIDATION_WORDS, TEST_WORDS = 200, 1000
 SHARES = {"examples": 0.65, "instruction": 0.2, "question": 0.15}
 MOST_NAMED_EXAMPLES = 2  # where the task is named
 DIGITS_PROMPT, DIGITS = "digits: ", 100

@@ -42,6 +42,11 @@ def load(args):
     models = {}
     for path in args.weights or ():
         trained = task_model.load(path, args.device)
+        learnt = trained.history["seed"]
+        if learnt != args.seed:
+            raise ValueError(
+                f"{path} learnt words that are test words here: give its own --seed {learnt}"
+            )
         size = task_model.size_of(trained.model)
         if size in models:
             raise ValueError(f"--weights gives two models of the size {size}")
@@ -56,7 +61,8 @@ def train(run, size):
     args, words = run.args, run.once(words_of)
     model = task_model.build(size, args.seed)
     losses = task_model.train(model, words.train, args.tokens, args.seed, args.device)
-    history = {"tokens": len(losses) * task_model.BATCH_TOKENS, "losses": losses}
+    tokens = len(losses) * task_model.BATCH_TOKENS
+    history = {"tokens": tokens, "losses": losses, "seed": args.seed}
     path = args.save / f"prompting_{size}.pt"
     trained = task_model.Trained(model, history, {})
     trained = task_model.save(trained, path, args.device)  # as anyone will load it, in float16
@@ -333,8 +339,6 @@ STUDY = Study(
         "confidence": q6_confidence,
         "digits": lambda run: next_tokens.q7_digits(run, asked_model(run)),
         "failures": lambda run: next_tokens.q8_failures(run, run.once(by_examples)),
-        "soft_prompts": lambda run: soft_prompts.q9_soft_prompts(
-            run, run.models[asked_size(run)], run.once(by_examples)
-        ),
+        "soft_prompts": lambda run: soft_prompts.q9_soft_prompts(run, run.models[asked_size(run)]),
     },
 )

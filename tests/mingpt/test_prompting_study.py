@@ -47,7 +47,8 @@ def test_bad_input_ends_in_one_line(arguments, message, capsys, tmp_path):
 def nano(tmp_path):
     path = tmp_path / "nano.pt"
     task_model.save(
-        task_model.Trained(task_model.build("nano"), {"tokens": 1, "losses": [1.0]}, {}), path
+        task_model.Trained(task_model.build("nano"), {"tokens": 1, "losses": [1.0], "seed": 0}, {}),
+        path,
     )
     return path
 
@@ -57,8 +58,13 @@ def test_two_models_of_one_size_are_refused(nano, capsys, tmp_path):
     assert "two models of the size nano" in capsys.readouterr().err
 
 
+def test_a_model_that_learnt_the_test_words_is_refused(nano, capsys, tmp_path):
+    assert exit_code("--weights", nano, "--seed", "1", "--out", tmp_path / "out") == 2
+    assert "learnt words that are test words here: give its own --seed 0" in capsys.readouterr().err
+
+
 def test_models_are_loaded_or_left_to_be_trained(nano):
-    args = type("Args", (), {"weights": [nano], "sizes": None, "device": "cpu"})
+    args = type("Args", (), {"weights": [nano], "sizes": None, "device": "cpu", "seed": 0})
     assert list(prompting.load(args)) == ["nano"]
     args.sizes = ["mini", "nano"]
     assert [(size, model is None) for size, model in prompting.load(args).items()] == [

@@ -42,7 +42,7 @@ def test_shares_leave_a_part_to_digits():
 
 def test_words_are_kept_apart():
     train, validation, test = map(set, WORDS)
-    assert (len(validation), len(test)) == (200, 600)
+    assert (len(validation), len(test)) == (200, 1000)
     assert not (train & test)
     assert not (train & validation)
     assert not (validation & test)

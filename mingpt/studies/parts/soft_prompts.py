@@ -11,9 +11,10 @@ from mingpt.cli import Answer
 from mingpt.figures import prompting as figures
 from mingpt.prompting import finetune, tune
 
-STEPS = 250
+STEPS = 400
 LENGTHS = {"plural": (1, 2, 5, 10, 20), "double": (20,)}  # vectors, by task
 SHOTS = (0, 1, 2, 4, 8, 16)  # of hard prompts
+MORE = 2  # times as many test words as elsewhere: small differences are asked about
 CANDIDATES, CANDIDATE_SHOTS = 8, 8  # fixed hard prompts, the best chosen on validation words
 
 
@@ -33,20 +34,19 @@ def tune_all(model, words, steps, seed):
     return found
 
 
-def q9_soft_prompts(run, trained, few_shot):
+def q9_soft_prompts(run, trained):
     """b v: k learnt vectors before the frozen model, hard prompts, and fine-tuning everything.
 
-    trained: the task_model.Trained; few_shot: {task: {shots: Replies}}.
+    trained: the task_model.Trained.
     """
     args, words = run.args, tasks.words(run.args.seed)
+    count = MORE * args.prompts
     model = trained.model
     prompts = trained.soft_prompts or tune_all(model, words, args.tune_steps, args.seed)
-    numbers = {"tune_words": len(words.train)}
+    numbers = {"tune_words": len(words.train), "prompts": count}
     for name, by_length in prompts.items():
-        asked = replies.questions(name, words, args.prompts, seed=args.seed)
-        validation = replies.questions(
-            name, words._replace(test=words.validation), len(words.validation), seed=args.seed
-        )
+        asked = replies.questions(name, words, count, seed=args.seed)
+        validation = validation_questions(name, words, args.seed)
         soft = {
             length: soft_accuracy(model, asked, prompt)
             | {"validation": soft_accuracy(model, validation, prompt)["accuracy"]["value"]}
@@ -62,13 +62,19 @@ def q9_soft_prompts(run, trained, few_shot):
                 "trained_numbers": model.num_parameters,
                 "losses": tuned.losses,
             },
-            "hard": hard_prompts(run, model, name, words, few_shot[name]),
+            "hard": hard_prompts(model, name, words, asked, args.seed),
         }
         numbers[name] |= against_the_best_hard_prompt(numbers[name])
     longest = prompts["plural"][str(LENGTHS["plural"][-1])]["vectors"]
-    numbers["nearest_tokens"] = nearest(model, longest, words, args)
+    numbers["nearest_tokens"] = nearest(model, longest, words, count, args.seed)
     figure = figures.soft_prompts(numbers["plural"], numbers["double"])
     return Answer(numbers, {"b_soft_prompts": figure}, text_of(numbers))
+
+
+def validation_questions(name, words, seed):
+    """Questions about every validation word."""
+    pool = words._replace(test=words.validation)
+    return replies.questions(name, pool, len(words.validation), seed=seed)
 
 
 def accuracy(found):
@@ -82,17 +88,16 @@ def soft_accuracy(model, asked, prompt):
             "losses": prompt["losses"]}  # fmt: skip
 
 
-def hard_prompts(run, model, name, words, known):
-    """Accuracy of prompts of examples, drawn for each question, and of the best fixed one."""
-    args = run.args
+def hard_prompts(model, name, words, asked, seed):
+    """Accuracy of prompts of examples, drawn for each question, and of the best fixed one.
+
+    asked: the Questions without examples.
+    """
     drawn = {}
     for shots in tqdm(SHOTS, desc=f"hard prompts for {name}", disable=None):
-        found = known.get(shots) or replies.generate(
-            model, replies.questions(name, words, args.prompts, shots=shots, seed=args.seed)
-        )
-        drawn[str(shots)] = accuracy(found)
-    fixed = best_fixed(model, name, words, args)
-    asked = replies.questions(name, words, args.prompts, seed=args.seed)
+        shown = replies.questions(name, words, len(asked), shots=shots, seed=seed)
+        drawn[str(shots)] = accuracy(replies.generate(model, shown))
+    fixed = best_fixed(model, name, words, seed)
     return {
         "examples_drawn_for_each_question": drawn,
         "best_fixed": {
@@ -103,13 +108,11 @@ def hard_prompts(run, model, name, words, known):
     }
 
 
-def best_fixed(model, name, words, args):
+def best_fixed(model, name, words, seed):
     """Of CANDIDATES prompts of examples the one with most right answers on validation words."""
     task = tasks.TASKS[name]
-    generator = torch.Generator().manual_seed(args.seed)
-    asked = replies.questions(
-        name, words._replace(test=words.validation), min(args.prompts, len(words.validation))
-    )
+    generator = torch.Generator().manual_seed(seed)
+    asked = validation_questions(name, words, seed)
     candidates = []
     for _ in range(CANDIDATES):
         places = torch.randint(len(words.train), (CANDIDATE_SHOTS,), generator=generator)
@@ -148,14 +151,14 @@ def against_the_best_hard_prompt(numbers):
     }
 
 
-def nearest(model, vectors, words, args):
+def nearest(model, vectors, words, count, seed):
     """The real tokens nearest to learnt vectors, and their accuracy in the vectors' place."""
-    used, _ = tasks.rows(20, model.block_size, words.train, args.seed)
+    used, _ = tasks.rows(20, model.block_size, words.train, seed)
     found = inversion.nearest_tokens(model, vectors.to(next(model.parameters())), used.flatten())
     prefix = tasks.decode(found.ids.tolist())
     asked = [
         question._replace(prompt=prefix + question.prompt)
-        for question in replies.questions("plural", words, args.prompts, seed=args.seed)
+        for question in replies.questions("plural", words, count, seed=seed)
     ]
     return {
         "text": prefix,
