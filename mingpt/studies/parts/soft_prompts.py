@@ -3,6 +3,8 @@
 One question of `--study prompting`; see prompting.py.
 """
 
+from itertools import product
+
 import torch
 from tqdm import tqdm
 
@@ -12,7 +14,8 @@ from mingpt.figures import prompting as figures
 from mingpt.prompting import finetune, tune
 
 STEPS = 400
-LENGTHS = {"plural": (1, 2, 5, 10, 20), "double": (20,)}  # vectors, by task
+TASKS = ("plural", "double")
+LENGTHS = (1, 2, 5, 10, 20)  # vectors
 SHOTS = (0, 1, 2, 4, 8, 16)  # of hard prompts
 MORE = 2  # times as many test words as elsewhere: small differences are asked about
 CANDIDATES, CANDIDATE_SHOTS = 8, 8  # fixed hard prompts, the best chosen on validation words
@@ -27,8 +30,7 @@ def pairs_of(name, pool):
 def tune_all(model, words, steps, seed):
     """{task: {length as text: {"vectors": (length, C), "losses": [...]}}}, on training words."""
     found = {}
-    jobs = [(name, length) for name, lengths in LENGTHS.items() for length in lengths]
-    for name, length in tqdm(jobs, desc="soft prompts", disable=None):
+    for name, length in tqdm([*product(TASKS, LENGTHS)], desc="soft prompts", disable=None):
         prompt = tune(model, pairs_of(name, words.train), length, seed, steps=steps)
         found.setdefault(name, {})[str(length)] = prompt._asdict()
     return found
@@ -65,7 +67,7 @@ def q9_soft_prompts(run, trained):
             "hard": hard_prompts(model, name, words, asked, args.seed),
         }
         numbers[name] |= against_the_best_hard_prompt(numbers[name])
-    longest = prompts["plural"][str(LENGTHS["plural"][-1])]["vectors"]
+    longest = prompts["plural"][str(LENGTHS[-1])]["vectors"]
     numbers["nearest_tokens"] = nearest(model, longest, words, count, args.seed)
     figure = figures.soft_prompts(numbers["plural"], numbers["double"])
     return Answer(numbers, {"b_soft_prompts": figure}, text_of(numbers))
@@ -172,7 +174,7 @@ def nearest(model, vectors, words, count, seed):
 def text_of(numbers):
     """What question 9 prints of its numbers."""
     lines = ["Q9  right answers on test words (%)"]
-    for name in LENGTHS:
+    for name in TASKS:
         row = numbers[name]
         soft = ", ".join(f"{k}: {100 * v['accuracy']['value']:.1f}" for k, v in row["soft"].items())
         drawn = row["hard"]["examples_drawn_for_each_question"]
