@@ -142,12 +142,17 @@ def discriminator(best, found) -> Figure:
 def gradients(mean_d, minimax, non_saturating) -> Figure:
     """Norms of the generator's gradients over the mean of D(G(z)), all (k,)."""
     figure, ((axes,),) = new_figure(1, 1, (HALF, 2.6))
-    axes.plot(mean_d, non_saturating, "o-", ms=3, color=BLUE, label="non-saturating")
-    axes.plot(mean_d, minimax, "o-", ms=3, color=VERMILLION, label="minimax")
+    order = np.argsort(mean_d)  # in which D is trained is not quite the same
+    for values, colour, name in (
+        (non_saturating, BLUE, "non-saturating"),
+        (minimax, VERMILLION, "minimax"),
+    ):
+        x, y = (np.asarray(part)[order] for part in (mean_d, values))
+        axes.plot(x, y, "o-", ms=3, color=colour, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(**GRID)
-    axes.set_xlabel("mean D(G(z)); training of D goes to the left")
+    axes.set_xlabel("mean D(G(z)); smaller as D is trained on")
     axes.set_ylabel("norm of the gradient")
     axes.legend(fontsize=8)
     return figure
