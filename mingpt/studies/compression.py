@@ -45,6 +45,8 @@ MEMBERS = {"gpt": "GPT", "ngram": "n-grams", "neighbours": "neighbours"}
 LEARNING = {"gpt": "GPT, learning on", "ngram": "n-grams, counting on",
             "neighbours": "neighbours, remembering on"}  # fmt: skip
 ALL, ALL_STATIC = "all, learning on", "all, standing still"
+WITHOUT = {"gpt": "without GPT's own predictions (neighbours keep its states)",
+           "ngram": "without n-grams", "neighbours": "without neighbours"}  # fmt: skip
 FREQUENCIES = (0, 1, 2, 4, 8, 16, 64, 256)  # lower ends of the bins
 
 
@@ -215,10 +217,13 @@ def bits_per_byte(run, nats):
 
 
 def q3_ablation(run: Run) -> Answer:
-    """The cost in bits per byte of leaving one ingredient out, over blocks of the text."""
+    """The cost in bits per byte of leaving one ingredient out, over blocks of the text.
+
+    Without the GPT's own predictions its network still runs: the neighbours compare its states.
+    """
     made = run.once(predictions)
     everything = learning(made)
-    variants = {f"without {MEMBERS[name]}": learning(made, without=name) for name in MEMBERS}
+    variants = {WITHOUT[name]: learning(made, without=name) for name in MEMBERS}
     for name in MEMBERS:
         scores = made.learning | {name: made.still[name]}
         variants[f"{MEMBERS[name]} standing still"] = mixed(
@@ -238,7 +243,7 @@ def q3_ablation(run: Run) -> Answer:
             "cost_bits_per_byte": bits_per_byte(run, nats) - bits_per_byte(run, everything),
             "standard_error": float(per_byte.std()) / math.sqrt(len(per_byte)),
         }
-    rows = (f"    {name:<34} {c['cost_bits_per_byte']:+.4f} +- {c['standard_error']:.4f}"
+    rows = (f"    {name:<58} {c['cost_bits_per_byte']:+.4f} +- {c['standard_error']:.4f}"
             for name, c in costs.items())  # fmt: skip
     return Answer(
         {"blocks": len(sizes), "variants": costs},

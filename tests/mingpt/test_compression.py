@@ -95,6 +95,15 @@ def test_the_ablation_is_against_all_together(run):
         assert 0 < found["standard_error"] < math.inf
 
 
+def test_without_the_gpts_predictions_its_states_are_still_compared(run):
+    made = run.once(compression.predictions)
+    two = {name: made.learning[name] for name in ("ngram", "neighbours")}
+    nats = compression.mixed(two, ADAPTIVE_WEIGHTS, RATE, made.matched)
+    name = "without GPT's own predictions (neighbours keep its states)"
+    found = run.results["ablation"]["variants"][name]["bits_per_byte"]
+    assert found == pytest.approx(compression.bits_per_byte(run, nats))
+
+
 def test_a_mixture_of_one_is_that_one():
     scores = torch.tensor([-1.0, -2.0, -3.0], dtype=torch.float64)
     mixed = compression.mixed({"gpt": scores}, ADAPTIVE_WEIGHTS, RATE, [0, 1, 2])
