@@ -279,7 +279,10 @@ def b_lambda(run: Run) -> Answer:
 
 
 def c_rehearsal(run: Run) -> Answer:
-    """H10.5 c i: accuracy against images kept, bytes kept, and time paid."""
+    """H10.5 c i: accuracy against images kept, bytes kept, and time paid.
+
+    The time is that of the tasks after the first, which is learnt alike by all.
+    """
     shown = runs.shown(run)
     accuracy = {name: torch.stack([path.last.mean() for path in shown[name]]) for name in shown}
     seconds = {
