@@ -14,7 +14,7 @@ From the bottom up:
     prompting   prompting: completions and soft prompts; tasks, task_model, replies: a language
                 whose tasks are known, its GPT, and asking it; statistics of the answers
     pictures    figures: a function a figure, arrays in, a Figure out
-    scripts     startup, parser, cli: the runner;
+    scripts     startup, parser, cli: the runner; progress: bars and lines;
                 studies/: one module a study, longer parts of them in parts/; exercise: what
                 example_gpt.py trains and asks with
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mingpt import figures, processes, startup
+from mingpt import figures, processes, progress, startup
 from mingpt.devices import resolve_device
 from mingpt.parser import Parser
 from mingpt.utils import check_file, check_writable, write_json
@@ -268,7 +268,8 @@ def run(study: Study, args: argparse.Namespace) -> Path:
 def run_questions(this: Run, path: Path) -> None:
     """A study's questions in order; what each gives is written before the next begins."""
     study = this.study
-    with tqdm(total=len(study.questions), desc="questions", leave=False, disable=None) as bar:
+    options = {"desc": "questions", "unit": "question", "leave": False}
+    with progress.bar(total=len(study.questions), **options) as shown:
         for name, question in study.questions.items():
             with this.timed(name):
                 answer = question(this)
@@ -279,7 +280,7 @@ def run_questions(this: Run, path: Path) -> None:
             if answer.numbers:
                 this.results[name] = dict(answer.numbers)
             write_results(path, this)
-            bar.update()
+            shown.update()
 
 
 def check_results(path: Path, name: str, about: str | None = None) -> None:

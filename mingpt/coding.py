@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy
 import torch
-from tqdm import tqdm
 
 from mingpt import checkpoint
 from mingpt.arithmetic import ArithmeticDecoder, ArithmeticEncoder, frequencies, interval
@@ -34,6 +33,7 @@ from mingpt.data import load_book
 from mingpt.mixing import METHODS
 from mingpt.modes import plain_arithmetic
 from mingpt.parser import Parser
+from mingpt.progress import bar
 from mingpt.tokens import token_tensor
 from mingpt.utils import atomic_path, check_file
 
@@ -105,7 +105,7 @@ def compress(text, model, method="adaptive", encoder=None, primer=None):
             MAGIC, VERSION, list(METHODS).index(method), _versions(),
             _model_sum(model, primer), _frequency_sum(distribution), _text_sum(raw), len(tokens),
         )  # fmt: skip
-        for token in tqdm(tokens, desc="compress", unit="token", disable=None):
+        for token in bar(tokens, desc="compress", unit="token"):
             code.encode(*interval(distribution, token))
             predictor.update(token)
             distribution = frequencies(predictor.predict())
@@ -134,7 +134,7 @@ def decompress(content, model, encoder=None, primer=None):
         if header.frequencies != _frequency_sum(distribution):
             raise CodingError("the text was compressed on a machine whose arithmetic differs from "
                               "this one's in the last digits: decompress it there")
-        for _ in tqdm(range(header.tokens), desc="decompress", unit="token", disable=None):
+        for _ in bar(range(header.tokens), desc="decompress", unit="token"):
             tokens.append(decoder.decode(distribution))
             predictor.update(tokens[-1])
             distribution = frequencies(predictor.predict())

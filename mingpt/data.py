@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from mingpt.bpe import Encoder, get_encoder
 from mingpt.merges import DATA_DIR, DataError, arrays_sha256, load_arrays, parse_merges
 from mingpt.parser import Parser
+from mingpt.progress import bar
 from mingpt.tokens import token_array
 from mingpt.utils import atomic_path, check_integer, check_writable
 
@@ -170,10 +170,10 @@ def _read(path, url):
             size = int(response.headers.get("Content-Length") or 0) or None
             content = bytearray()
             name = url.rsplit("/", 1)[-1]
-            with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None) as bar:
+            with bar(total=size, unit="byte", unit_scale=True, desc=name) as shown:
                 while chunk := response.read(1 << 14):
                     content += chunk
-                    bar.update(len(chunk))
+                    shown.update(len(chunk))
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from mingpt.intervals import share_interval
 from mingpt.modes import evaluating
+from mingpt.progress import bar
 from mingpt.scoring import sequence_log_prob
 from mingpt.utils import check_integer, check_number
 
@@ -42,10 +42,11 @@ def invert(model, target_ids, seed=0, max_steps=500, learning_rate=0.05, record_
 
 
 def invert_all(model, targets, seeds, max_steps=500, learning_rate=0.05, record_every=25,
-               margin=0.0, progress=False):
+               margin=0.0, progress=False, on_step=lambda step: None):
     """`invert` for N targets of one length and as many seeds, side by side: a list of Inversions.
 
     Each is optimised for itself and stops for itself; together they read the weights once a step.
+    on_step(steps taken so far) is called after every step.
     Raises ValueError as `invert` does, and for targets of several lengths.
     """
     seeds = [check_integer("seed", seed, at_least=0) for seed in seeds]
@@ -55,8 +56,8 @@ def invert_all(model, targets, seeds, max_steps=500, learning_rate=0.05, record_
     margin = check_number("margin", margin, at_least=0)
     table = model.transformer.wte.weight
     targets = _checked(targets, model.block_size, len(table))
-    bar = tqdm(total=max_steps, desc="inversion", unit="step", disable=None if progress else True)
-    with bar, evaluating(model, gradients=True):
+    shown = bar(total=max_steps, desc="inversion", unit="step", shown=progress)
+    with shown, evaluating(model, gradients=True):
         targets = targets.clone().to(table.device)
         exact = torch.promote_types(table.dtype, torch.float32)
         scale = table.detach().to(exact).std()
@@ -97,19 +98,22 @@ def invert_all(model, targets, seeds, max_steps=500, learning_rate=0.05, record_
             for vector, gradient in zip(going, gradients, strict=True):
                 vector.grad = gradient
             optimizer.step()
-            bar.update()
+            shown.update()
+            on_step(step + 1)
     return [found[n] for n in range(len(seeds))]
 
 
 def invert_many(model, targets, seed, margin, group=20):
     """`invert_all` for any number of targets, `group` at a time, with seeds from `seed` upwards."""
     found = []
-    with tqdm(total=len(targets), desc="inversion", unit="start", disable=None) as bar:
+    with bar(total=len(targets), desc="inversion", unit="start") as shown:
         for start in range(0, len(targets), group):
             part = targets[start : start + group]
             seeds = range(seed + start, seed + start + len(part))
-            found += invert_all(model, part, seeds, margin=margin)
-            bar.update(len(part))
+            found += invert_all(
+                model, part, seeds, margin=margin, on_step=lambda step: shown.set_postfix(step=step)
+            )
+            shown.update(len(part))
     return found
 
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from mingpt import fast
 from mingpt.model_arguments import check_tokens
 from mingpt.modes import evaluating
+from mingpt.progress import bar
 from mingpt.sampling import next_token
 from mingpt.tokens import token_tensor
 from mingpt.utils import InputError, check_integer, check_number
@@ -91,10 +91,10 @@ def _learn(model, vectors, parameters, pairs, seed, steps, batch_size, learning_
     learning_rate = check_number("learning_rate", learning_rate, at_least=0)
     tokens, targets = _blocks(model, pairs, len(vectors))
     generator = torch.Generator().manual_seed(check_integer("seed", seed, at_least=0))
-    losses, bar = [], tqdm(range(steps), "tuning", disable=None if progress else True)
+    losses, shown = [], bar(range(steps), desc="tuning", shown=progress)
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    for _ in bar:
+    for _ in shown:
         chosen = torch.randint(len(tokens), (batch_size,), generator=generator)
         x = with_prefix(model, tokens[chosen].to(vectors.device), vectors)
         _, loss = model(embeddings=x, targets=targets[chosen].to(vectors.device))
@@ -168,8 +168,8 @@ def complete(model, prompts, max_new_tokens, *, vectors=None, ends=(), temperatu
             )
         by_length.setdefault(len(prompt), []).append((place, prompt))
     found = [None] * len(prompts)
-    bar = tqdm(total=len(prompts), desc="answers", disable=None if progress else True)
-    with bar, evaluating(model):
+    shown = bar(total=len(prompts), desc="answers", unit="prompt", shown=progress)
+    with shown, evaluating(model):
         for _, alike in sorted(by_length.items()):
             for start in range(0, len(alike), GROUP):
                 places, group = zip(*alike[start : start + GROUP], strict=True)
@@ -178,7 +178,7 @@ def complete(model, prompts, max_new_tokens, *, vectors=None, ends=(), temperatu
                 )
                 for place, completion in zip(places, made, strict=True):
                     found[place] = completion
-                bar.update(len(group))
+                shown.update(len(group))
     return found
 
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from mingpt.modes import evaluating
+from mingpt.progress import bar
 from mingpt.utils import drawing_from, seeded
 
 CHUNK = 256  # sequences that are scored at once
@@ -81,7 +81,7 @@ def fit(model, idx, preferred, validation, *, learning_rate=6e-4, batch=16, ever
         optimizer, lambda i: min(1, (i + 1) / 10) * (1 + math.cos(math.pi * i / len(batches))) / 2
     )
     losses, checks, best = [], [], (math.inf, 0, None)
-    for number, rows in enumerate(tqdm(batches, desc="reward model", disable=None), 1):
+    for number, rows in enumerate(bar(batches, desc="reward model"), 1):
         with evaluating(model, gradients=True):
             scores = model(idx[rows].flatten(0, 1)).view(len(rows), -1)
             loss = comparison_loss(scores, preferred[rows])

@@ -7,12 +7,12 @@ import torch
 from tqdm import tqdm
 
 from mingpt.processes import process_rank
+from mingpt.progress import LINE_SECONDS
 from mingpt.trainer import TrainingDivergedError
 from mingpt.trainer_settings import last_iteration
 from mingpt.utils import atomic_path
 
 STATE_INTERVAL = 100  # iterations between two states
-LINE_SECONDS = 30  # between two lines where the output is no terminal
 MEASURED = 3  # iterations that the estimate is made of, after a first one
 
 

@@ -4,12 +4,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from mingpt import checkpoint, fast, tasks
 from mingpt.devices import bfloat16_supported
 from mingpt.model import GPT
 from mingpt.model_config import MODEL_TYPES as GPT_SIZES
+from mingpt.progress import bar
 from mingpt.trainer import TrainingDivergedError
 from mingpt.utils import seeded
 
@@ -80,8 +80,8 @@ def train(model, pool, tokens, seed=0, device="cpu"):
     kind, low = torch.device(device).type, bfloat16_supported(device)
     losses = []
     model.train()
-    bar = tqdm(_batches(steps, pool, seed), "training", steps, disable=None)
-    for step, (x, y) in enumerate(bar):
+    shown = bar(_batches(steps, pool, seed), desc="training", total=steps)
+    for step, (x, y) in enumerate(shown):
         _set_rates(optimizers, step / steps)
         with torch.autocast(kind, torch.bfloat16, enabled=low):
             start = int(torch.randint(BLOCK_SIZE - x.shape[1] + 1, (1,), generator=starts))

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from mingpt import checkpoint, coding, figures, scoring
 from mingpt.cli import Answer, Run, Study, option
 from mingpt.coding import WEIGHTS
 from mingpt.compressors import COMPRESSORS, compressed_size
 from mingpt.mixing import ADAPTIVE_WEIGHTS, ORDER, RATE, STATIC_WEIGHTS, Mixture, members
+from mingpt.progress import bar
 from mingpt.studies.exercise import book_in
 
 TARGET_SECONDS = 180  # of compressing and decompressing the held-out text, on two cores
@@ -103,7 +103,7 @@ def q1_compressors(run: Run) -> Answer:
     """Bits per byte of general compressors, primed with the training part and not."""
     parts = [_bytes(run, part) for part in run.models["gpt"].book]
     measured, alone = {}, {}
-    for name, (command, _) in tqdm(COMPRESSORS.items(), desc="compressors", disable=None):
+    for name, (command, _) in bar(COMPRESSORS.items(), desc="compressors", unit="compressor"):
         if shutil.which(command[0]):
             train, both, heldout = (
                 compressed_size(command, raw) for raw in (parts[0], parts[0] + parts[1], parts[1])
@@ -151,7 +151,7 @@ def predictions(run):
     gpt = run.models["gpt"]
     tokens = gpt.book.heldout.tolist()
     made, matched, seconds = ({}, {}), [], {}
-    with coding.reproducible(), tqdm(total=6 * len(tokens), desc="predict", disable=None) as bar:
+    with coding.reproducible(), bar(total=6 * len(tokens), desc="predict") as shown:
         for adaptive in (False, True):
             for name in MEMBERS:
                 watch = Stopwatch()
@@ -164,7 +164,7 @@ def predictions(run):
                         matched.append(predictor.matched)
                     scores.append(predictor.predict()[token].clone())  # a view keeps all of it
                     predictor.update(token)
-                    bar.update()
+                    shown.update()
                 watch.stop()
                 seconds[(LEARNING if adaptive else MEMBERS)[name]] = watch.processor_seconds
                 made[adaptive][name] = torch.stack(scores)

@@ -11,10 +11,10 @@ import time
 from itertools import pairwise
 
 import torch
-from tqdm import tqdm
 
 from mingpt import cascade, early_exit, figures, scoring
 from mingpt.cli import Answer, Run, Study
+from mingpt.progress import bar
 from mingpt.studies.parts.early_exit_models import (
     BATCH,
     JOINT,
@@ -157,7 +157,7 @@ def sweep(run):
         "as it is": (full, "probability", COARSE),
     }
     rows, total = {name: [] for name in asked}, sum(len(t) for *_, t in asked.values())
-    with tqdm(total=total, desc="thresholds", disable=None) as bar:
+    with bar(total=total, desc="thresholds", unit="threshold") as shown:
         for name, (model, confidence, thresholds) in asked.items():
             late = score(run, model, "heldout")
             known = run.once(joint_scores)["heldout"] if name == "trained jointly" else {}
@@ -169,7 +169,7 @@ def sweep(run):
                 rows[name].append(
                     {"threshold": threshold} | row_of(run, model, scored, late, tested)
                 )
-                bar.update()
+                shown.update()
     return rows
 
 
@@ -245,12 +245,12 @@ def qb_smaller(run: Run) -> Answer:
 def joint_scores(run):
     """{part: {threshold: Scored}} of the jointly trained model."""
     parts = ("validation", "heldout")
-    with tqdm(total=2 * len(THRESHOLDS), desc="thresholds", disable=None) as bar:
+    with bar(total=2 * len(THRESHOLDS), desc="thresholds", unit="threshold") as shown:
         found = {part: {} for part in parts}
         for part in parts:
             for threshold in THRESHOLDS:
                 found[part][threshold] = score(run, run.models[JOINT], part, threshold)
-                bar.update()
+                shown.update()
     return found
 
 
@@ -320,7 +320,7 @@ def qb_generation(run: Run) -> Answer:
             model, prompt, count, threshold
         )
     seconds, written = {name: [] for name in writers}, {}
-    for _ in tqdm(range(REPEATS), desc="generation", disable=None):
+    for _ in bar(range(REPEATS), desc="generation", unit="round"):
         for name, write in writers.items():
             began = time.perf_counter()
             written[name] = [write(prompt.to(run.args.device)) for prompt in prompts]

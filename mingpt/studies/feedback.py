@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from mingpt import checkpoint, feedback, figures, judge, reward
 from mingpt.cli import Answer, Run, Study, option
 from mingpt.coding import WEIGHTS
 from mingpt.data import Book
 from mingpt.model import GPT
+from mingpt.progress import bar
 from mingpt.scoring import heldout_bits_per_byte
 from mingpt.studies.exercise import book_in
 from mingpt.studies.parts.enumerated import q1_gradient, q2_closed_form
@@ -113,7 +113,7 @@ def written(run, model, x, texts, generator, what):
     parts = x.split(max(1, feedback.CHUNK // texts))
     return torch.cat([
         feedback.write(model, part, texts, CONTINUATION, generator)
-        for part in tqdm(parts, desc=what, disable=None)
+        for part in bar(parts, desc=what, unit="part")
     ])  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def tuned(run, beta):
         length=CONTINUATION, seed=run.args.seed + 3,
     )  # fmt: skip
     true, scores, ratios = [], [], []
-    for step in tqdm(steps, f"policy, beta {beta}", run.args.steps, disable=None):
+    for step in bar(steps, desc=f"policy, beta {beta}", total=run.args.steps):
         true.append(true_reward(run, step.idx) - level[0])
         scores.append(step.rewards - level[1])
         ratios.append(step.log_ratios)

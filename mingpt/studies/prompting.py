@@ -9,11 +9,11 @@ The questions are put to the micro model (the shipped weights/prompting.pt), siz
 import math
 
 import torch
-from tqdm import tqdm
 
 from mingpt import replies, statistics, task_model, tasks
 from mingpt.cli import Answer, Run, Study, option
 from mingpt.figures import prompting as figures
+from mingpt.progress import bar
 from mingpt.studies.parts import next_tokens, soft_prompts
 
 SHOTS = (0, 1, 2, 4, 8)
@@ -115,7 +115,7 @@ def by_examples(run):
     """{task: {shots: Replies}} of every task, shown by examples alone."""
     return {
         name: {shots: replies_to(run, name, shots=shots) for shots in SHOTS}
-        for name in tqdm(tasks.TASKS, desc="shots", disable=None)
+        for name in bar(tasks.TASKS, desc="shots", unit="task")
     }
 
 
@@ -189,7 +189,7 @@ def q3_temperature(run: Run) -> Answer:
         )
     ]
     found = {}
-    for temperature in tqdm(TEMPERATURES, desc="temperatures", disable=None):
+    for temperature in bar(TEMPERATURES, desc="temperatures", unit="temperature"):
         generator = torch.Generator().manual_seed(run.args.seed)
         first, second = (
             replies.generate(asked_model(run), asked, temperature=temperature, generator=generator)
@@ -231,7 +231,7 @@ def q4_sizes(run: Run) -> Answer:
                 else replies_to(run, name, trained.model, shots=shots)
                 for shots in SHOTS
             }
-            for name in tqdm(tasks.TASKS, desc=size, disable=None)
+            for name in bar(tasks.TASKS, desc=size, unit="task")
         }
         found[size] = {
             "parameters": trained.model.num_parameters,
@@ -265,7 +265,7 @@ def q5_labels(run: Run) -> Answer:
     """b ii: eight examples with the right answers against eight with random ones."""
     right = run.once(by_examples)
     found = {}
-    for name in tqdm(tasks.TRAINED, desc="labels", disable=None):
+    for name in bar(tasks.TRAINED, desc="labels", unit="task"):
         random = replies_to(run, name, shots=8, labels="random")
         found[name] = {
             "right": accuracy(right[name][8]),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from mingpt import checkpoint, early_exit, macs, recipe, scoring
 from mingpt.bpe import get_encoder
@@ -14,6 +13,7 @@ from mingpt.cli import option
 from mingpt.data import BlockDataset, load_book, split_text
 from mingpt.model import GPT
 from mingpt.model_config import MODEL_TYPES
+from mingpt.progress import bar
 from mingpt.studies.exercise import LARGEST_SEED, MANY
 from mingpt.trainer import Trainer, TrainingDivergedError
 from mingpt.vocabulary import BookVocabulary
@@ -102,8 +102,8 @@ def train(run, name):
     settings = plan.trainer_settings(device=args.device, precision="auto")
     trainer = Trainer(settings, model, BlockDataset(fit, plan.block_size, encoder.vocab_size))
     path = args.save / file_of(name)
-    with tqdm(total=args.max_iters, desc=f"training {name}", unit="it", disable=None) as bar:
-        trainer.set_callback("on_batch_end", lambda _: bar.update())
+    with bar(total=args.max_iters, desc=f"training {name}") as shown:
+        trainer.set_callback("on_batch_end", lambda _: shown.update())
         try:
             trainer.run()
         except TrainingDivergedError as error:

@@ -9,11 +9,11 @@ import math
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from mingpt import enumeration, feedback, figures
 from mingpt.cli import Answer, Run
 from mingpt.model import GPT
+from mingpt.progress import bar
 
 VOCABULARY, LENGTH = 5, 4  # of the policy whose sequences are enumerated
 EXACT_BETAS = (0.5, 1.0)
@@ -68,7 +68,7 @@ def q1_gradient(run: Run) -> Answer:
         found = [
             feedback.policy_gradient(world.model, world.prompt, different_tokens, samples,
                                      baseline, seed=run.args.seed + i)
-            for i in tqdm(range(count), desc="gradients", disable=None)
+            for i in bar(range(count), desc="gradients")
         ]  # fmt: skip
         z, measured, predicted = [], [], []
         for group, (wanted, score) in enumerate(zip(truth, scores, strict=True)):
@@ -156,8 +156,8 @@ def approach(run, method, beta):
         learning_rate=EXACT_RATE, seed=run.args.seed,
     )  # fmt: skip
     batches, distances = [], []
-    bar = tqdm(steps, f"{method}, beta {beta}", run.args.exact_steps, disable=None)
-    for number, _ in enumerate(bar):
+    shown = bar(steps, desc=f"{method}, beta {beta}", total=run.args.exact_steps)
+    for number, _ in enumerate(shown):
         if number % every == 0:
             log_p = enumeration.distribution(policy, world.idx, start=1)
             batches.append(number)

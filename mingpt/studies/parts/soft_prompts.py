@@ -6,11 +6,11 @@ One question of `--study prompting`; see prompting.py.
 from itertools import product
 
 import torch
-from tqdm import tqdm
 
 from mingpt import inversion, replies, statistics, tasks
 from mingpt.cli import Answer
 from mingpt.figures import prompting as figures
+from mingpt.progress import bar
 from mingpt.prompting import finetune, tune
 
 STEPS = 400
@@ -30,7 +30,7 @@ def pairs_of(name, pool):
 def tune_all(model, words, steps, seed):
     """{task: {length as text: {"vectors": (length, C), "losses": [...]}}}, on training words."""
     found = {}
-    for name, length in tqdm([*product(TASKS, LENGTHS)], desc="soft prompts", disable=None):
+    for name, length in bar([*product(TASKS, LENGTHS)], desc="soft prompts"):
         prompt = tune(model, pairs_of(name, words.train), length, seed, steps=steps)
         found.setdefault(name, {})[str(length)] = prompt._asdict()
     return found
@@ -96,7 +96,7 @@ def hard_prompts(model, name, words, asked, seed):
     asked: the Questions without examples.
     """
     drawn = {}
-    for shots in tqdm(SHOTS, desc=f"hard prompts for {name}", disable=None):
+    for shots in bar(SHOTS, desc=f"hard prompts for {name}"):
         shown = replies.questions(name, words, len(asked), shots=shots, seed=seed)
         drawn[str(shots)] = accuracy(replies.generate(model, shown))
     fixed = best_fixed(model, name, words, seed)
