@@ -40,8 +40,9 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     """`count` Questions about a task.
 
     words: a tasks.Words; the test words are asked, each once before any twice; `shots` examples of
-    training words stand before, of short ones where there are many, so that they fit. The words
-    asked depend on seed and task alone. labels: "right", or "random": the examples then show a
+    training words stand before, of short ones where there are many, so that they fit. Without
+    examples a word asked twice is the same prompt twice. The words asked depend on seed and task
+    alone. labels: "right", or "random": the examples then show a
     random label of the task or, where it has none, the answer to another word.
     Raises ValueError for a task that instructions and questions do not name.
     """

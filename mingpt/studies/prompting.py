@@ -31,8 +31,8 @@ OPTIONS = (
            default=2_200_000),
     option("--tune-steps", "steps of each soft prompt and of fine-tuning", within=(1, MANY),
            type=int, default=soft_prompts.STEPS),
-    option("--prompts", "test prompts behind every number", within=(10, MANY), type=int,
-           default=500),
+    option("--prompts", "test prompts of a task behind every number; those of mood, which has "
+           "140 words, come again", within=(10, MANY), type=int, default=500),
     option("--seed", "seed of everything random", within=(0, 2**32 - 1), type=int, default=0),
 )  # fmt: skip
 

@@ -98,17 +98,21 @@ def prompting(r):
     steps = [100 * (b["value"] - a["value"]) for a, b in pairwise(means[1:])]
     best, unseen = (row["soft"][str(row["best_soft_length"])]["accuracy"]["value"]
                     for row in (plural, double))  # fmt: skip
+    tuned = f", --tune-steps {r['options']['tune_steps']}"
+    different = r["failures"]["by_prompt"]["bare prompts"]["different_prompts"]
+    fewest = min(different, key=different.get)
     megabytes = (RESULTS.parents[1] / "weights" / "prompting.pt").stat().st_size / 1e6
     return [
-        Row("soft prompt on plurals, share of test words", best, least=0.95),
-        Row("beyond the best hard prompt, standard errors",
+        Row("soft prompt on plurals, share of test words" + tuned, best, least=0.95),
+        Row("beyond the best hard prompt, standard errors" + tuned,
             plural["difference_in_standard_errors"], above=2),
-        Row("soft prompt on the task that never occurred (as it comes)", unseen, least=0),
+        Row("soft prompt on the unseen task, as it comes" + tuned, unseen, least=0),
         Row("trained tasks, 8 shots, largest model", most["value"], least=0.9),
         Row("from 0 to 8 shots, gain in standard errors",
             (most["value"] - none["value"]) / error, least=2),
         Row("least gain of a further step (1 to 2 to 4 to 8), percent", min(steps), least=0),
-        Row("test prompts behind every number", r["options"]["prompts"], least=500),
+        Row("test prompts of a task, repeats counted", r["options"]["prompts"], least=500),
+        Row(f"different ones of {fewest} without examples", different[fewest], least=500),
         Row("weights/prompting.pt, MB", megabytes, most=4),
     ]  # fmt: skip
 
@@ -141,6 +145,13 @@ def trained_anew():
     return row["value"]
 
 
+def not_default(study, run):
+    """The options of a study that were not at their defaults in a run, the content of its JSON."""
+    default = {entry.name: entry.default for entry in study.options}
+    return [name for name, value in default.items()
+            if run["options"][name] != json.loads(json.dumps(value, default=str))]  # fmt: skip
+
+
 def times(timed):
     """{study: seconds of its default run}; those in the folder `timed` (None: none) are kept.
 
@@ -155,10 +166,7 @@ def times(timed):
         if study.name not in LIMITED or not path.is_file():
             continue
         run = json.loads(path.read_text(encoding="utf-8"))
-        default = {entry.name: entry.default for entry in study.options}
-        other = [name for name, value in default.items()
-                 if run["options"][name] != json.loads(json.dumps(value, default=str))]  # fmt: skip
-        if other:
+        if other := not_default(study, run):
             raise ValueError(f"{path} is of no default run: it has its own {', '.join(other)}")
         seconds[study.name] = run["timings_seconds"]["total"]
     write_json(TIMES, {"study": "benchmark_gpt_studies", "machine": machine() | {"idle": True},
@@ -186,12 +194,16 @@ def _print_rows(argv):
         if not path.is_file():
             print(f"{name:<12}not run: {path} is missing")
             continue
-        rows = rows_of(json.loads(path.read_text(encoding="utf-8")))
+        run = json.loads(path.read_text(encoding="utf-8"))
+        rows = rows_of(run)
         if name in seconds:
-            rows.append(Row("default run, idle, seconds", seconds[name], most=TOTAL_SECONDS))
+            other = not_default(next(study for study in ALL if study.name == name), run)
+            above = f" (above: other {', '.join(other)})" if other else ""
+            rows.append(Row(f"default run, idle, seconds{above}", seconds[name],
+                            most=TOTAL_SECONDS))  # fmt: skip
         for row in rows:
             verdict = "met" if row.met else "MISSED"
-            print(f"{name:<12}{row.measure:<58}{row.value:>12.6g}  {row.target:<24} {verdict}")
+            print(f"{name:<12}{row.measure:<64}{row.value:>12.6g}  {row.target:<24} {verdict}")
 
 
 if __name__ == "__main__":

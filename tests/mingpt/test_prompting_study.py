@@ -100,22 +100,64 @@ def test_digits_are_counted():
     }  # fmt: skip
 
 
+def reply(task, word, said, answer=None):
+    asked = replies.Question(task, word, f"\n{word}>", answer or word)
+    kind = "right" if said == asked.answer else "invalid"
+    return replies.Reply(asked, said, kind, 0.0, [])
+
+
 def test_wrong_replies_are_weighed_letter_by_letter():
     bits = torch.full((128,), 7.0)
     bits[ord("e")] = 2.0
-    said = [
-        replies.Reply(replies.Question("copy", word, "", word), text, "invalid", 0.0, [])
-        for word, text in (("tea", "eee"), ("cup", "ee"))
-    ]
-    right = replies.Reply(replies.Question("copy", "cat", "", "cat"), "cat", "right", 0.0, [])
-    found = next_tokens.said_instead([*said, right], bits, Counter({"eee": 1, "tea": 3}))
+    said = [reply("copy", "tea", "eee"), reply("copy", "cup", "ee"), reply("copy", "cat", "cat")]
+    found = next_tokens.said_instead(said, bits, Counter({"tea": 3, "eee": 1}))
     assert (found["replies"], found["wrong"]) == (3, 2)
     assert found["said_bits_per_letter"] == 2
     assert found["right_bits_per_letter"] == pytest.approx((16 / 3 + 7) / 2)
+    assert found["difference_standard_error"] == pytest.approx((7 - 16 / 3) / 2 / math.sqrt(2))
     assert found["most_frequent"] == [
         {"said": "eee", "replies": 1, "share_of_training_answers": 0.25},
         {"said": "ee", "replies": 1, "share_of_training_answers": 0.0},
     ]
+    assert found["commonest_of_training"] == [
+        {"said": "tea", "replies": 0, "share_of_training_answers": 0.75},
+        {"said": "eee", "replies": 1, "share_of_training_answers": 0.25},
+    ]
+
+
+def test_capitals_weigh_as_small_letters():
+    bits = torch.full((128,), 5.0)
+    bits[ord("A") : ord("Z") + 1] = 20.0
+    said = [reply("upper", "cat", "tac", "CAT")]
+    found = next_tokens.said_instead(said, bits, Counter("x"))
+    assert (found["said_bits_per_letter"], found["right_bits_per_letter"]) == (5, 5)
+
+
+def test_a_prompt_that_comes_again_adds_no_trial():
+    bits = torch.arange(128.0)
+    once = [reply("mood", "joy", "bad", "good"), reply("mood", "hate", "x", "bad")]
+    first, again = (
+        next_tokens.said_instead(said, bits, Counter(["good"])) for said in (once, once * 4)
+    )
+    assert (again["wrong"], again["different_prompts"]) == (8, {"mood": 2})
+    key = "difference_standard_error"
+    assert first[key] > 0
+    assert again[key] == pytest.approx(first[key])
+
+
+@pytest.mark.parametrize(
+    ("task", "word", "said", "source"),
+    [
+        ("copy", "cat", "tac", "another task's answer"),
+        ("copy", "cat", "short", "another task's answer"),
+        ("copy", "cat", "long", "another label"),
+        ("mood", "joy", "bad", "another label"),
+        ("mood", "joy", "yoj", "another task's answer"),
+        ("copy", "cat", "act", "neither"),
+    ],
+)
+def test_where_wrong_replies_come_from(task, word, said, source):
+    assert next_tokens.source(reply(task, word, said, "right")) == source
 
 
 def test_soft_and_hard_prompts_are_compared_in_standard_errors():

@@ -15,6 +15,7 @@ from mingpt.prompting import complete
 
 SEQUENCES, FAIR_SEQUENCES = 100, 2000  # of random digits: the model's, and a fair source's
 FREQUENCY_ROWS = 400  # of training text, for the tokens' frequencies
+SOURCES = ("another task's answer", "another label", "neither")  # of wrong replies
 
 
 # --- a vi: random digits ------------------------------------------------------------------------
@@ -54,7 +55,8 @@ def q7_digits(run, model) -> Answer:
 def randomness(texts):
     """Chi-square tests of texts of digits, one by one and all together, as a dict.
 
-    A text with fewer than two digits is counted and left out; without others there are no tests.
+    Other characters are taken out, and the digits beside them become neighbours. A text with fewer
+    than two digits is counted and left out; without others there are no tests.
     """
     digits = [[int(c) for c in text if c.isdigit()] for text in texts]
     rows = [torch.tensor(row) for row in digits if len(row) > 1]
@@ -89,25 +91,27 @@ def randomness(texts):
 
 
 def q8_failures(run, few_shot) -> Answer:
-    """b vi: how frequent is what the model says instead of the right answer, letter for letter?"""
+    """b vi: is what the model says instead of the right answer frequent in its text?"""
     text, targets = tasks.rows(
         FREQUENCY_ROWS, task_model.BLOCK_SIZE, tasks.words(run.args.seed).train, run.args.seed
     )
-    counts = torch.bincount(text.flatten(), minlength=tasks.VOCAB_SIZE).double()
+    lower = torch.tensor(tasks.encode(tasks.decode(range(tasks.VOCAB_SIZE)).lower()))
+    counts = torch.bincount(lower[text].flatten(), minlength=tasks.VOCAB_SIZE).double()
     bits = -((counts + 1) / (counts + 1).sum()).log2()  # of each token, by its frequency alone
     answers = Counter(
-        answer for row in targets
-        for answer in tasks.decode(row[row != -1].tolist()).replace("\n", " ").split(" ")
-    )  # fmt: skip
+        answer for row in targets for answer in tasks.decode(row[row != -1].tolist()).split()
+    )
     asked = {
         "bare prompts": [reply for name in tasks.TRAINED for reply in few_shot[name][0]],
         "plural, 8 examples": few_shot["plural"][8],
         "double, 8 examples": few_shot["double"][8],
     }
     found = {name: said_instead(said, bits, answers) for name, said in asked.items()}
-    lines = ["Q8  what wrong replies consist of, bits a letter by frequency alone: said, right"]
+    lines = [f"Q8  wrong replies (%): {', '.join(SOURCES)}; bits a letter by frequency: said, "
+             "right"]  # fmt: skip
     lines += [
-        f"    {name:<20} {row['said_bits_per_letter']:.2f} {row['right_bits_per_letter']:.2f}  "
+        f"    {name:<20}{statistics.percent(row['sources'].values())}  "
+        f"{row['said_bits_per_letter']:.2f} {row['right_bits_per_letter']:.2f}  "
         f"often: {', '.join(each['said'] for each in row['most_frequent'][:4])}"
         for name, row in found.items() if row["wrong"]
     ]  # fmt: skip
@@ -117,24 +121,51 @@ def q8_failures(run, few_shot) -> Answer:
 def said_instead(said, bits, answers):
     """What wrong Replies say and how frequent that is in the training text.
 
-    bits (V,): -log2 of the tokens' frequencies; answers: Counter of the text's answers.
+    bits (V,): -log2 of the tokens' frequencies, capitals counted as small letters: they are rare,
+    and the answers of one task; answers: Counter of the text's answers. Each word's replies are
+    one trial in the standard error of the difference: a bare prompt says the same for every task.
     """
     wrong = [reply for reply in said if not reply.right and reply.said]
+    prompts = Counter(task for task, _ in {(r.question.task, r.question.prompt) for r in said})
     numbers = {"replies": len(said), "wrong": len(wrong),
-               "empty": sum(not reply.said for reply in said)}  # fmt: skip
+               "empty": sum(not reply.said for reply in said),
+               "different_prompts": dict(sorted(prompts.items()))}  # fmt: skip
     if not wrong:
         return numbers
     ours, theirs = (
-        torch.tensor([bits[tasks.encode(text)].mean().item() for text in texts])
+        torch.tensor([bits[tasks.encode(text.lower())].mean().item() for text in texts])
         for texts in ([r.said for r in wrong], [r.question.answer for r in wrong])
     )
+    difference = theirs - ours
+    number = {word: place for place, word in enumerate({r.question.word: None for r in wrong})}
+    places = torch.tensor([number[reply.question.word] for reply in wrong])
+    sums = torch.zeros(len(number)).index_add(0, places, difference - difference.mean())
     counted = Counter(reply.said for reply in wrong)
+
+    def listed(texts):
+        return [{"said": text, "replies": counted[text],
+                 "share_of_training_answers": answers[text] / answers.total()}
+                for text, _ in texts]  # fmt: skip
+
+    sources = [source(reply) for reply in wrong]
     return numbers | {
-        "most_frequent": [
-            {"said": text, "replies": count, "share_of_training_answers":
-             answers[text] / answers.total()} for text, count in counted.most_common(8)
-        ],
+        "sources": {name: statistics.share([each == name for each in sources])._asdict()
+                    for name in SOURCES},
+        "answers_of": {name: sum(reply.said == task.answer(reply.question.word) for reply in wrong)
+                       for name, task in tasks.TASKS.items()},
+        "most_frequent": listed(counted.most_common(8)),
+        "commonest_of_training": listed(answers.most_common(8)),
         "said_bits_per_letter": ours.mean().item(),
         "right_bits_per_letter": theirs.mean().item(),
-        "difference_standard_error": ((ours - theirs).std() / math.sqrt(len(wrong))).item(),
-    }
+        "difference_standard_error": (sums.square().sum().sqrt() / len(wrong)).item(),
+    }  # fmt: skip
+
+
+def source(reply):
+    """Where a wrong Reply comes from, one of SOURCES: another task's answer to the word, else a
+    label of any task, else neither."""
+    word, own = reply.question.word, reply.question.task
+    if reply.said in {task.answer(word) for name, task in tasks.TASKS.items() if name != own}:
+        return "another task's answer"
+    labels = {label for task in tasks.TASKS.values() for label in task.labels}
+    return "another label" if reply.said in labels else "neither"
