@@ -2,12 +2,12 @@
 
 The networks of the plane are so small that the threads of one operation mostly wait for each other,
 and beside another busy program for a processor as well. They compute with one thread, and several
-computations go `side_by_side`; no bit of a result depends on the number of processors.
+computations go `side_by_side`; no bit of a result depends on the number of processors. Only epochs
+of more rows than `Training.ONE_THREAD` are shared out.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,11 +35,11 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
 
 
 def side_by_side(function: Callable, *arguments: Iterable) -> list:
-    """[function(*each) for each in zip(*arguments)], as many at once as there are processors.
+    """[function(*each) for each in zip(*arguments)], as many at once as PyTorch has threads.
 
     Each computes with one thread.
     """
-    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool, one_thread():
         return list(pool.map(function, *arguments))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -152,7 +151,7 @@ def forecast(run: Run) -> float:
     per_epoch = _seconds(lambda: training.advance(6)) / 6
     model = run.models["unconditional"] or recipe.untrained(run.args, points)
     per_step = _seconds(lambda: diffusion.sample(model, 20_000, steps=10)) / 10
-    at_once = min(2, os.cpu_count() or 1)
+    at_once = min(2, torch.get_num_threads())
     epochs = training.epochs * -(-len(missing) // at_once)
     steps = (WORK[0] * run.args.samples / 20_000 + WORK[1]) / at_once
     return epochs * per_epoch + steps * per_step

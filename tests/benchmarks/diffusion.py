@@ -188,7 +188,7 @@ def probabilities(table: Table, model, conditional_model) -> None:
         worst.append(error.abs().max().item())
         bound = diffusion.complete_bound(model, x[:200], seed=seed)
         bounds.append((bound.total - log_p[:200]).mean().item())
-    table.add("log-density minus truth, mean where |x|, |y| <= 0.9, nats", inner, truth=0)
+    table.add("log-density minus truth, mean on 0.9 times the square, nats", inner, truth=0)
     table.add("log-density minus truth, mean on the whole square, nats", whole, truth=0)
     table.add("log-density minus truth, largest of 1,000 points, nats", worst, truth=0)
     table.add("complete bound minus log-density, mean on the square, nats", bounds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
@@ -55,10 +54,10 @@ def test_side_by_side_keeps_the_order_and_raises_what_is_raised():
         side_by_side(lambda key: {"one": 1}[key], ["one", "four"])
 
 
-def test_side_by_side_is_at_the_same_time(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    meeting = threading.Barrier(2, timeout=20)
-    assert sorted(side_by_side(lambda _: meeting.wait(), range(2))) == [0, 1]
+def test_as_many_are_side_by_side_as_there_are_threads(threads):
+    meeting = threading.Barrier(threads, timeout=20)
+    assert sorted(side_by_side(lambda _: meeting.wait(), range(threads))) == [*range(threads)]
+    assert torch.get_num_threads() == threads
 
 
 def test_all_jobs_run_in_order_on_one_thread_each(threads):
