@@ -10,6 +10,7 @@ from mingpt import startup
 if __name__ == "__main__":
     startup.prepare("python -m mingpt.bpe")
 
+import copy
 import math
 import sys
 import urllib.request
@@ -186,9 +187,17 @@ def get_file(local_file, remote_file):
 
 
 @lru_cache
-def get_encoder():
-    """GPT-2's encoder, built once."""
+def _gpt2():
     return Encoder.from_merges(load_merges())
+
+
+def get_encoder():
+    """GPT-2's encoder: another at each call, so that its tables are the caller's to write to."""
+    built = copy.copy(_gpt2())
+    for name in ("byte_encoder", "byte_decoder", "encoder", "decoder", "bpe_ranks", "cache"):
+        setattr(built, name, getattr(built, name).copy())
+    built._made = built._read()
+    return built
 
 
 class BPETokenizer:

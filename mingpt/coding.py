@@ -28,7 +28,7 @@ import torch
 
 from mingpt import checkpoint
 from mingpt.arithmetic import ArithmeticDecoder, ArithmeticEncoder, frequencies, interval
-from mingpt.bpe import get_encoder
+from mingpt.bpe import Encoder, get_encoder
 from mingpt.data import load_book
 from mingpt.mixing import METHODS
 from mingpt.modes import plain_arithmetic
@@ -152,7 +152,7 @@ def _defaults(model, encoder, primer):
         raise ValueError(f"the model knows {known} tokens, its encoder {encoder.vocab_size}")
     if primer is None:
         primer = load_book().train
-        if encoder is not get_encoder():
+        if not isinstance(encoder, Encoder):
             primer = torch.tensor(encoder.from_gpt2(primer.tolist()))
     return encoder, token_tensor(primer)
 

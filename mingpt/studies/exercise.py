@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mingpt import checkpoint, recipe, resume
-from mingpt.bpe import get_encoder
+from mingpt.bpe import Encoder, get_encoder
 from mingpt.cli import FOLDERS, option
 from mingpt.data import BOOK_ARRAYS_SHA256, BlockDataset, Book, load_book, read_book
 from mingpt.devices import forked_generator, resolve_precision
@@ -231,7 +231,7 @@ def encoder_of(vocab, book):
 def book_in(encoder, book=None):
     """A Book of GPT-2's tokens, by default the shipped one, in the tokens of an encoder."""
     book = load_book() if book is None else book
-    if encoder is get_encoder():
+    if isinstance(encoder, Encoder):
         return book
     return Book(*(torch.tensor(encoder.from_gpt2(part.tolist())) for part in book))
 

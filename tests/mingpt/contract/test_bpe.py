@@ -129,6 +129,20 @@ def test_ids_added_to_gpt2s_decoder_decode():
     assert encoder.decode(IDS) == TEXT
 
 
+def test_each_encoder_of_gpt2_has_tables_of_its_own():
+    """minGPT builds one at each call: what is written to one is in no other."""
+    first, second = bpe.BPETokenizer().encoder, get_encoder()
+    first.decoder[50257] = first.byte_encoder[0] = first.cache["Hello"] = "<|pad|>"
+    first.encoder["<|pad|>"] = first.bpe_ranks["<|", "|>"] = first.byte_decoder["<"] = 50257
+    for other in (second, bpe.BPETokenizer().encoder):
+        assert 50257 not in other.decoder
+        assert other.encode_and_show_work(TEXT)["bpe_idx"] == other.encode(TEXT) == IDS
+        assert other.byte_encoder == bpe.bytes_to_unicode()
+        assert "<|pad|>" not in other.encoder
+        assert ("<|", "|>") not in other.bpe_ranks
+        assert "<" in other.byte_decoder != first.byte_decoder
+
+
 def test_the_special_token_is_text_when_encoded_and_an_id_when_decoded(gpt2):
     """minGPT's encode knows no special tokens; 50256 is in its decoder."""
     assert 50256 not in gpt2.encode("<|endoftext|>")
