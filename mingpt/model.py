@@ -223,8 +223,10 @@ class GPT(nn.Module):
         """
         given = idx if embeddings is None else embeddings
         positions = torch.arange(start, start + given.shape[1], device=given.device)[None]
+        tokens = self.transformer.wte(idx) if embeddings is None else embeddings
         places = self.transformer.wpe(positions)
-        tokens = self.transformer.wte(idx) if embeddings is None else embeddings.to(places.dtype)
+        if embeddings is not None:
+            tokens = tokens.to(places.dtype)
         return self.transformer.drop(tokens + places)
 
     def _blocks(self, x, capture=None, blocked=None):

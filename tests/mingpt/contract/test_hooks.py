@@ -67,6 +67,17 @@ def test_a_hook_on_the_position_embedding_sees_positions(model, idx):
     assert seen.outputs[0].shape == (1, 5, plain.WIDTH)
 
 
+def test_the_modules_before_the_blocks_are_called_in_mingpts_order(model, idx):
+    """wte, wpe, drop: as a record of shapes or of random draws shows them."""
+    seen = []
+    for name in ("drop", "wpe", "wte"):
+        model.transformer[name].register_forward_hook(
+            lambda m, x, out, name=name: seen.append(name)
+        )
+    model(idx)
+    assert seen == ["wte", "wpe", "drop"]
+
+
 def test_what_a_hook_on_the_position_embedding_returns_is_used(model, state, idx):
     """A model without positions, by a hook."""
     model.transformer.wpe.register_forward_hook(lambda m, x, out: 0 * out)
