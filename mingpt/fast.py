@@ -34,13 +34,14 @@ def embed_to_train(model, idx):
     """`model.embed(idx)` for a step whose loss comes from the head.
 
     Where the head shares the token embedding's weights, its gradient is dense anyway: what the few
-    rows of `idx` add to it is then a sparse gradient instead of another dense one.
+    rows of `idx` add to it is then a sparse gradient instead of another dense one. Else it is
+    sparse where the embedding asks for that.
     """
     wte = model.transformer.wte
-    tied = model.lm_head.weight is wte.weight
+    sparse = wte.sparse or model.lm_head.weight is wte.weight
     tokens = F.embedding(
         idx, wte.weight, wte.padding_idx, wte.max_norm, wte.norm_type, wte.scale_grad_by_freq,
-        sparse=tied,
+        sparse=sparse,
     )  # fmt: skip
     return model.embed(embeddings=tokens)
 

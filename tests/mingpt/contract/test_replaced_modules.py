@@ -147,6 +147,21 @@ def test_an_extended_vocabulary_is_trained(model, state):
     assert run.loss.isfinite()
 
 
+def test_an_embedding_of_sparse_gradients_gets_them_from_the_trainer(model, idx, targets):
+    """nn.Embedding(V, C, sparse=True) in the place of wte: minGPT calls the module.
+
+    PyTorch cannot clip such gradients, so that nothing is clipped here.
+    """
+    wte = nn.Embedding(plain.VOCAB, plain.WIDTH, sparse=True)
+    model.transformer.wte = wte
+    model(idx, targets)[1].backward()
+    layouts = [wte.weight.grad.layout]
+    model.configure_optimizers = lambda _: torch.optim.SGD(model.parameters(), lr=1e-2)
+    Trainer(training_config(max_iters=1, grad_norm_clip=None), model, data()).run()
+    layouts.append(wte.weight.grad.layout)
+    assert layouts == [torch.sparse_coo] * 2
+
+
 def test_a_head_with_a_bias_has_a_bias(model, state, idx, targets):
     """minGPT calls whatever stands at lm_head, in forward and in generate."""
     model.lm_head = nn.Linear(plain.WIDTH, plain.VOCAB)
