@@ -88,6 +88,16 @@ def pristine(model, length=None):
     )
 
 
+def has_forward_as_built(model):
+    """Whether the model is a GPT whose `forward` is that of mingpt.model: so is its loss then."""
+    cls, _ = _STRUCTURE["model"]
+    return (
+        isinstance(model, cls)
+        and type(model).forward is _AS_IMPORTED[cls][0]
+        and "forward" not in vars(model)
+    )
+
+
 def nobody_transforms():
     """Whether operators run as they are called: no tracing, compiling, torch.func transform,
     dual numbers or mode that sees them (a default device is none)."""

@@ -14,7 +14,7 @@ from mingpt import resume
 from mingpt.batches import Batches, cuts_blocks
 from mingpt.devices import check_compiler, forked_generator, resolve_device, resolve_precision
 from mingpt.objective import Objective, parts_of
-from mingpt.pristine import pristine
+from mingpt.pristine import has_forward_as_built, pristine
 from mingpt.processes import process_count, process_rank
 from mingpt.trainer_settings import complete_settings, last_iteration
 from mingpt.utils import CN, CfgNode  # noqa: F401 - minGPT has CN here too
@@ -46,8 +46,8 @@ class Trainer:
     every held-out evaluation, "on_iteration_end" when an iteration is complete.
 
     The loss of an iteration, and its gradient, are those of the whole batch, the mean over all its
-    targets but -1, however many parts and processes compute it. (A forward of one's own is taken
-    to return the mean over the same targets.)
+    targets but -1, however many parts and processes compute it. A forward of one's own says itself
+    what targets mean; where a batch has parts, it is taken to return the mean over the same ones.
 
     Where torch.distributed is initialised (torchrun), every process draws the same global batch
     and computes its share of it. Public state: `iter_num`, `iter_dt` (seconds), `loss` (tensor,
@@ -220,11 +220,13 @@ class Trainer:
         """One optimiser step on a global batch, of which this process computes its share."""
         config = self.config
         share, steps = slice(self.rank, None, self.world_size), config.accumulation_steps
-        parts = parts_of(x, y, share, steps)
+        ours = self.discount is not None or has_forward_as_built(self.model)
+        in_parts = self.world_size * steps > 1
+        parts = parts_of(x, y, share, steps) if ours or in_parts else [(x, y, 1.0)]
         if not parts:
             raise ValueError(f"iteration {self.iter_num + 1}: every target is -1, none is learnt")
         self.model.zero_grad(set_to_none=True)
-        self.loss = torch.zeros((), device=self.device)
+        total = 0.0
         for number, (part_x, part_y, weight) in enumerate(parts, start=1):
             waits = self.world_size > 1 and number < len(parts)
             with self.objective.no_sync() if waits else nullcontext():
@@ -234,7 +236,8 @@ class Trainer:
                     )
                 # the processes' gradients are averaged, their shares are to be added
                 (objective * (weight * self.world_size)).backward()
-            self.loss += loss * weight
+            total += loss * weight
+        self.loss = total
         if self.world_size > 1:
             distributed.all_reduce(self.loss)
         if not self.loss.isfinite():

@@ -278,6 +278,17 @@ def test_the_loss_is_a_tensor_in_callbacks_and_after(model):
     assert run.loss.item() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_loss_has_the_models_dtype(model, dtype, hooked):
+    """trainer.loss is what the model returned."""
+    run = Trainer(training_config(), model.to(dtype), Blocks())
+    if hooked:
+        model.register_forward_hook(lambda m, x, out: out)
+    run.run()
+    assert run.loss.dtype == dtype
+
+
 def test_gradients_are_there_in_callbacks(model):
     """on_batch_end comes before the next zero_grad."""
     run, norms = Trainer(training_config(), model, Blocks()), []
