@@ -284,7 +284,7 @@ class GPT(nn.Module):
         return torch.optim.AdamW(
             [{"params": groups[kind], "weight_decay": decay} for kind, decay in decays.items()],
             lr=float(train_config.learning_rate),
-            betas=tuple(train_config.betas),
+            betas=tuple(float(beta) for beta in train_config.betas),
             fused=all(p.device.type in ("cpu", "cuda") for p in named.values()),
         )
 

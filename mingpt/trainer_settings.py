@@ -1,7 +1,9 @@
 """What the Trainer's settings may be."""
 
 import math
+import numbers
 
+import numpy as np
 import torch
 
 from mingpt.processes import process_count
@@ -16,6 +18,7 @@ NUMBERS = (
     "ema_decay",
 )  # fmt: skip
 MAY_BE_NONE = {"max_iters", "eval_interval", "patience", "seed", "grad_norm_clip", "ema_decay"}
+MEANS_NONE = {"max_iters": math.inf, "grad_norm_clip": math.inf, "eval_interval": 0}
 
 
 def complete_settings(config, defaults):
@@ -42,30 +45,35 @@ def check_settings(config):
     """Raise ValueError for a setting out of range or a batch the processes cannot share.
 
     Numbers of other kinds (NumPy's, tensors without dimensions, a whole float for max_iters) become
-    Python's in the config; an infinite max_iters is none.
+    Python's in the config. An infinite max_iters or grad_norm_clip is none, and so are an
+    eval_interval of 0 and an lr_decay of False.
     """
     for name in (*WHOLE, *NUMBERS):
-        value = getattr(config, name)
+        value = _scalar(getattr(config, name))
+        if isinstance(value, numbers.Real) and value == MEANS_NONE.get(name):
+            value = None
         if value is None and name in MAY_BE_NONE:
-            continue
-        if name in WHOLE:
-            if name == "max_iters":
-                value = _without_fraction(value)
-                if value == math.inf:
-                    config.max_iters = None
-                    continue
+            pass
+        elif name in WHOLE:
+            if name == "max_iters" and isinstance(value, float) and value.is_integer():
+                value = int(value)
             value = check_integer(name, value, at_least=WHOLE[name])
         else:
             below = 1 if name == "ema_decay" else math.inf
             value = check_number(name, value, at_least=0, below=below)
         setattr(config, name, value)
-    if not (isinstance(config.betas, tuple | list) and len(config.betas) == 2):
-        raise ValueError(f"betas should be two numbers, not {config.betas!r}")
-    betas = (check_number("each of betas", beta, at_least=0, below=1) for beta in config.betas)
-    config.betas = type(config.betas)(betas)
+    betas = config.betas
+    betas = betas.tolist() if isinstance(betas, torch.Tensor | np.ndarray) else betas
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise ValueError(f"betas should be two numbers, not {betas!r}")
+    config.betas = type(betas)(
+        check_number("each of betas", beta, at_least=0, below=1) for beta in betas
+    )
     for name in ("compile", "keep_best"):
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} should be True or False, not {getattr(config, name)!r}")
+    if config.lr_decay is False:
+        config.lr_decay = "none"
     if config.lr_decay not in ("none", "cosine"):
         raise ValueError(f"lr_decay should be 'none' or 'cosine', not {config.lr_decay!r}")
     if config.lr_decay == "cosine" and config.max_iters is None:
@@ -87,7 +95,6 @@ def last_iteration(config):
     return None if config.max_iters is None else max(1, config.max_iters)
 
 
-def _without_fraction(value):
-    """A whole float as an int; anything else as it is."""
-    number = value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
-    return int(number) if isinstance(number, float) and number.is_integer() else value
+def _scalar(value):
+    """A tensor without dimensions as a number; anything else as it is."""
+    return value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value

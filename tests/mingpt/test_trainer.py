@@ -248,7 +248,7 @@ def test_no_norm_to_clip_to_leaves_gradients_alone():
         ({"max_iters": -1}, "max_iters should be a whole number of at least 0"),
         ({"keep_best": 1}, "keep_best should be True or False"),
         ({"max_iters": 2.5}, "max_iters should be"),
-        ({"eval_interval": 0}, "eval_interval should be"),
+        ({"eval_interval": -1}, "eval_interval should be"),
         ({"patience": 0}, "patience should be"),
         ({"warmup_iters": -3}, "warmup_iters should be a whole number of at least 0"),
         ({"seed": 1.5}, "seed should be"),

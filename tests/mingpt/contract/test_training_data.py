@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
 from mingpt.model import GPT
@@ -82,6 +83,26 @@ def test_targets_that_are_ignored_in_part(model, config, state):
     assert losses_of(Trainer(training_config(), model, data)) == pytest.approx(expected, rel=1e-4)
 
 
+class Signs(GPT):
+    """A loss of one's own, for labels of -1 and 1."""
+
+    def forward(self, idx, targets=None):
+        logits, _ = super().forward(idx)
+        return logits, nn.functional.softplus(-targets.float() * logits[..., 0]).mean()
+
+
+@pytest.mark.parametrize("label", [-1, -1.0, -1.5])
+def test_a_loss_of_ones_own_may_give_every_target_a_meaning(config, label):
+    """minGPT's Trainer never looks at y: a batch of labels -1 is learnt."""
+    torch.manual_seed(0)
+    model = Signs(config)
+    x = plain.tokens(plain.BLOCK)
+    data = [(x, torch.full(x.shape, label))] * 4
+    expected = model(x[None], data[0][1][None])[1].item()
+    run = Trainer(training_config(max_iters=1), model, data)
+    assert losses_of(run) == pytest.approx([expected], rel=1e-5)
+
+
 def test_max_iters_0_makes_the_one_step_mingpts_loop_makes(model):
     """minGPT looks at the limit after a step: 0 and 1 are the same."""
     assert len(losses_of(Trainer(training_config(max_iters=0), model, Blocks()))) == 1
@@ -115,6 +136,27 @@ def test_a_dataset_that_gives_no_pairs_is_an_assertion_error_and_a_value_error(
             Trainer(training_config(max_iters=1), model, data).run()
 
 
+@pytest.mark.parametrize("bound", [math.inf, np.float32("inf"), torch.tensor(math.inf)])
+def test_an_infinite_grad_norm_clip_does_not_clip(config, state, bound):
+    """minGPT scales by min(1, bound / norm): how its users leave gradients alone."""
+    losses = []
+    for grad_norm_clip in (bound, 1e9):
+        run = Trainer(training_config(grad_norm_clip=grad_norm_clip), build(config, state), pairs())
+        torch.manual_seed(0)
+        losses.append(losses_of(run))
+    assert losses[0] == losses[1]
+
+
+def test_false_and_0_ask_for_none_of_our_settings(config, state):
+    """minGPT ignores lr_decay and eval_interval, which ours has; both may say that they are off."""
+    losses = []
+    for ours in ({}, {"lr_decay": False, "eval_interval": 0}):
+        run = Trainer(training_config(**ours), build(config, state), pairs())
+        torch.manual_seed(0)
+        losses.append(losses_of(run))
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("number", [float, np.int64, np.float64, torch.tensor])
 def test_max_iters_may_be_any_whole_number(model, number):
     """3.0, as --trainer.max_iters=3e0 gives, NumPy's and 0-d tensors."""
@@ -136,6 +178,17 @@ def test_rates_may_be_any_number(config, state, number):
         torch.manual_seed(0)
         losses.append(losses_of(run))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_betas_may_be_a_tensor_or_an_array(config, state, kind):
+    """minGPT hands them to AdamW, which takes the two apart."""
+    losses = []
+    for betas in ((0.5, 0.75), kind([0.5, 0.75])):
+        run = Trainer(training_config(betas=betas), build(config, state), pairs())
+        torch.manual_seed(0)
+        losses.append(losses_of(run))
+    assert losses[0] == losses[1]
 
 
 def test_a_configuration_of_mingpts_fields_on_any_object(model):
