@@ -27,7 +27,11 @@ a seed, the draws of a run, and which module is called when. What differs, on pu
     model_type    the default "gpt" stands for none, and sizes equal to the type's may stand beside
                   it, so that a configuration can be used twice
     config        the Trainer writes the defaults of the settings that it lacks into it, ours too,
-                  or into a copy of a frozen one
+                  or into a copy of a frozen one. Settings of ours that the Trainer's config has are
+                  used, where minGPT ignores what it does not know: seed, compile, precision,
+                  warmup_iters, lr_decay, min_lr_ratio, ema_decay, accumulation_steps,
+                  embedding_weight_decay, eval_interval, patience, keep_best. An lr_decay of False
+                  and an eval_interval of 0 mean none
     tied heads    `configure_optimizers` takes a head that shares the embedding's tensor, and
                   parameters of no known kind; minGPT stops with an error there
     a head tied to the embedding comes from `from_pretrained` where the checkpoint has one, so that
@@ -47,8 +51,12 @@ a seed, the draws of a run, and which module is called when. What differs, on pu
                   replaced `mlp` is used, and a model can be pickled. minGPT's is a closure over
                   the modules it was built with: copies share them, a replaced `mlp` changes
                   nothing, and pickling fails
+    str(config)   indents every setting by its depth, minGPT the first of a third level by more
     num_workers   is 0, not 4: blocks are cut from memory faster than processes hand them over;
                   what items draw at random in workers is seeded for each batch, to be resumed
+    -1            as every target of a batch stops the training with an error, where the loss is
+                  this package's: minGPT's is no number then. Of a batch in parts, which minGPT
+                  does not make, -1 counts as no target for a forward of one's own too
     trainer.loss  has let go of its graph, which would keep a step's memory; a loss that is not
                   finite stops the training, which could only get worse
     fast paths    where nobody looks (pristine.py) sums run in another order: equal to rounding
