@@ -25,6 +25,7 @@ from mingpt.compressors import COMPRESSORS
 from mingpt.recipe import describe
 from mingpt.studies import STUDIES, exercise
 from mingpt.studies.exercise import WORD
+from mingpt.studies.parts.forecast import forecast
 from mingpt.text import (
     TooFewWordsError,
     group_by_word,
@@ -422,6 +423,7 @@ EXERCISE = Study(
     options=exercise.OPTIONS,
     small="--model gpt-nano --max-iters 20 --starts 2",
     check=exercise.check,
+    forecast=forecast,
     subject=lambda args: args.text,
     load=exercise.load,
     train=exercise.train,

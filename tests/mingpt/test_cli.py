@@ -1,6 +1,7 @@
 """The runner, with studies defined here: registered by one tuple, nothing else to know."""
 
 import json
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -62,6 +63,20 @@ def test_a_study_of_ten_lines_is_run_drawn_printed_and_written(tmp_path, capsys)
     assert not plt.get_fignums()
     assert main(tmp_path, "--study", "doubling") == 0  # its own earlier results may go
     assert results(tmp_path)["d1"] == {"doubled": 4}
+
+
+def test_a_forecast_is_said_before_the_work_and_goes_into_no_file(tmp_path, capsys):
+    said = []
+
+    def train(run, name):
+        said.append(capsys.readouterr().err)
+        return 1
+
+    study = replace(DOUBLING, train=train, forecast=lambda run: 12.4)
+    assert main(tmp_path, "--study", "doubling", studies=(study,)) == 0
+    assert said == ["this will take about 12 s here\n"]
+    assert set(results(tmp_path)) == {"study", "options", "d1", "timings_seconds"}
+    assert set(results(tmp_path)["timings_seconds"]) == {"train_unit", "d1", "total"}
 
 
 def test_without_a_study_the_exercise_runs(tmp_path):

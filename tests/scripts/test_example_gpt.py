@@ -153,7 +153,7 @@ def test_question_2_counts_failures_and_tells_whether_rounding_to_tokens_works(
 ):
     seeds, invert_all, nearest_tokens = [], inversion.invert_all, inversion.nearest_tokens
 
-    def every_other_start_fails(model, targets, of_starts, margin):
+    def every_other_start_fails(model, targets, of_starts, margin, on_step):
         seeds.extend(of_starts)
         found = invert_all(model, targets, of_starts, max_steps=1, margin=margin)
         return [each._replace(reached=n % 2 == 1) for n, each in enumerate(found)]
