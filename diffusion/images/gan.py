@@ -56,7 +56,6 @@ class GAN(ImageModel):
     """
 
     KIND = "diffusion.images.GAN"
-    STORED = torch.float16  # half the file; what it rounds off no measure of samples sees
 
     @building()
     def __init__(

@@ -30,13 +30,11 @@ class ImageModel(nn.Module):
 
     Attributes:
         KIND: what its weights files are called; a file of another kind is refused.
-        STORED: type of the numbers in a weights file; the model itself computes in float32.
         num_classes: 0 for a model that takes no labels.
         losses: (updates,) float32, the loss of every update; empty before training.
     """
 
     KIND = ""
-    STORED = torch.float32
     num_classes = 0
 
     def __init__(self, losses: Tensor | None = None) -> None:
@@ -67,15 +65,17 @@ class ImageModel(nn.Module):
         """
         return check_labels(labels, n, self.num_classes, self.device)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write weights and architecture to one file, atomically.
+
+        dtype: of the numbers in the file; float16 halves it and rounds them, `load` gives float32.
 
         Raises:
             OSError: the file cannot be written; an existing file is then untouched.
             ValueError: `load` could not give this model back; nothing is written.
         """
         self.check_savable()
-        state = {name: tensor.to(self.STORED) for name, tensor in self.state_dict().items()}
+        state = {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
         save_weights(path, self.KIND, self.config(), state)
 
     def check_savable(self) -> None:

@@ -28,13 +28,13 @@ def test_kinds_of_reply(name, word, said, kind):
 
 
 def test_questions_ask_every_test_word_once_before_any_twice():
-    asked = replies.questions("upper", WORDS, 700, shots=2)
-    assert {each.word for each in asked[:600]} == set(WORDS.test)
-    assert len({each.word for each in asked[600:]}) == 100
+    asked = replies.questions("upper", WORDS, 1100, shots=2)
+    assert {each.word for each in asked[:1000]} == set(WORDS.test)
+    assert len({each.word for each in asked[1000:]}) == 100
     assert all(each.answer == each.word.upper() for each in asked)
-    again = replies.questions("upper", WORDS, 700, shots=8)
+    again = replies.questions("upper", WORDS, 1100, shots=8)
     assert [each.word for each in again] == [each.word for each in asked]
-    assert replies.questions("upper", WORDS, 700, shots=2) == asked
+    assert replies.questions("upper", WORDS, 1100, shots=2) == asked
 
 
 def test_examples_are_training_words_with_right_answers():
