@@ -40,6 +40,31 @@ def conditional():
     return _trained(labelled=True)
 
 
+class Clock:
+    """A module's `time`, which passes by `step` seconds whenever the module looks."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now, self.step = 0.0, step
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+    perf_counter = monotonic
+
+
+@pytest.fixture
+def clock_of(monkeypatch):
+    """clock_of(module, step=0.0): the `Clock` that the module has for the test."""
+
+    def placed(module, step: float = 0.0) -> Clock:
+        clock = Clock(step)
+        monkeypatch.setattr(module, "time", clock)
+        return clock
+
+    return placed
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

@@ -10,18 +10,9 @@ import pytest
 from diffusion import progress
 
 
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
-    return clock
+def clock(clock_of):
+    return clock_of(progress)
 
 
 def test_lines_come_every_half_minute_and_say_what_is_left(clock, capsys):

@@ -66,15 +66,8 @@ def test_a_forecast_changes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_seconds_are_those_of_a_step_times_the_steps_that_will_be(tmp_path, monkeypatch):
-    class Clock:
-        now = 0.0
-
-        def perf_counter(self):
-            self.now += 0.25  # a step of either kind, looked at once
-            return self.now
-
-    monkeypatch.setattr(forecast, "time", Clock())
+def test_seconds_are_those_of_a_step_times_the_steps_that_will_be(tmp_path, clock_of):
+    clock_of(forecast, step=0.25)  # of either kind, looked at once
     questions = 0.25 * (forecast.STEPS + forecast.OTHERS)  # of ten starts, two times
     assert forecast.forecast(loaded(tmp_path)) == pytest.approx(questions)
     assert forecast.forecast(to_train(tmp_path)) == pytest.approx(questions + 0.25 * 10)

@@ -10,22 +10,9 @@ from mingpt import inversion, progress
 from tests.mingpt.helpers import small_model, tokens
 
 
-class Clock:
-    """The time, which passes by `step` seconds whenever one looks."""
-
-    def __init__(self, step=0.0):
-        self.now, self.step = 0.0, step
-
-    def monotonic(self):
-        self.now += self.step
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
-    return clock
+def clock(clock_of):
+    return clock_of(progress)
 
 
 def test_lines_come_every_half_minute_and_say_what_is_left(clock, capsys):
@@ -71,8 +58,8 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     shown.close()
 
 
-def test_a_slow_inversion_is_not_silent_before_its_first_starts_end(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "time", Clock(step=5.0))  # seconds a step
+def test_a_slow_inversion_is_not_silent_before_its_first_starts_end(clock_of, capsys):
+    clock_of(progress, step=5.0)  # seconds a step
     targets = [tokens(4, seed=seed) for seed in (1, 2, 3)]
     model = small_model()
     found = inversion.invert_many(model, targets, seed=0, margin=0.5, group=3)
