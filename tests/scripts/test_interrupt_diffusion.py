@@ -126,7 +126,8 @@ startup.prepare("jobs.py")
 from diffusion.threads import run_all
 
 def job():
-    print("begun", flush=True)
+    sys.stdout.write("begun\\n")  # line and end in one piece: three threads write at once
+    sys.stdout.flush()
     time.sleep(60)
 
 sys.exit(startup.conclude("jobs.py", lambda: run_all([job] * 3, "jobs")))
@@ -135,13 +136,14 @@ sys.exit(startup.conclude("jobs.py", lambda: run_all([job] * 3, "jobs")))
 
 def test_jobs_in_threads_are_not_waited_for():
     first = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", first + JOBS], cwd=ROOT, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    ) as process:  # fmt: skip
+        begun = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert begun == "begun\n"
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "jobs.py: interrupted"
     assert "Traceback" not in errors
