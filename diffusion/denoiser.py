@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -181,39 +182,53 @@ class Denoiser(nn.Module):
         return torch.cat([self._noise(*part) for part in rows], dim=-2)
 
     def at(self, sigma: float | Tensor, labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """eps_theta at one noise level, as a function of x (n, 2) alone: `noise` without sigma.
+        """eps_theta at one noise level, as a function of x (n, 2) alone: `noise` without sigma."""
+        sigma = torch.as_tensor(sigma, dtype=self.dtype, device=self.device)
+        return self.levels(sigma.reshape(1), labels)[0]
+
+    def levels(
+        self, sigmas: Sequence[float] | Tensor, labels: Tensor | None = None
+    ) -> list[Callable[[Tensor], Tensor]]:
+        """`at` for each of k noise levels, (k,), prepared together.
 
         At a fixed level the input's scaling and the first layer are one affine map, as are the last
         layer and the closed-form guess, but for the latter's part that is linear in x.
         """
-        sigma = torch.as_tensor(sigma, dtype=self.dtype, device=self.device).reshape(1, 1)
-        c_in = torch.rsqrt(sigma**2 + self.variance)
+        sigma = torch.as_tensor(sigmas, dtype=self.dtype, device=self.device).reshape(-1, 1, 1)
+        c_in = torch.rsqrt(sigma**2 + self.variance)  # (k, 1, 2)
         embedding = self.noise_embedding(scaled_log(sigma / self.unit))
-        log_scale, shift = self.scale_shift(embedding).chunk(2, dim=1)
-        mixed = self.input_layer.weight.T * log_scale.exp()  # (2 + class size, width)
-        first = c_in.T * mixed[:2]
-        offset = self.input_layer.bias * log_scale.exp() + shift - self.centre @ first
+        log_scale, shift = self.scale_shift(embedding).chunk(2, dim=2)
+        scale = log_scale.exp()  # (k, 1, width)
+        mixed = self.input_layer.weight.T * scale  # (k, 2 + class size, width)
+        first = c_in.mT * mixed[:, :2]
+        offset = self.input_layer.bias * scale + shift - self.centre[None] @ first
         if labels is not None:
-            offset = (offset + self.class_embedding.weight @ mixed[2:])[labels]
+            offset = offset + self.class_embedding.weight @ mixed[:, 2:]  # (k, classes, width)
         gain = -self.variance.sqrt() * c_in
-        last, bias = self.output_layer.weight.T * gain, self.output_layer.bias * gain
         slope = sigma * c_in**2
-        bias = bias - slope * self.centre
+        last = self.output_layer.weight.T * gain
+        bias = self.output_layer.bias * gain - slope * self.centre
+        each = zip(first, offset, last, slope, bias, strict=True)
+        return [partial(self._at, labels, *own) for own in each]
 
-        def part(x: Tensor, offset: Tensor) -> Tensor:
-            hidden = nn.functional.silu(torch.addmm(offset, x, first))
+    def _at(self, labels: Tensor | None, first, offset, last, slope, bias, x: Tensor) -> Tensor:
+        """One of the `levels`, with its tensors of those names."""
+
+        def part(x: Tensor, labels: Tensor | None) -> Tensor:
+            own = offset if labels is None else offset[labels]
+            hidden = nn.functional.silu(torch.addmm(own, x, first))
             for layer in self.hidden:
                 hidden = nn.functional.silu(layer(hidden))
             return torch.addmm(torch.addcmul(bias, slope, x), hidden, last)
 
-        def noise(x: Tensor) -> Tensor:
-            x = x.to(self.dtype)
-            if torch.is_grad_enabled() or len(x) <= _CHUNK:
-                return part(x, offset)
-            offsets = offset.split(_CHUNK) if len(offset) == len(x) else repeat(offset)
-            return torch.cat([part(*rows) for rows in zip(x.split(_CHUNK), offsets, strict=False)])
-
-        return noise
+        x = x.to(self.dtype)
+        if torch.is_grad_enabled() or len(x) <= _CHUNK:
+            return part(x, labels)
+        split = labels is not None and len(labels) == len(x)
+        rows = zip(
+            x.split(_CHUNK), labels.split(_CHUNK) if split else repeat(labels), strict=False
+        )
+        return torch.cat([part(*pair) for pair in rows])
 
     def _noise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         c_in = torch.rsqrt(sigma**2 + self.variance)  # (1 or n, 1)

@@ -15,7 +15,7 @@ All computation is in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -199,3 +199,9 @@ class ExactDenoiser:
     def at(self, sigma: float | Tensor, labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """`noise` at one level, as a function of x (n, 2) alone."""
         return partial(self.noise, sigma=sigma, labels=labels)
+
+    def levels(
+        self, sigmas: Sequence[float] | Tensor, labels: Tensor | None = None
+    ) -> list[Callable[[Tensor], Tensor]]:
+        """`at` for each of several levels."""
+        return [self.at(sigma, labels) for sigma in sigmas]

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from diffusion.checks import (
     own_mode,
 )
 from diffusion.progress import bar
-from diffusion.schedule import Schedule, check_suits, spread, units
+from diffusion.schedule import Schedule, Tabulated, check_suits, spread, units
 from diffusion.threads import one_thread
 
 Predict = Callable[[Tensor, float], Tensor]
@@ -116,14 +115,16 @@ def dpm_solver(predict: Predict, schedule: Schedule, draw: Draw) -> Step:
     return step
 
 
-def reverse(step: Step, x: Tensor, times: int | Iterable[float]) -> Iterator[Tensor]:
+def uniform_times(steps: int) -> list[float]:
+    """The grid of so many equal steps from t = 1 to t = 0."""
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+
+
+def reverse(step: Step, x: Tensor, times: Iterable[float]) -> Iterator[Tensor]:
     """The reverse loop of every process: x after each of the steps through the times.
 
-    A number of steps stands for that uniform grid from t = 1 to t = 0; processes in stages pass
-    their stages T, ..., 0.
+    They are `uniform_times`, or the stages T, ..., 0 of a process in stages.
     """
-    if isinstance(times, Integral):
-        times = torch.linspace(1, 0, times + 1, dtype=torch.float64).tolist()
     for t, t_next in pairwise(times):
         x = step(x, t, t_next)
         yield x
@@ -177,6 +178,37 @@ def matched_prior(
     identity = torch.eye(2, dtype=dtype, device=model.device)
     factor = torch.linalg.cholesky(covariance + sigma_max**2 * identity)
     return (mean, factor) if labels is None else (mean[labels], factor[labels])
+
+
+_TOGETHER = 256  # noise levels that are prepared at once
+
+
+def predictor(
+    model, schedule: Tabulated, times: Sequence[float], labels: Tensor | None = None
+) -> Predict:
+    """The model's prediction in the type of x, prepared for the levels of these times.
+
+    A `noise` that a subclass or the model itself has put in place of its class's is called as it
+    is.
+    """
+    own = next((cls for cls in type(model).__mro__ if "noise" in vars(cls)), None)
+    if own is None or "levels" not in vars(own) or "noise" in vars(model):
+        return lambda x, sigma: model.noise(x, sigma, labels).to(x)
+    if labels is not None and (labels == labels[0]).all():
+        labels = labels[:1]
+    sigmas = [schedule.sigma(t) for t in times]
+    place = {sigma: k for k, sigma in enumerate(sigmas)}
+    ready: dict[float, Callable[[Tensor], Tensor]] = {}
+
+    def predict(x: Tensor, sigma: float) -> Tensor:
+        if sigma not in ready:
+            k = place.get(sigma)  # None at a level between the times, which `heun` may ask for
+            levels = [sigma] if k is None else sigmas[k : k + _TOGETHER]
+            ready.clear()
+            ready.update(zip(levels, model.levels(levels, labels), strict=True))
+        return ready[sigma](x).to(x)
+
+    return predict
 
 
 def working_type(model) -> torch.dtype:
@@ -295,11 +327,10 @@ def sample(
     def draw() -> Tensor:
         return torch.randn(n, 2, generator=generator, dtype=x.dtype).to(x.device)
 
-    def predict(x: Tensor, sigma: float) -> Tensor:
-        return model.noise(x, sigma, labels).to(x)
-
-    step = SOLVERS[solver](predict, schedule, draw, **options)
-    x_t, path = collect(reverse(step, x, steps), x, steps, solver, return_trajectory, progress)
+    times = uniform_times(steps)
+    table = Tabulated(schedule, times)
+    step = SOLVERS[solver](predictor(model, table, times, labels), table, draw, **options)
+    x_t, path = collect(reverse(step, x, times), x, steps, solver, return_trajectory, progress)
     points = x_t.to(model.dtype)
     if not points.isfinite().all():
         raise ValueError(f"{solver} left the range of numbers; take more steps or less fresh noise")

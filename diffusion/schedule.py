@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -123,6 +124,16 @@ class Power(Schedule):
     def t(self, sigma: float | Tensor) -> Tensor:
         low, high = self._ends
         return (_tensor(sigma) ** (1 / self.rho) - low) / (high - low)
+
+
+class Tabulated:
+    """A schedule at known times: `sigma` and `sigma_dot` as floats that are only looked up."""
+
+    def __init__(self, schedule: Schedule, times: Sequence[float]) -> None:
+        t = torch.tensor(times, dtype=torch.float64)
+        self.sigma_max = schedule.sigma_max
+        self.sigma = dict(zip(times, schedule.sigma(t).tolist(), strict=True)).__getitem__
+        self.sigma_dot = dict(zip(times, schedule.sigma_dot(t).tolist(), strict=True)).__getitem__
 
 
 # --- Data of any scale --------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from diffusion.checks import as_real, check_count, check_number, check_points, own_mode
 from diffusion.ode import jacobians
-from diffusion.sampling import ddim, ddpm, double, matched_prior, reverse
-from diffusion.schedule import spread, units
+from diffusion.sampling import ddim, ddpm, double, matched_prior, reverse, uniform_times
+from diffusion.schedule import Tabulated, spread, units
 from diffusion.threads import one_thread
 
 # The largest distance from the target that counts as there, in units of the data.
@@ -83,7 +83,8 @@ class _Process:
         self.target = check_points(target, "the target")[0]
         labels = model.check_labels(label, 1)
         model = double(model)
-        self.steps, self.lam, self.schedule = steps, lam, model.schedule
+        self.steps, self.lam, self.times = steps, lam, uniform_times(steps)
+        self.schedule = Tabulated(model.schedule, self.times)
         self.model, self.labels = model, labels
         self.at = cache(partial(model.at, labels=labels))  # the levels come again and again
         self.mean, self.factor = matched_prior(model, labels)
@@ -111,7 +112,7 @@ class _Process:
         fresh = iter(noises[1:, None])
         step = ddpm(self.predict, self.schedule, lambda: next(fresh), lam=self.lam)
         x = self.start(noises[:1])
-        return torch.cat([x, *reverse(step, x, self.steps)])
+        return torch.cat([x, *reverse(step, x, self.times)])
 
     def predict(self, x: Tensor, sigma: float) -> Tensor:
         return self.at(sigma)(x)
@@ -123,8 +124,9 @@ class _Process:
         with the Jacobians of the network from all of them at once.
         """
         path = self.run(u)
-        t = torch.linspace(1, 0, self.steps + 1, dtype=path.dtype)[:-1]
-        sigma, sigma_dot = self.schedule.sigma(t).to(path), self.schedule.sigma_dot(t).to(path)
+        t = torch.tensor(self.times[:-1], dtype=path.dtype)
+        schedule = self.model.schedule
+        sigma, sigma_dot = schedule.sigma(t).to(path), schedule.sigma_dot(t).to(path)
         labels = None if self.labels is None else self.labels.expand(self.steps)
         _, jacobian = jacobians(lambda x: self.model.noise(x, sigma, labels), path[:-1])
         drift = (1 + self.lam**2) * sigma_dot / self.steps
@@ -162,8 +164,7 @@ def invert(
     """
     process = _Process(model, target, label, steps, lam=0.0)
     x = process.target[None]
-    times = torch.linspace(1, 0, process.steps + 1, dtype=torch.float64).tolist()
-    for t_next, t in pairwise(reversed(times)):
+    for t_next, t in pairwise(reversed(process.times)):
         step = ddim(process.predict, process.schedule, None)
         goal, scale = x, x.abs().max().clamp(min=process.unit)
 
@@ -285,8 +286,7 @@ def guide(
     unguided = ddpm(process.predict, process.schedule, lambda: noises[-1])
 
     def step(x: Tensor, t: float, t_next: float) -> Tensor:
-        sigma = float(process.schedule.sigma(t))
-        sigma_dot = float(process.schedule.sigma_dot(t))
+        sigma, sigma_dot = process.schedule.sigma(t), process.schedule.sigma_dot(t)
 
         def denoised(x: Tensor) -> Tensor:
             return x - sigma * process.predict(x, sigma)
@@ -300,7 +300,7 @@ def guide(
         return unguided(x, t, t_next)
 
     x = process.start(noises[0])
-    path = torch.cat([x, *reverse(step, x, process.steps)])
+    path = torch.cat([x, *reverse(step, x, process.times)])
     return process.steered(path, torch.cat(noises))
 
 

@@ -21,7 +21,8 @@ from diffusion import data, likelihood, metrics, schedule
 from diffusion.checks import own_mode
 from diffusion.cli import Answer, Run, option
 from diffusion.exact import ExactDenoiser
-from diffusion.sampling import SOLVERS, ddim, reverse, start
+from diffusion.sampling import SOLVERS, ddim, predictor, reverse, start
+from diffusion.schedule import Tabulated
 from diffusion.studies.parts import recipe
 from diffusion.threads import one_thread, side_by_side
 
@@ -146,15 +147,16 @@ def forecast(run: Run) -> float:
     """About how many seconds the run will take: first steps of training and sampling, scaled up."""
     points, labels = run.once(labelled_points)
     missing = [name for name, model in run.models.items() if model is None]
-    training = recipe.training(run.args, points, labels if "conditional" in missing else None)
-    training.advance(3)
-    per_epoch = _seconds(lambda: training.advance(6)) / 6
     model = run.models["unconditional"] or recipe.untrained(run.args, points)
     per_step = _seconds(lambda: diffusion.sample(model, 20_000, steps=10)) / 10
     at_once = min(2, torch.get_num_threads())
-    epochs = training.epochs * -(-len(missing) // at_once)
-    steps = (WORK[0] * run.args.samples / 20_000 + WORK[1]) / at_once
-    return epochs * per_epoch + steps * per_step
+    answering = (WORK[0] * run.args.samples / 20_000 + WORK[1]) * per_step / at_once
+    if not missing:
+        return answering
+    training = recipe.training(run.args, points, labels if "conditional" in missing else None)
+    training.advance(3)
+    per_epoch = _seconds(lambda: training.advance(6)) / 6
+    return answering + training.epochs * -(-len(missing) // at_once) * per_epoch
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -266,7 +268,8 @@ def to_zero_inclusive(model, n: int, steps: int, *, prior: str, seed: int) -> Te
     generator = torch.Generator().manual_seed(seed)
     x = start(model, n, prior=prior, generator=generator)
     times = torch.linspace(1, -1 / steps, steps + 2, dtype=torch.float64).tolist()
-    for point in reverse(ddim(model.noise, model.schedule, None), x, times):
+    table = Tabulated(model.schedule, times)
+    for point in reverse(ddim(predictor(model, table, times), table, None), x, times):
         x = point
     return x
 

@@ -273,6 +273,35 @@ def test_one_label_for_all_equals_one_for_each(conditional, solver):
     assert not torch.isclose(one, sample(conditional, 8, labels=1, **options)).any()
 
 
+@every_solver
+@pytest.mark.parametrize("n", [5, 3000])
+def test_levels_prepared_together_are_those_of_each_call(conditional, solver, n):
+    class Plain(type(conditional)):
+        """Asked by the samplers through its `noise`, level by level."""
+
+        def noise(self, x, sigma, labels=None):
+            calls.append(sigma)
+            return super().noise(x, sigma, labels)
+
+    calls, prepared = [], copy.deepcopy(conditional).double()
+    plain = copy.deepcopy(prepared)
+    plain.__class__ = Plain
+    steps = 300 if n == 5 else 3
+    options = {"solver": solver, "steps": steps, "labels": torch.arange(n) % NUM_CLASSES, "seed": 0}
+    options |= {"churn": 0.2} if solver == "heun" else {}
+    expected = sample(plain, n, **options)
+    assert len(calls) == steps * EVALUATIONS_PER_STEP[solver]
+    torch.testing.assert_close(sample(prepared, n, **options), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_noise_put_in_place_of_a_models_own_is_called(denoiser):
+    guided = copy.deepcopy(denoiser)
+    guided.noise = lambda x, sigma, labels=None: torch.zeros_like(x)
+    x = torch.ones(3, 2)
+    assert torch.equal(sample(guided, 3, noise=x, steps=5), x)
+    assert not torch.equal(sample(denoiser, 3, noise=x, steps=5), x)
+
+
 def test_progress_is_quiet_when_not_at_a_terminal(denoiser, capsys):
     sample(denoiser, 2, steps=3, progress=True)
     assert capsys.readouterr() == ("", "")

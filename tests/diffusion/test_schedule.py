@@ -16,6 +16,7 @@ from diffusion.schedule import (
     Exponential,
     Power,
     Quadratic,
+    Tabulated,
     from_config,
     to_config,
 )
@@ -88,6 +89,16 @@ def test_t_inverts_sigma(schedule, t):
     # sigma = floor + t^2 holds t only to the square root of the rounding of the floor.
     close(back, torch.tensor(t, dtype=torch.float64), atol=1e-7)
     close(schedule.sigma(back), sigma, rtol=1e-10)
+
+
+@every_schedule
+def test_a_table_holds_the_schedules_own_numbers(schedule):
+    times = GRID.tolist()
+    table = Tabulated(schedule, times)
+    close([table.sigma(t) for t in times], [schedule.sigma(t).item() for t in times])
+    close([table.sigma_dot(t) for t in times], [schedule.sigma_dot(t).item() for t in times])
+    with pytest.raises(KeyError):
+        table.sigma(0.00123)
 
 
 @every_schedule
