@@ -217,7 +217,7 @@ def reverse_process(
     draw(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # lay out once, so that nothing moves but the points
-    return Movie(figure, draw, range(len(sigmas)), hold=1.0)
+    return Movie(figure, (*scatters, title), draw, range(len(sigmas)), hold=1.0)
 
 
 @styled

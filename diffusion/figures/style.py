@@ -17,7 +17,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.animation import PillowWriter
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -75,6 +77,9 @@ def save(figure: Figure, path: str | Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+_MOVIE_DPI = 100
+
+
 class _Writer(PillowWriter):
     """Holds the last picture, so that it need not be drawn again and again."""
 
@@ -92,11 +97,12 @@ class _Writer(PillowWriter):
 class Movie:
     """A figure whose content moves.
 
-    draw: changes the figure to what a frame shows. frames: numbers of frames, in order; the last
-    one stays for `hold` seconds more.
+    moving: what changes from frame to frame; all else is drawn once. draw: changes it to what a
+    frame shows. frames: numbers of frames, in order; the last one stays for `hold` seconds more.
     """
 
     figure: Figure
+    moving: Sequence[Artist]
     draw: Callable[[int], None]
     frames: Sequence[int]
     hold: float = 0.0
@@ -108,11 +114,27 @@ class Movie:
         writer.hold = self.hold
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "movie.gif"
-            with writer.saving(self.figure, file, dpi=100):
+            with writer.saving(self.figure, file, dpi=_MOVIE_DPI):
+                self._freeze()
                 for number in self.frames:
                     self.draw(number)
                     writer.grab_frame()
             write_atomically(path, file.read_bytes())
+
+    def _freeze(self) -> None:
+        """Put a picture of what does not move in the place of it."""
+        for artist in self.moving:
+            artist.set_visible(False)
+        self.figure.set_dpi(_MOVIE_DPI)
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        still = np.array(canvas.buffer_rgba())
+        for axes in self.figure.axes:
+            for artist in axes.get_children():
+                artist.set_visible(False)
+        for artist in self.moving:
+            artist.set_visible(True)
+        self.figure.figimage(still, zorder=-1)
 
 
 # --- Axes ---------------------------------------------------------------------------------------
