@@ -80,7 +80,7 @@ class Study:
     check(args): refuses, with ValueError, what the bounds of the options cannot express, and may
     fill in what depends on other options, or drop what then decides nothing.
     forecast(run): about how many seconds all of it will take on this machine, said at the start of
-    a run by one process.
+    a run by one process; None where that shows later.
     subject(args): a file of the user's own that all is about, None for what ships. Its results and
     weights have a folder of their own, unless the command line names one.
     small: the options of a run of seconds that asks every question, with which the project's gate
@@ -96,7 +96,7 @@ class Study:
     train: Callable[[Run, str], Any]
     questions: Mapping[str, Callable[[Run], Answer]]
     check: Callable[[argparse.Namespace], None] = lambda args: None
-    forecast: Callable[[Run], float] | None = None
+    forecast: Callable[[Run], float | None] | None = None
     subject: Callable[[argparse.Namespace], Path | None] = lambda args: None
     small: str = ""
     instead: Callable[[argparse.Namespace], str | None] = lambda args: None
@@ -258,7 +258,9 @@ def run(study: Study, args: argparse.Namespace) -> Path:
         for folder in [path.parent, args.out / "figures"] + [args.save] * bool(untrained):
             check_writable(folder)
     if study.forecast is not None and processes.process_count() == 1:
-        startup.say(f"this will take about {study.forecast(this):.0f} s here")
+        seconds = study.forecast(this)
+        if seconds is not None:
+            startup.say(f"this will take about {seconds:.0f} s here")
     with this.timed("total"):
         for name in untrained:
             with this.timed(f"train_{name}"):

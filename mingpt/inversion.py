@@ -5,8 +5,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from mingpt import leads
 from mingpt.intervals import share_interval
 from mingpt.modes import evaluating
+from mingpt.pristine import pristine
 from mingpt.progress import bar
 from mingpt.scoring import sequence_log_prob
 from mingpt.utils import check_integer, check_number
@@ -72,22 +74,21 @@ def invert_all(model, targets, seeds, max_steps=500, learning_rate=0.05, record_
         losses, history = ([[] for _ in seeds] for _ in range(2))
         found, left = {}, list(range(len(seeds)))
         for step in range(max_steps + 1):
-            embeddings = torch.stack([vectors[n] for n in left])
-            logits = model(embeddings=embeddings.to(table.dtype))[0].to(exact)  # (left, T, V)
+            say = step % record_every == 0 or step == max_steps
             wanted = targets[left]
-            margins = _margins(logits.detach(), wanted)
-            of_token = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-            of_each = of_token.view(wanted.shape).mean(dim=1)
+            now = _leads(model, torch.stack([vectors[n] for n in left]), wanted, say)
+            of_each = now.nats.mean(dim=1)
             for place, n in enumerate(left):
                 losses[n].append(of_each[place].item())
-                reached = bool((margins[place] > margin).all())
+                reached = bool((now.margins[place] > margin).all())
                 stop = reached or step == max_steps
-                if step % record_every == 0 or stop:
-                    history[n].append((step, logits[place].argmax(dim=-1).cpu()))
+                if say or stop:  # one that is reached says its target
+                    said = now.said if say else wanted
+                    history[n].append((step, said[place].cpu()))
                 if stop:
                     found[n] = Inversion(
-                        vectors[n].detach(), losses[n], history[n], reached, margins[place].cpu(),
-                        step, starts[n],
+                        vectors[n].detach(), losses[n], history[n], reached,
+                        now.margins[place].cpu(), step, starts[n],
                     )  # fmt: skip
             left = [n for n in left if n not in found]
             if not left:
@@ -134,11 +135,17 @@ def _checked(targets, block_size, vocab_size):
     return torch.stack([target.long() for target in targets])
 
 
-def _margins(logits, target):
-    """Logit of the target minus the largest other logit: (..., T, V), (..., T) -> (..., T)."""
-    wanted = logits.gather(-1, target[..., None])
-    others = logits.scatter(-1, target[..., None], float("-inf"))
-    return wanted[..., 0] - others.amax(dim=-1)
+def _leads(model, vectors, targets, say):
+    """Leads (N, T) of vectors (N, T, C) in place of the token embedding, for targets (N, T)."""
+    vectors = vectors.to(model.transformer.wte.weight.dtype)
+    exact = torch.promote_types(vectors.dtype, torch.float32)
+    if pristine(model, vectors.shape[1]) and model.lm_head.weight.dtype == exact:
+        hidden = model.hidden_states(embeddings=vectors).flatten(0, 1)
+        found = leads.of_hidden(hidden, model.lm_head.weight, targets.flatten(), say)
+    else:
+        logits = model(embeddings=vectors)[0].to(exact).flatten(0, 1)
+        found = leads.of_logits(logits, targets.flatten(), say)
+    return leads.Leads(*(None if each is None else each.view(targets.shape) for each in found))
 
 
 class NearestTokens(NamedTuple):

@@ -101,7 +101,7 @@ def loss_and_gradients(hidden, weight, targets, dtype, chunk_rows=None, need=(Tr
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         h, w = hidden.detach().to(dtype), weight.detach().to(dtype)
         grad_hidden = torch.empty_like(h) if need[0] else None
-        grad_weight = torch.zeros_like(w) if need[1] else None
+        grad_weight = (torch.empty_like if rows else torch.zeros_like)(w) if need[1] else None
         chunk_rows = chunk_rows or _rows_of_a_chunk(w)
         logits_buffer = h.new_empty(min(chunk_rows, rows), weight.shape[0])
         row_index = torch.arange(logits_buffer.shape[0], device=h.device)
@@ -110,7 +110,7 @@ def loss_and_gradients(hidden, weight, targets, dtype, chunk_rows=None, need=(Tr
         for start in range(0, rows, chunk_rows):
             part = slice(start, min(start + chunk_rows, rows))
             y = targets[part]
-            logits = _products(h[part], w, logits_buffer[: len(y)])
+            logits = products(h[part], w, logits_buffer[: len(y)])
             p = torch.softmax(logits, dim=1, out=logits)  # in place: the logits are spent
             total += _nats(p.gather(1, y[:, None])[:, 0].to(exact), h[part], w, y).sum()
             if not any(need):
@@ -120,7 +120,7 @@ def loss_and_gradients(hidden, weight, targets, dtype, chunk_rows=None, need=(Tr
                 of_part = grad_hidden[part]
                 torch.addmm(of_part, p, w, beta=0, alpha=1 / rows, out=of_part)
             if grad_weight is not None:
-                grad_weight.addmm_(p.T, h[part], alpha=1 / rows)
+                grad_weight.addmm_(p.T, h[part], beta=float(start > 0), alpha=1 / rows)
     return total / rows if rows else total * float("nan"), grad_hidden, grad_weight
 
 
@@ -128,13 +128,13 @@ def _rows_of_a_chunk(weight):
     return CHUNK_BYTES // (weight.element_size() * len(weight)) or 1
 
 
-def _products(h, w, out):
-    """h (n, C) times every row of w (V, C), into out (n, V)."""
+def products(h, w, out):
+    """h (n, C) times every row of w (V, C), into out (n, V); returns it."""
     if h.dtype != torch.float32 or h.device.type != "cpu":
         return torch.mm(h, w.T, out=out)
-    for start in range(0, len(w), BLOCK_COLUMNS):
-        columns = slice(start, start + BLOCK_COLUMNS)
-        torch.mm(h, w[columns].T, out=out[:, columns])
+    columns = zip(w.T.split(BLOCK_COLUMNS, dim=1), out.split(BLOCK_COLUMNS, dim=1), strict=True)
+    for of_w, of_out in columns:
+        torch.mm(h, of_w, out=of_out)
     return out
 
 
@@ -157,7 +157,7 @@ class _ReadyLogits(torch.autograd.Function):
         logits = hidden.new_empty(*hidden.shape[:-1], len(weight))
         rows = hidden.flatten(0, -2).split(_rows_of_a_chunk(weight))
         for part, out in zip(rows, logits.flatten(0, -2).split(len(rows[0])), strict=True):
-            _products(part, weight, out)
+            products(part, weight, out)
         return logits
 
     @staticmethod

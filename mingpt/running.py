@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
+from mingpt import startup
 from mingpt.processes import process_rank
 from mingpt.progress import LINE_SECONDS
 from mingpt.trainer import TrainingDivergedError
@@ -16,16 +17,19 @@ STATE_INTERVAL = 100  # iterations between two states
 MEASURED = 3  # iterations that the estimate is made of, after a first one
 
 
-def run_trainer(trainer, state_file=None):
+def run_trainer(trainer, state_file=None, afterwards=None):
     """Run a trainer; its state goes into `state_file` every STATE_INTERVAL iterations.
 
-    Of several processes the first reports and writes. Raises ValueError where the training
-    diverges, and OSError where a state could not be written.
+    afterwards: seconds that the program will take once the training has ended; where they are
+    known, its first iterations say how long all of it takes. Of several processes the first
+    reports and writes. Raises ValueError where the training diverges, and OSError where a state
+    could not be written.
     """
     if process_rank() != 0:
         _run(trainer)
         return
-    with StateFile(state_file) as states, Progress(last_iteration(trainer.config)) as progress:
+    total = last_iteration(trainer.config)
+    with StateFile(state_file) as states, Progress(total, afterwards) as progress:
 
         def report(trainer):
             progress.show(trainer)
@@ -82,9 +86,9 @@ class StateFile:
 class Progress:
     """Says how long a training will take here, then how far it is: a bar, or lines in a file."""
 
-    def __init__(self, total):
-        """total: iterations of the training; None for no end."""
-        self.total = total
+    def __init__(self, total, afterwards=None):
+        """total: iterations of the training, None for no end; afterwards: see `run_trainer`."""
+        self.total, self.afterwards = total, afterwards
         self.bar = tqdm(total=total, desc="training", unit="it", disable=None)
         self.began = self.said = time.monotonic()
         self.ends = []  # seconds at which the first iterations ended
@@ -117,8 +121,13 @@ class Progress:
 
     def _estimate(self, left):
         seconds = (self.ends[-1] - self.ends[0]) / MEASURED
+        more = max(left, 0) * seconds
         tqdm.write(
             f"    {seconds:.2f} s an iteration here: the training takes about "
-            f"{max(left, 0) * seconds / 60:.1f} min more"
+            f"{more / 60:.1f} min more"
         )
         self.said = self.ends[-1]
+        if self.afterwards is not None:
+            whole = self.said - self.began + more + self.afterwards
+            with tqdm.external_write_mode():
+                startup.say(f"this will take about {whole:.0f} s here")

@@ -16,6 +16,7 @@ from mingpt.processes import process_count, process_rank
 from mingpt.running import STATE_INTERVAL, run_trainer
 from mingpt.sampling import check_sampling
 from mingpt.scoring import heldout_bits_per_byte
+from mingpt.studies.parts.forecast import questions_seconds
 from mingpt.text import opening, word_positions
 from mingpt.utils import check_file
 from mingpt.vocabulary import BookVocabulary
@@ -307,7 +308,9 @@ def train(run, name):
         )
     if args.resume:
         trainer.load_state_dict(resume.read(args.save / TRAINING_FILE))
-    run_trainer(trainer, args.save / TRAINING_FILE)
+    one = process_count() == 1
+    afterwards = questions_seconds(trainer.model, encoder, args) if one else None
+    run_trainer(trainer, args.save / TRAINING_FILE, afterwards)
     history = history_of(trainer)
     model = trainer.model
     if process_rank() == 0:

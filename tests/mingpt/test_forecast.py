@@ -47,17 +47,13 @@ def generators():
 
 
 def test_a_forecast_changes_nothing(tmp_path):
-    run, before = to_train(tmp_path), generators()
+    run, before = loaded(tmp_path), generators()
     options = dict(vars(run.args))
-    assert forecast.forecast(run) > 0
-    assert run.models == {"gpt": None}
-    assert vars(run.args) == options
-    assert run.seconds == {}
-
-    run = loaded(tmp_path)
     model = run.models["gpt"].model.train()
     weights = [p.detach().clone() for p in model.parameters()]
     assert forecast.forecast(run) > 0
+    assert vars(run.args) == options
+    assert run.seconds == {}
     assert model.training
     for old, new in zip(weights, model.parameters(), strict=True):
         assert torch.equal(old, new)
@@ -67,7 +63,17 @@ def test_a_forecast_changes_nothing(tmp_path):
 
 
 def test_seconds_are_those_of_a_step_times_the_steps_that_will_be(tmp_path, clock_of):
-    clock_of(forecast, step=0.25)  # of either kind, looked at once
+    clock_of(forecast, step=0.25)  # looked at once a step
     questions = 0.25 * (forecast.STEPS + forecast.OTHERS)  # of ten starts, two times
     assert forecast.forecast(loaded(tmp_path)) == pytest.approx(questions)
-    assert forecast.forecast(to_train(tmp_path)) == pytest.approx(questions + 0.25 * 10)
+
+
+def test_a_training_says_how_long_all_of_it_takes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(exercise, "questions_seconds", lambda *of: 1000.0)
+    run = to_train(tmp_path)
+    assert forecast.forecast(run) is None
+    run.args.save.mkdir()
+    exercise.train(run, "gpt")
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("this")]
+    seconds = int(said.removeprefix("this will take about ").removesuffix(" s here"))
+    assert 1000 <= seconds < 1100

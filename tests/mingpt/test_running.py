@@ -83,10 +83,12 @@ def test_how_long_it_takes_and_how_far_it_is(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 20))  # an iteration takes twenty seconds
     monkeypatch.setattr(running.time, "monotonic", lambda: next(clock))
     of = trainer(max_iters=7)
-    with Progress(7) as progress:
+    with Progress(7, afterwards=500) as progress:
         of.set_callback("on_iteration_end", progress.show)
         of.run()
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    assert err == "this will take about 640 s here\n"
+    lines = out.splitlines()
     assert lines[0] == "    20.00 s an iteration here: the training takes about 1.0 min more"
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["iteration 6 of 7"]
     assert f"loss {of.losses[5]:.3f}, 2.0 min" in lines[1]
