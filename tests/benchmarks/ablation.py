@@ -1,12 +1,12 @@
 """What each part of the Part 1 recipe is worth: `python -m tests.benchmarks.ablation`.
 
 Trains the recipe as it is on 1,000 to 100,000 points: the learning curve. Then trains the
-unconditional model for every variant, each of which changes one thing in the recipe: on two data
-seeds, on five where the difference is small. A tenth of the 3,000 points is held out: their
-denoising loss is what one could choose by for data without a known truth. Prints tables of means
-and writes report/results/ablation_diffusion.json after every row, and
-figures/diffusion_learning.svg; what is in that file already is not trained again, except with
---fresh. About fifteen minutes of one processor.
+unconditional model for every variant, each of which changes one thing in the recipe, on two data
+seeds; and with more or fewer noises a point, for as many epochs and for as many seconds, on five.
+A tenth of the 3,000 points is held out: their denoising loss is what one could choose by for data
+without a known truth. Prints tables of means and writes report/results/ablation_diffusion.json
+after every part, and figures/diffusion_learning.svg; what is in that file already is not trained
+again, except with --fresh. About fifty minutes of one processor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.ablation")
 
 import json
+import os
 import sys
+import time
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,12 +37,13 @@ from diffusion.files import write_json
 from diffusion.parser import Parser
 from diffusion.studies import owndata
 from diffusion.studies.parts import recipe
+from tests.benchmarks.speed import machine
 
 PROG = "python -m tests.benchmarks.ablation"
 ROOT = Path(__file__).parents[2]
 SEEDS = (11, 12)
 FIVE = (*SEEDS, 13, 14, 15)
-ROWS = 3000
+ROWS = EPOCHS = 3000
 SAMPLES = 500_000
 
 
@@ -90,7 +94,18 @@ VARIANTS: dict[str, dict] = {
     "no scale on the first layer": {"network": ShiftOnly},
     "width 64": {"width": 64},
     "average of weights over 100 epochs": {"ema_decay": 0.99},
-    "one noise per point, without its opposite": {"loss": single_noise, "seeds": FIVE},
+}
+# Noises of a point in an epoch: the recipe's one draw is two rows, its noise and the opposite. The
+# epochs of as many seconds follow from those of an epoch, measured: 6.7 ms with the recipe, 4.8
+# without opposites, 12.3 with two draws and 28.3 with four (one thread of an AMD EPYC).
+DRAWS: dict[str, dict] = {
+    "one draw, the recipe": {},
+    "one draw, without its opposite": {"loss": single_noise},
+    "one draw, without its opposite, as many seconds": {"loss": single_noise, "epochs": 4200},
+    "two draws": {"noise_samples": 2},
+    "two draws, as many seconds": {"noise_samples": 2, "epochs": 1650},
+    "four draws": {"noise_samples": 4},
+    "four draws, as many seconds": {"noise_samples": 4, "epochs": 700},
 }
 SIZES = {1000: SEEDS, 3000: FIVE, 10_000: SEEDS, 100_000: SEEDS}  # -> data seeds
 HELD_OUT = 300
@@ -160,12 +175,50 @@ def variant(changes: dict) -> dict:
     return row(found)
 
 
+def draws() -> dict:
+    """A row for each of `DRAWS`, with the processor seconds of a training.
+
+    One seed after another, each with all rows: what else the machine does falls on all alike.
+    """
+    found = {name: [] for name in DRAWS}
+    work = list(product(FIVE, DRAWS))
+    for seed, name in tqdm(work, desc="noises of a point", leave=False, disable=None):
+        points = data.training_points(seed=seed)
+        began = time.process_time()
+        model = train(seed, points[HELD_OUT:], DRAWS[name])
+        seconds = time.process_time() - began
+        found[name].append({"seconds": seconds} | measured(model, seed, points[:HELD_OUT]))
+    load = getattr(os, "getloadavg", lambda: [None] * 3)()
+    return {
+        "machine": machine() | {"load_average_of_15_minutes": load[2]},
+        "rows": {
+            name: {"epochs": DRAWS[name].get("epochs", EPOCHS)} | row(entries)
+            for name, entries in found.items()
+        },
+    }
+
+
 def learnt(size: int) -> dict:
     found = []
     for seed in SIZES[size]:
         points = data.uniform(size, generator=torch.Generator().manual_seed(seed))
         found.append(measured(train(seed, points, {}), seed))
     return row(found)
+
+
+def in_order(known: dict, work: list[tuple]) -> dict:
+    """What is known, without rows that there is no work for, the others in its order."""
+    parts = {part: [name for place, name, _ in work if place == part] for part, _, _ in work}
+    rows = {
+        part: {name: known[part][name] for name in names if name in known[part]}
+        for part, names in parts.items()
+    }
+    return known | rows
+
+
+def print_row(name: str, entry: dict) -> None:
+    values = (entry.get(measure, float("nan")) for measure in MEASURES)
+    print(f"{name:<58}" + "".join(f"{value:>14.6f}" for value in values), flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,9 +230,10 @@ def _compare(argv: list[str] | None) -> None:
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="train every variant again")
     path = ROOT / "report/results/ablation_diffusion.json"
-    known = {"variants": {}, "learning_curve": {}}
+    known = {"variants": {}, "learning_curve": {}, "draws": {}}
     if not parser.parse_args(argv).fresh and path.exists():
-        known |= json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        known |= {part: stored[part] for part in known if part in stored}
     content = {
         "seeds": SEEDS,
         "sampling": f"{SAMPLES:,} samples by DPM-Solver++(2M), 24 evaluations",
@@ -189,15 +243,18 @@ def _compare(argv: list[str] | None) -> None:
     }
     work = [("learning_curve", str(size), lambda n=size: learnt(n)) for size in SIZES]
     work += [("variants", name, lambda c=changes: variant(c)) for name, changes in VARIANTS.items()]
-    print(f"{'':<46}" + "".join(f"{name:>14}" for name in MEASURES))
+    print(f"{'':<58}" + "".join(f"{name:>14}" for name in MEASURES))
     for part, name, measure in tqdm(work, disable=None):
         if name not in known[part]:
             known[part][name] = measure()
-            order = [key for place, key, _ in work if place == part and key in known[part]]
-            known[part] = {key: known[part][key] for key in order}
-            values = (known[part][name].get(measure, float("nan")) for measure in MEASURES)
-            print(f"{name:<46}" + "".join(f"{value:>14.6f}" for value in values), flush=True)
-            write_json(path, content | known)
+            print_row(name, known[part][name])
+            write_json(path, content | in_order(known, work))
+    if not known["draws"]:
+        known["draws"] = draws()
+        for name, entry in known["draws"]["rows"].items():
+            print_row(f"{name} ({entry['seconds']:.1f} s)", entry)
+    known = in_order(known, work)
+    write_json(path, content | known)
     figure = curves.learning(known["learning_curve"], data.MAX_POINTS)
     style.save(figure, ROOT / "report/figures/diffusion_learning.svg")
 
