@@ -1,10 +1,11 @@
 """An old checkout's times against a new one's: `python -m tests.benchmarks.speed OLD NEW`.
 
 The two take turns on one machine, alone and beside a busy process of one thread: Part 1's whole
-script and sampling; alone also Part 1's with the shipped weights, and Part 2's in float32 with a
-tenth of its iterations and all its questions. A run is stopped after `LIMIT` seconds and then
-counts as that long, so that the ratios err on the old checkout's side. Writes
-report/results/benchmark_speed.json. On an otherwise idle machine of two cores about half an hour.
+script and sampling; alone also Part 1's with the shipped weights, and Part 2's whole script in
+float32. A run is stopped after `LIMIT` seconds and then counts as that long, so that the ratios err
+on the old checkout's side. Writes report/results/benchmark_speed.json; with --only TEXT just the
+measures whose names hold the text are taken, and the others of the file kept. On an otherwise idle
+machine of two cores about three quarters of an hour.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from diffusion import startup
 if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.speed")
 
+import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -40,7 +42,7 @@ SHIPPED = [
 SCRIPTS = {
     "example_diffusion.py": [],
     "example_diffusion.py, shipped weights": SHIPPED,
-    "example_gpt.py, float32, 30 iterations": ["--precision", "float32", "--max-iters", "30"],
+    "example_gpt.py, float32": ["--precision", "float32"],
 }
 SAMPLING = {
     "20,000 samples, DDIM, T = 1000": "20_000, steps=1000",
@@ -107,7 +109,8 @@ def machine() -> dict:
     }
 
 
-def measure(old: Path, new: Path) -> list[dict]:
+def measure(old: Path, new: Path, only: str) -> list[dict]:
+    """A row for every measure whose name holds `only`."""
     rows = []
 
     def add(name: str, beside: bool, seconds: dict[str, float], stopped: bool) -> None:
@@ -119,16 +122,21 @@ def measure(old: Path, new: Path) -> list[dict]:
 
     for beside in (False, True):
         with busy(beside):
-            for name, arguments in SAMPLING.items():
+            for name in wanted(SAMPLING, beside, only):
+                arguments = SAMPLING[name]
                 times = [(sampling(old, arguments), sampling(new, arguments)) for _ in range(3)]
                 before, after = (median(values) for values in zip(*times, strict=True))
                 add(name, beside, {"old": before, "new": after}, False)
-            for name in SCRIPTS:
-                if beside and name != "example_diffusion.py":
-                    continue
+            for name in wanted(SCRIPTS, beside, only):
                 (before, ended), (after, _) = script(old, name), script(new, name)
                 add(name, beside, {"old": before, "new": after}, not ended)
     return rows
+
+
+def wanted(names: Iterable[str], beside: bool, only: str) -> list[str]:
+    """Those that hold the text; of the scripts, beside a busy process, the first alone."""
+    alone = set(SCRIPTS) - {"example_diffusion.py"} if beside else set()
+    return [name for name in names if only in name and name not in alone]
 
 
 def table_row(row: dict) -> str:
@@ -148,13 +156,19 @@ def _compare(argv: list[str] | None) -> None:
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     for which in ("old", "new"):
         parser.add_argument(which, type=Path, metavar=which.upper(), help=f"the {which} checkout")
+    parser.add_argument("--only", default="", metavar="TEXT", help="measures whose names hold it")
     args = parser.parse_args(argv)
     for checkout in (args.old, args.new):
         if not (checkout / "example_diffusion.py").is_file():
             raise ValueError(f"there is no example_diffusion.py in {checkout}")
+    path = ROOT / "report/results/benchmark_speed.json"
+    kept = []
+    if args.only and path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        kept = [row for row in earlier if args.only not in row["measure"]]
     content = {"machine": machine(), "limit_seconds": LIMIT}
-    content["rows"] = measure(args.old.resolve(), args.new.resolve())
-    write_json(ROOT / "report/results/benchmark_speed.json", content)
+    content["rows"] = kept + measure(args.old.resolve(), args.new.resolve(), args.only)
+    write_json(path, content)
 
 
 if __name__ == "__main__":
