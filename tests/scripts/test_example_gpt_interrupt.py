@@ -90,6 +90,7 @@ def test_a_signal_from_outside_during_the_imports_is_one_line(tmp_path, seconds)
 def test_interrupting_the_training_leaves_no_file_and_no_traceback(tmp_path):
     folders = ["--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"]
     command = [*program("", "pass"), "--model", "gpt-nano", "--batch-size", "4"]
+    command += ["--max-iters", "3000"]
     process = start([*command, *folders])
     with process.stdout as output, process.stderr as errors:
         assert output.readline().startswith("Q1  training gpt-nano")
