@@ -36,11 +36,12 @@ def entropy(weights):
     return -(weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log2()).sum(dim=-1)
 
 
-def knockout(model, idx, key, rows, blocks=None):
+def knockout(model, idx, key, rows, blocks=None, seen=None):
     """Change of token log-probabilities when positions `rows` may not look at `key`.
 
     idx (1, T) int64; key the hidden position; rows the querying positions; blocks the blocks
-    in which it is hidden (default all). Returns (len(rows),) float64 nats: the change of
+    in which it is hidden (default all); seen: `token_log_probs` of idx, where they are known.
+    Returns (len(rows),) float64 nats: the change of
     log p(idx[row + 1]) for each row, negative where `key` supported the token. A row never
     loses sight of itself. Raises ValueError for several sequences, and for positions
     or blocks that are not there.
@@ -61,7 +62,8 @@ def knockout(model, idx, key, rows, blocks=None):
         logits, _ = model(idx[:, :-1], blocked=dict.fromkeys(blocks, blocked[:-1, :-1]))
     rows = torch.as_tensor(rows, device=idx.device)
     hidden = logits[0, rows].double().log_softmax(-1).gather(-1, idx[0, rows + 1, None])[:, 0]
-    return hidden - token_log_probs(model, idx)[0, rows]
+    seen = token_log_probs(model, idx) if seen is None else seen
+    return hidden - seen[0, rows]
 
 
 class WordExplanation(NamedTuple):
@@ -91,9 +93,12 @@ def explain_word(model, idx, positions, block):
     scores, weights = (t[0].double().mean(dim=0).cpu() for t in attention(model, idx, block))
     first = rows[0]
     known = idx[:, : positions[-1] + 1]  # what comes later changes nothing
+    seen = token_log_probs(model, known)
 
     def changes(blocks):
-        return [knockout(model, known, key, rows, blocks).sum().item() for key in range(first)]
+        return [
+            knockout(model, known, key, rows, blocks, seen).sum().item() for key in range(first)
+        ]
 
     def losses(changes):
         return -torch.tensor(changes, dtype=torch.float64)
@@ -106,7 +111,7 @@ def explain_word(model, idx, positions, block):
         weights=weights,
         top=int(weights[first].argmax()),
         hidden=int(weights[first, :first].argmax()),
-        log_prob=token_log_probs(model, known)[0, rows].sum().item(),
+        log_prob=seen[0, rows].sum().item(),
         changes_in_block=here,
         changes=everywhere,
         correlation_in_block=correlation(of_key, losses(here)),

@@ -55,7 +55,7 @@ def next_token(logits, temperature=1.0, do_sample=False, top_k=None, top_p=None,
     if top_k is not None:
         smallest_kept = logits.topk(min(int(top_k), logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         probabilities, order = F.softmax(logits, dim=-1).sort(dim=-1, descending=True)
         before = probabilities.cumsum(dim=-1) - probabilities
         dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= top_p)
