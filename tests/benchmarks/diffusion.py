@@ -1,7 +1,7 @@
 """Part 1 against the truth: `python -m tests.benchmarks.diffusion` (about eight minutes).
 
 Measures the shipped weights over five sampling seeds that no choice was made with: means and their
-standard errors, beside the same of the exact score and of the truth. Prints a table and writes
+standard errors, beside those of the exact score and of the truth. Prints a table and writes
 report/results/benchmark_diffusion.json and, of quality against cost,
 report/figures/diffusion_cost_tv10.svg and diffusion_cost_w2.svg; of the borders of the classes over
 training seeds, diffusion_borders.svg. `--only quality|seeds|cost` measures one part and keeps the
@@ -63,29 +63,43 @@ SPACINGS = {
 
 
 class Table:
-    """Rows of a measure, its mean over seeds with standard error, and the truth."""
+    """Rows of a measure: its mean over seeds with standard error, and so of what it is held to."""
 
     def __init__(self) -> None:
         self.rows: list[dict] = []
-        print(f"{'measure':<66}{'value':>10}{'± s.e.':>10}{'exact score':>13}{'truth':>10}")
+        print(f"{'measure':<66}{'value':>20}{'exact score':>20}{'truth':>20}")
 
     def add(
         self,
         measure: str,
         values: Sequence[float],
-        *,
-        exact: float | None = None,
-        truth: float | None = None,
+        exact: Sequence[float] | None = None,
+        truth: Sequence[float] | float | None = None,
     ) -> None:
         """values: one for each seed. exact: with the exact score. truth: of the truth itself."""
-        error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-        row = {"measure": measure, "value": float(np.mean(values)), "standard_error": error}
-        self.rows.append(row | {"exact_score": exact, "truth": truth})
-        cells = (row["value"], error, exact, truth)
-        shown = ["" if cell is None else f"{cell:.4g}" for cell in cells]
-        shown = zip(shown, (10, 10, 13, 10), strict=True)
-        print(f"{measure:<66}" + "".join(f"{cell:>{width}}" for cell, width in shown))
-        sys.stdout.flush()
+        row = {"measure": measure}
+        for name, found in (("value", values), ("exact_score", exact), ("truth", truth)):
+            row[name], row[f"{name}_standard_error"] = mean_and_error(found)
+        row["standard_error"] = row.pop("value_standard_error")
+        self.rows.append(row)
+        cells = (
+            (row["value"], row["standard_error"]),
+            (row["exact_score"], row["exact_score_standard_error"]),
+            (row["truth"], row["truth_standard_error"]),
+        )
+        print(f"{measure:<66}" + "".join(f"{shown(*cell):>20}" for cell in cells), flush=True)
+
+
+def mean_and_error(values: Sequence[float] | float | None) -> tuple[float | None, float | None]:
+    """Mean and its standard error; the value alone where there is one, or no other."""
+    if values is None or isinstance(values, float | int):
+        return values, None
+    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(set(values)) > 1 else None
+    return float(np.mean(values)), error
+
+
+def shown(value: float | None, error: float | None) -> str:
+    return ("" if value is None else f"{value:.4g}") + ("" if error is None else f" ± {error:.1g}")
 
 
 def w2(a: Tensor, b: Tensor) -> float:
@@ -119,20 +133,18 @@ def unconditional(table: Table, model) -> None:
     truth = ExactDenoiser(model.schedule)
     excess = [metrics.excess_risk(model, seed=seed) for seed in SEEDS]
     table.add("excess risk of the shipped model", excess, truth=0)
-    uniform = data.uniform(MANY, generator=torch.Generator().manual_seed(0))
     trained_on = data.all_rotations(data.training_points(), None)[0]
-    samples = [diffusion.sample(model, MANY, seed=seed, **FAST) for seed in SEEDS]
-    ideal = diffusion.sample(truth, MANY, seed=SEEDS[0], **FAST)
+    samples, ideal = (
+        [diffusion.sample(m, MANY, seed=seed, **FAST) for seed in SEEDS] for m in (model, truth)
+    )
+    uniform = [data.uniform(MANY, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS]
     for measure, function in MEASURES.items():
         name = f"{measure} of {MANY:,} samples, DPM-Solver++(2M), 24 evaluations"
-        values = [function(points) for points in samples]
-        table.add(name, values, exact=function(ideal), truth=function(uniform))
+        table.add(name, *(list(map(function, points)) for points in (samples, ideal, uniform)))
     for measure, function in (("TV10", tv10_between), ("KS", ks_between)):
         name = f"{measure} from the symmetrised training points, the same samples"
-        values = [function(points, trained_on) for points in samples]
-        table.add(
-            name, values, exact=function(ideal, trained_on), truth=function(uniform, trained_on)
-        )
+        found = ([function(each, trained_on) for each in of] for of in (samples, ideal, uniform))
+        table.add(name, *found)
     for name, options in (("DDIM, T = 1000", {"steps": 1000}), ("DPM-Solver++(2M)", FAST)):
         samples = [diffusion.sample(model, SAMPLES, seed=seed, **options) for seed in SEEDS]
         values = [metrics.tv10(points) for points in samples]
@@ -161,15 +173,15 @@ def conditional(table: Table, model) -> None:
     truth = ExactDenoiser(model.schedule, data.RECTANGLES)
     for k, (name, rectangle) in enumerate(zip(data.CLASS_NAMES, data.RECTANGLES, strict=True)):
         samples = [diffusion.sample(model, MANY // 5, labels=k, seed=s, **FAST) for s in SEEDS]
-        ideal = diffusion.sample(truth, MANY // 5, labels=k, seed=SEEDS[0], **FAST)
+        ideal = [diffusion.sample(truth, MANY // 5, labels=k, seed=s, **FAST) for s in SEEDS]
         own = [1 - metrics.outside_share(points, rectangle) for points in samples]
         width, height = (rectangle[1] - rectangle[0]).tolist()
         # A border blurred by sigma(0) loses sigma(0)/sqrt(2 pi) on each side.
         best = 1 - 2 * schedule.SIGMA_MIN / np.sqrt(2 * np.pi) * (1 / width + 1 / height)
-        exact = 1 - metrics.outside_share(ideal, rectangle)
+        exact = [1 - metrics.outside_share(points, rectangle) for points in ideal]
         table.add(f"class {name}: in own rectangle", own, exact=exact, truth=float(best))
         values = [metrics.tv10(points, rectangle) for points in samples]
-        exact = metrics.tv10(ideal, rectangle)
+        exact = [metrics.tv10(points, rectangle) for points in ideal]
         floor = metrics.uniform_tv10(MANY // 5, repeats=20)
         name = f"class {name}: TV10 in its rectangle, {MANY // 5:,} samples"
         table.add(name, values, exact=exact, truth=floor)

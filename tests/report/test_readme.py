@@ -25,9 +25,13 @@ def test_measured_quality_is_that_of_the_result_file():
     assert len(shown) >= 8
     for measure, *cells in shown:
         row = measured[measure]
-        error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.1g}"
-        others = ("" if row[key] is None else f"{row[key]:.4g}" for key in ("exact_score", "truth"))
-        assert cells == [f"{row['value']:.4g}{error}", *others], measure
+        expected = []
+        for name, error in (("value", "standard_error"),
+                            ("exact_score", "exact_score_standard_error"),
+                            ("truth", "truth_standard_error")):  # fmt: skip
+            cell = "" if row[name] is None else f"{row[name]:.4g}"
+            expected.append(cell + ("" if row[error] is None else f" ± {row[error]:.1g}"))
+        assert cells == expected, measure
 
 
 def test_time_of_the_first_part_is_that_of_its_run():
