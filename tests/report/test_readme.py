@@ -49,6 +49,9 @@ def test_measured_speed_is_that_of_the_result_file():
         assert value == f"{row['value']:.4g} {row['unit']}".strip()
         estimate = row.get("roofline_estimate")
         assert roofline == ("" if estimate is None else f"{estimate:.3g}")
+    step = measured["training, gpt-mini, float32, against transformers"]["share_of_roofline"]
+    said = re.search(r"of which a training step reaches (\d+) %", README)
+    assert int(said.group(1)) == round(100 * step)
     missed = {name for name, row in measured.items() if row.get("met") is False}
     assert missed <= {row[0] for row in shown}  # a missed target is shown like a met one
 
