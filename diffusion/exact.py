@@ -15,7 +15,7 @@ All computation is in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -193,15 +193,11 @@ class ExactDenoiser:
         """E[eps | x_t = x] at noise level sigma; shapes as in `diffusion.Denoiser.noise`."""
         if not self.num_classes:
             return ideal_noise(x, sigma)
+        if labels.ndim == 1 and labels.stride(0) == 0:  # one class for all
+            labels = labels[:1]
         corners = self._rectangles[labels]  # (n, 2, 2), or (k, 1, 2, 2)
         return ideal_noise(x, sigma, corners.movedim(-2, 0))
 
     def at(self, sigma: float | Tensor, labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """`noise` at one level, as a function of x (n, 2) alone."""
         return partial(self.noise, sigma=sigma, labels=labels)
-
-    def levels(
-        self, sigmas: Sequence[float] | Tensor, labels: Tensor | None = None
-    ) -> list[Callable[[Tensor], Tensor]]:
-        """`at` for each of several levels."""
-        return [self.at(sigma, labels) for sigma in sigmas]

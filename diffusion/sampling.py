@@ -27,8 +27,9 @@ from diffusion.checks import (
     check_seed,
     own_mode,
 )
+from diffusion.denoiser import has_own_network
 from diffusion.progress import bar
-from diffusion.schedule import Schedule, Tabulated, check_suits, spread, units
+from diffusion.schedule import Schedule, Tabulated, check_suits, spread, tabulated, units
 from diffusion.threads import one_thread
 
 Predict = Callable[[Tensor, float], Tensor]
@@ -180,30 +181,27 @@ def matched_prior(
     return (mean, factor) if labels is None else (mean[labels], factor[labels])
 
 
-_TOGETHER = 256  # noise levels that are prepared at once
+_TOGETHER = 2048  # noise levels times classes that are prepared at once
 
 
 def predictor(
-    model, schedule: Tabulated, times: Sequence[float], labels: Tensor | None = None
+    model, schedule: Schedule | Tabulated, times: Sequence[float], labels: Tensor | None = None
 ) -> Predict:
-    """The model's prediction in the type of x, prepared for the levels of these times.
-
-    A `noise` that a subclass or the model itself has put in place of its class's is called as it
-    is.
-    """
-    own = next((cls for cls in type(model).__mro__ if "noise" in vars(cls)), None)
-    if own is None or "levels" not in vars(own) or "noise" in vars(model):
+    """The model's prediction in the type of x; a `Denoiser` is prepared for these times' levels."""
+    if has_own_network(model):
         return lambda x, sigma: model.noise(x, sigma, labels).to(x)
     if labels is not None and (labels == labels[0]).all():
         labels = labels[:1]
-    sigmas = [schedule.sigma(t) for t in times]
+    sigmas = [float(schedule.sigma(t)) for t in times]
     place = {sigma: k for k, sigma in enumerate(sigmas)}
+    together = max(1, _TOGETHER // max(8, model.num_classes))
     ready: dict[float, Callable[[Tensor], Tensor]] = {}
 
     def predict(x: Tensor, sigma: float) -> Tensor:
+        if sigma not in place:  # `heun` raises it
+            return model.at(sigma, labels)(x).to(x)
         if sigma not in ready:
-            k = place.get(sigma)  # None at a level between the times, which `heun` may ask for
-            levels = [sigma] if k is None else sigmas[k : k + _TOGETHER]
+            levels = sigmas[place[sigma] : place[sigma] + together]
             ready.clear()
             ready.update(zip(levels, model.levels(levels, labels), strict=True))
         return ready[sigma](x).to(x)
@@ -328,7 +326,7 @@ def sample(
         return torch.randn(n, 2, generator=generator, dtype=x.dtype).to(x.device)
 
     times = uniform_times(steps)
-    table = Tabulated(schedule, times)
+    table = tabulated(schedule, times)
     step = SOLVERS[solver](predictor(model, table, times, labels), table, draw, **options)
     x_t, path = collect(reverse(step, x, times), x, steps, solver, return_trajectory, progress)
     points = x_t.to(model.dtype)

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusion.checks import as_real, check_count, check_number, check_points, own_mode
 from diffusion.ode import jacobians
 from diffusion.sampling import ddim, ddpm, double, matched_prior, reverse, uniform_times
-from diffusion.schedule import Tabulated, spread, units
+from diffusion.schedule import spread, tabulated, units
 from diffusion.threads import one_thread
 
 # The largest distance from the target that counts as there, in units of the data.
@@ -84,7 +84,7 @@ class _Process:
         labels = model.check_labels(label, 1)
         model = double(model)
         self.steps, self.lam, self.times = steps, lam, uniform_times(steps)
-        self.schedule = Tabulated(model.schedule, self.times)
+        self.schedule = tabulated(model.schedule, self.times)
         self.model, self.labels = model, labels
         self.at = cache(partial(model.at, labels=labels))  # the levels come again and again
         self.mean, self.factor = matched_prior(model, labels)
@@ -286,7 +286,8 @@ def guide(
     unguided = ddpm(process.predict, process.schedule, lambda: noises[-1])
 
     def step(x: Tensor, t: float, t_next: float) -> Tensor:
-        sigma, sigma_dot = process.schedule.sigma(t), process.schedule.sigma_dot(t)
+        schedule = process.schedule
+        sigma, sigma_dot = float(schedule.sigma(t)), float(schedule.sigma_dot(t))
 
         def denoised(x: Tensor) -> Tensor:
             return x - sigma * process.predict(x, sigma)

@@ -22,7 +22,7 @@ from diffusion.checks import own_mode
 from diffusion.cli import Answer, Run, option
 from diffusion.exact import ExactDenoiser
 from diffusion.sampling import SOLVERS, ddim, predictor, reverse, start
-from diffusion.schedule import Tabulated
+from diffusion.schedule import tabulated
 from diffusion.studies.parts import recipe
 from diffusion.threads import one_thread, side_by_side
 
@@ -268,7 +268,7 @@ def to_zero_inclusive(model, n: int, steps: int, *, prior: str, seed: int) -> Te
     generator = torch.Generator().manual_seed(seed)
     x = start(model, n, prior=prior, generator=generator)
     times = torch.linspace(1, -1 / steps, steps + 2, dtype=torch.float64).tolist()
-    table = Tabulated(model.schedule, times)
+    table = tabulated(model.schedule, times)
     for point in reverse(ddim(predictor(model, table, times), table, None), x, times):
         x = point
     return x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from diffusion.data import NUM_CLASSES, RECTANGLES, uniform
 from diffusion.exact import ExactDenoiser
 from diffusion.ode import integrate
 from diffusion.sampling import EVALUATIONS_PER_STEP, SOLVERS, start
-from diffusion.schedule import SIGMA_MIN, Exponential, Power, Quadratic
+from diffusion.schedule import SIGMA_MIN, Exponential, Power, Quadratic, Schedule
 
 N = 20_000
 every_solver = pytest.mark.parametrize("solver", sorted(SOLVERS))
@@ -294,12 +295,41 @@ def test_levels_prepared_together_are_those_of_each_call(conditional, solver, n)
     torch.testing.assert_close(sample(prepared, n, **options), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_noise_put_in_place_of_a_models_own_is_called(denoiser):
-    guided = copy.deepcopy(denoiser)
-    guided.noise = lambda x, sigma, labels=None: torch.zeros_like(x)
-    x = torch.ones(3, 2)
+def zero(x, sigma, labels=None):
+    return torch.zeros_like(x)
+
+
+def test_noise_put_in_place_of_a_models_own_is_called(denoiser, monkeypatch):
+    guided, x = copy.deepcopy(denoiser), torch.ones(3, 2)
+    assert not torch.equal(sample(guided, 3, noise=x, steps=5), x)
+    guided.noise = zero
     assert torch.equal(sample(guided, 3, noise=x, steps=5), x)
-    assert not torch.equal(sample(denoiser, 3, noise=x, steps=5), x)
+    guided = copy.deepcopy(denoiser)
+    guided.at = lambda sigma, labels=None: torch.zeros_like
+    assert torch.equal(sample(guided, 3, noise=x, steps=5), x)
+    monkeypatch.setattr(type(denoiser), "noise", lambda self, *args: zero(*args))
+    assert torch.equal(sample(denoiser, 3, noise=x, steps=5), x)
+
+
+@dataclass(frozen=True)
+class Line(Schedule):
+    """Of plain numbers, with no tensor among them."""
+
+    def sigma(self, t):
+        return self.sigma_min + (self.sigma_max - self.sigma_min) * float(t)
+
+    def sigma_dot(self, t):
+        return self.sigma_max - self.sigma_min
+
+    def t(self, sigma):
+        return (sigma - self.sigma_min) / (self.sigma_max - self.sigma_min)
+
+
+@every_solver
+def test_a_schedule_of_plain_numbers_will_do(denoiser, solver):
+    options = {"solver": solver, "steps": 5, "seed": 0}
+    expected = sample(denoiser, 4, schedule=Power(rho=1.0), **options)
+    torch.testing.assert_close(sample(denoiser, 4, schedule=Line(), **options), expected)
 
 
 def test_progress_is_quiet_when_not_at_a_terminal(denoiser, capsys):
