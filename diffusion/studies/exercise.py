@@ -148,6 +148,7 @@ def forecast(run: Run) -> float:
     points, labels = run.once(labelled_points)
     missing = [name for name, model in run.models.items() if model is None]
     model = run.models["unconditional"] or recipe.untrained(run.args, points)
+    diffusion.sample(model, 20_000, steps=2)  # the first ones are slow
     per_step = _seconds(lambda: diffusion.sample(model, 20_000, steps=10)) / 10
     at_once = min(2, torch.get_num_threads())
     answering = (WORK[0] * run.args.samples / 20_000 + WORK[1]) * per_step / at_once

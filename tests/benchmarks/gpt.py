@@ -99,9 +99,9 @@ def default_run(repeats):
 def equal_time(repeats):
     """example_gpt.py's default recipe, as many iterations as the time allows, both vocabularies."""
     for vocab, name in (("gpt2", "GPT-2's vocabulary"), ("book", "--vocab book")):
-        iterations, seconds = 40, EQUAL_SECONDS
-        for _ in range(2):
-            iterations = round(iterations * EQUAL_SECONDS / seconds)
+        iterations, seconds = 40, 0.0
+        while abs(seconds - EQUAL_SECONDS) > 0.03 * EQUAL_SECONDS:
+            iterations = round(iterations * EQUAL_SECONDS / seconds) if seconds else iterations
             seconds, bpb, precision = timed_training(vocab, iterations)
         row(f"held-out bits per byte after {EQUAL_SECONDS} s of training, {name}", bpb,
             comment=f"{iterations} iterations in {seconds:.0f} s, {precision}")
