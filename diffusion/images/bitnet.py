@@ -70,7 +70,7 @@ class BitNet(nn.Module):
         self.process, self.shape, self.blocks = process, shape, check_count("blocks", blocks)
         self.num_classes, self.width = num_classes, width
         self.precision = torch.float32
-        self.register_buffer("losses", torch.empty(0) if losses is None else losses.clone())
+        self.register_buffer("losses", torch.empty(0) if losses is None else losses.float())
         self.stage_embedding = nn.Sequential(
             nn.Linear(_WAVES, _EMBEDDING), nn.SiLU(), nn.Linear(_EMBEDDING, _EMBEDDING)
         )
@@ -338,11 +338,13 @@ def grown(
     return result
 
 
-def save(model: BitNet, path: str | Path) -> None:
+def save(model: BitNet, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write weights, architecture and process to one file, atomically.
 
     A model that `torch.compile`, data parallelism or weight averaging has wrapped is saved as
     itself.
+
+    dtype: of the numbers in the file; float16 halves it and rounds them, `load` gives float32.
 
     Raises:
         OSError: the file cannot be written; an existing file is then untouched.
@@ -350,7 +352,8 @@ def save(model: BitNet, path: str | Path) -> None:
     """
     model = unwrapped(model)
     model.check_savable()
-    save_weights(path, _KIND, model.config(), model.state_dict())
+    state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    save_weights(path, _KIND, model.config(), state)
 
 
 @own_mode(gradients=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from diffusion.images.mnist import NUM_CLASSES, PIXELS, SHAPE
 from diffusion.studies.parts import bitmodel, recipe
 
 FLIPPED = 100  # test images whose pixels are flipped stage after stage
-COOLDOWN = 1500  # last updates of a training that goes on from a file
 CLASSIFIED = 50  # test images that are classified
 
 OPTIONS = (
@@ -76,40 +76,36 @@ def load(args: argparse.Namespace) -> dict[str, BitNet | Classifier | None]:
 def train(run: Run, name: str) -> BitNet:
     training, path = digits_training(run.args), run.file(name)
     earlier = training.model.losses.clone()
-    model = recipe.run_and_save(training, bitnet.save, path)
+    save = partial(bitnet.save, dtype=torch.float16)  # rounds off a thousandth of a nat or less
+    model = recipe.run_and_save(training, save, path)
     model.losses = torch.cat([earlier, model.losses])
-    bitnet.save(model, path)
+    save(model, path)
     return model
 
 
 def digits_training(args: argparse.Namespace) -> BitTraining:
     """The recipe; epochs counts updates, of 64 images each.
 
-    A model that has been trained before gets a third of the learning rate, constant until the last
-    `COOLDOWN` updates.
+    A model that has been trained before gets a third of the learning rate, which falls to zero on a
+    line, and half as many images without their label. The updates before it count in the seed: with
+    that of the earlier run it would see the earlier batches again, the same noise in them.
 
     Raises:
         ValueError: --start holds something else than a smaller model of MNIST.
     """
     images, labels = mnist.load("train")
     generator = torch.Generator().manual_seed(args.seed)
-    chain, rate, cooldown = bitmodel.process(args.steps), 3e-3, None
+    chain, options = bitmodel.process(args.steps), {"learning_rate": 3e-3}
     if args.start:
         model = bitnet.grown(bitnet.load(args.start), chain, args.blocks, generator)
-        rate, cooldown = rate / 3, min(COOLDOWN, args.epochs)
+        options = {"learning_rate": 1e-3, "cooldown": args.epochs, "unlabelled": 0.1}
     else:
-        options = {"num_classes": NUM_CLASSES, "blocks": args.blocks, "generator": generator}
-        model = BitNet(chain, SHAPE, **options)
+        model = BitNet(
+            chain, SHAPE, num_classes=NUM_CLASSES, blocks=args.blocks, generator=generator
+        )
     model.precision = recipe.PRECISIONS[args.precision]
-    return BitTraining(
-        model,
-        images,
-        labels,
-        epochs=args.epochs,
-        learning_rate=rate,
-        cooldown=cooldown,
-        seed=args.seed,
-    )
+    seed = args.seed + len(model.losses)
+    return BitTraining(model, images, labels, epochs=args.epochs, seed=seed, **options)
 
 
 def test_images(run: Run) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,11 @@ def test_bitflip_trains_on_from_a_file(small, tmp_path):
     assert (model.blocks, model.width) == (2, 8)
     assert model.losses[:3].eq(1).all()  # those of the file
     assert len(model.losses) == 3 + 2
+    args.start = None
+    first = bitflip.digits_training(args)
+    args.start = tmp_path / "bitflip.pt"
+    second = bitflip.digits_training(args)
+    assert not torch.equal(first._batch()[0], second._batch()[0])
 
 
 def test_families_compares_all_of_them(small, tmp_path, monkeypatch):

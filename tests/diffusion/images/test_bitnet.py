@@ -199,18 +199,6 @@ def test_grey_images_are_drawn_afresh_for_every_batch(generator):
         BitTraining(model, greys[:, :95], epochs=2)
 
 
-def test_classes_are_found_by_bayes_over_rounds(generator):
-    images = bitflip.coins((3, 9), generator)  # one for each class
-    model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
-    options = {"epochs": 200, "learning_rate": 1e-2, "ema_decay": 0.97}
-    trained = BitTraining(model, images, torch.arange(3), **options).run()
-    found, bounds = bitflip.classify(trained, images, rounds=((3, 20), (2, 20)), seed=1)
-    assert found.tolist() == [0, 1, 2]
-    assert bounds.isfinite().all()
-    with pytest.raises(ValueError, match="without classes"):
-        bitflip.classify(network(), images_of(network(), 2))
-
-
 def test_samples_given_a_label_are_of_that_class(generator):
     images = bitflip.coins((3, 9), generator)  # one for each class
     model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
@@ -235,6 +223,15 @@ def test_committed_network_knows_digits_that_it_was_not_trained_on():
     bounds = bitflip.class_bounds(model, images, range(NUM_CLASSES), samples=8)
     assert bounds.gather(1, labels[:, None]).mean() < without.mean() < 90
     assert (bounds.argmin(dim=1) == labels).double().mean() > 0.7  # chance is 0.1
+
+
+def test_a_file_of_half_the_size_gives_rounded_numbers_back(tmp_path):
+    model = network(num_classes=3)
+    bitnet.save(model, tmp_path / "half.pt", dtype=torch.float16)
+    again = bitnet.load(tmp_path / "half.pt")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor.half().float())
+    assert again.dtype == torch.float32
 
 
 def test_saved_network_comes_back(tmp_path):
