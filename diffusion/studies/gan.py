@@ -194,7 +194,9 @@ def d_progress(run: Run) -> Answer:
         training.advance(mark - done)
         rows.append(training.model.sample(SEEN, seed=run.args.seed))
     rows.append(run.models["gan"].sample(SEEN, seed=run.args.seed))
-    names = [*(f"{mark} updates" for mark in MARKS), f"{len(run.models['gan'].losses)} updates"]
+    share = training.batch_size / len(training.points)  # of an epoch, in an update
+    shown = (*MARKS, len(run.models["gan"].losses))
+    names = [f"{updates} updates,\n{updates * share:.2g} epochs" for updates in shown]
     title = "The same z and class in a column"
     figure = figures.named_rows(torch.stack(rows), mnist.SHAPE, names, title)
     return Answer(figures={"d_progress": figure})
