@@ -66,7 +66,8 @@ def strategies(kinds):
         start = np.zeros(len(by_task))
         for kind, colour in KIND_COLOURS.items():
             width = np.array([100 * shares[kind]["value"] for shares in by_task.values()])
-            axis.barh(rows, width, left=start, color=colour, label=kind, height=0.75)
+            label = "invalid output" if kind == "invalid" else kind
+            axis.barh(rows, width, left=start, color=colour, label=label, height=0.75)
             start += width
         axis.set_yticks(rows, list(by_task))
         axis.set(title=strategy, xlim=(0, 100))
@@ -98,21 +99,25 @@ def temperature(found):
 @plt.rc_context(STYLE)
 def sizes(found):
     """found {size: parameters, accuracy {task: {shots: share}}, mean_of_trained_tasks}."""
-    figure, (left, right) = new(6.9, 2.2, 1, 2, width_ratios=[1, 1.5])
+    figure, (left, right) = new(6.9, 1.65, 1, 2, width_ratios=[1, 1.6])
     tasks = list(next(iter(found.values()))["accuracy"])
     width = 0.8 / len(found)
     for number, (size, row) in enumerate(found.items()):
         label = f"{size} ({row['parameters'] / 1e6:.2f} M)"
         shots_given = row["mean_of_trained_tasks"]
-        _curve(left, range(len(shots_given)), shots_given.values(), label, number)
+        wrong = ({**share, "value": 1 - share["value"]} for share in shots_given.values())
+        _curve(left, range(len(shots_given)), wrong, label, number)
         values, errors = _values(by_shots["8"] for by_shots in row["accuracy"].values())
         x = np.arange(len(tasks)) + (number - (len(found) - 1) / 2) * width
         right.bar(x, values, width, yerr=errors, color=COLOURS[number], label=label, capsize=2)
     left.set_xticks(range(len(shots_given)), list(shots_given))
-    _per_cent(left, "Mean of the trained tasks", "examples in the prompt")
+    left.set(title="Mean of the trained tasks", xlabel="examples in the prompt", yscale="log",
+             ylabel="wrong answers (%)")  # fmt: skip
+    left.yaxis.set_major_formatter("{x:g}")
+    left.grid(axis="y", alpha=0.3)
     _per_cent(right, "Every task, 8 examples")
     right.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
-    left.legend(loc="lower right")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -140,23 +145,16 @@ def labels(found):
 @plt.rc_context(STYLE)
 def confidence(found):
     """found {strategy: auroc, reliability [{confidence, accuracy}], ...}, "all" the last."""
-    figure, (left, right) = new(6.9, 2.2, 1, 2, width_ratios=[1.2, 1])
-    left.plot([0, 100], [0, 100], color=BLACK, lw=0.8, ls=":")
+    figure, axis = new(3.5, 2.15)
+    axis.plot([0, 100], [0, 100], color=BLACK, lw=0.8, ls=":")
     for number, (strategy, row) in enumerate(found.items()):
         bins = row["reliability"]
         style = {"color": BLACK, "lw": 3, "marker": "None"} if strategy == "all" else {}
-        _curve(left, [100 * b["confidence"] for b in bins], [b["accuracy"] for b in bins],
-               strategy, number, **style)  # fmt: skip
-    _per_cent(left, "Reliability", "probability of the reply (%)")
-    left.legend(loc="upper left")
-    known = {name: row["auroc"] for name, row in found.items() if row["auroc"] is not None}
-    rows = np.arange(len(known))[::-1]
-    right.barh(rows, known.values(), color=[BLACK if n == "all" else SKY for n in known])
-    for row, value in zip(rows, known.values(), strict=True):
-        right.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=8)
-    right.axvline(0.5, color=BLACK, lw=0.8, ls=":")
-    right.set_yticks(rows, list(known))
-    right.set(title="Right above wrong", xlabel="AUROC (0.5: no difference)", xlim=(0, 1.12))
+        auroc = "" if row["auroc"] is None else f" ({row['auroc']:.2f})"
+        _curve(axis, [100 * b["confidence"] for b in bins], [b["accuracy"] for b in bins],
+               strategy + auroc, number, **style)  # fmt: skip
+    _per_cent(axis, "Reliability (AUROC in brackets)", "probability of the reply (%)")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -183,7 +181,7 @@ def digits(frequencies, pairs, fair):
 @plt.rc_context(STYLE)
 def soft_prompts(*found):
     """found, of two tasks: soft {length: accuracy, losses}, hard, finetuned (see the study)."""
-    figure, axes = new(6.9, 2.5, 1, 3, width_ratios=[1, 1.1, 1.1])
+    figure, axes = new(6.9, 1.8, 1, 3, width_ratios=[1, 1.1, 1.1])
     for number, (length, prompt) in enumerate(found[0]["soft"].items()):
         losses = np.array(prompt["losses"])
         window = max(1, len(losses) // 20)
@@ -191,22 +189,23 @@ def soft_prompts(*found):
         axes[0].plot(np.arange(len(smooth)) + window, smooth, label=length, lw=1.6,
                      color=COLOURS[number % len(COLOURS)])  # fmt: skip
     axes[0].set(title="Learning a soft prompt for plural", xlabel="step", yscale="log",
-                ylabel=f"nats per token (mean of {window})")  # fmt: skip
+                ylabel="nats per token")  # fmt: skip
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_formatter("")
-    axes[0].legend(title="vectors", ncols=2)
+    axes[0].set_ylim(top=8)
+    axes[0].legend(title="vectors", ncols=3, loc="upper right", handlelength=1)
     for axis, task, row in zip(axes[1:], ("plural (rare)", "double (unseen)"), found, strict=True):
         _soft_and_hard(axis, task, row)
     axes[2].set_ylabel("")
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
 def _soft_and_hard(axis, task, row):
     places = {0: 0, 1: 1, 2: 2, 4: 3, 5: 3.3, 8: 4, 10: 4.3, 16: 5, 20: 5.3}  # log2, but for 0
     for number, (name, shares) in enumerate((
-        ("soft prompt, so many vectors", {k: v["accuracy"] for k, v in row["soft"].items()}),
-        ("hard prompt, so many examples", row["hard"]["examples_drawn_for_each_question"]),
+        ("soft prompt, vectors", {k: v["accuracy"] for k, v in row["soft"].items()}),
+        ("hard prompt, examples", row["hard"]["examples_drawn_for_each_question"]),
     )):  # fmt: skip
         x = [places[int(k)] for k in shares]
         _curve(axis, x, shares.values(), name, number, color=(BLUE, ORANGE)[number])
