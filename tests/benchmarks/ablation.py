@@ -6,7 +6,7 @@ seeds; and with more or fewer noises a point, for as many epochs and for as many
 A tenth of the 3,000 points is held out: their denoising loss is what one could choose by for data
 without a known truth. Prints tables of means and writes report/results/ablation_diffusion.json
 after every part, and figures/diffusion_learning.svg; what is in that file already is not trained
-again, except with --fresh. About fifty minutes of one processor.
+again, except with --fresh. About an hour of one processor.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ DRAWS: dict[str, dict] = {
     "four draws": {"noise_samples": 4},
     "four draws, as many seconds": {"noise_samples": 4, "epochs": 700},
 }
-SIZES = {1000: SEEDS, 3000: FIVE, 10_000: SEEDS, 100_000: SEEDS}  # -> data seeds
+SIZES = dict.fromkeys((1000, 3000, 10_000, 100_000), FIVE)  # -> data seeds
 HELD_OUT = 300
 MEASURES = ("excess_risk", "tv10", "ks", "outside", "held_out_loss")
 
