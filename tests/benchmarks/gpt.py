@@ -25,6 +25,7 @@ if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.gpt")
 
 import contextlib
+import io
 import json
 import shutil
 import statistics
@@ -109,7 +110,7 @@ def equal_time(repeats):
 
 def timed_training(vocab, iterations):
     """Seconds of example_gpt.py's training, held-out bits per byte of the model, precision."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         options = ["--vocab", vocab, "--max-iters", str(iterations), "--save", folder]
         study, args = cli.parse("", example_gpt.EXERCISE, (), [*options, "--device", "cpu"])
         cli.check_options(study, args)

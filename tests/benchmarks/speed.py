@@ -109,14 +109,23 @@ def machine() -> dict:
     }
 
 
+def commit(checkout: Path) -> str | None:
+    """Of a git checkout, shortened; None where there is none."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    return done.stdout.strip() or None
+
+
 def measure(old: Path, new: Path, only: str) -> list[dict]:
     """A row for every measure whose name holds `only`."""
     rows = []
+    commits = {"commit_old": commit(old), "commit_new": commit(new)}
 
     def add(name: str, beside: bool, seconds: dict[str, float], stopped: bool) -> None:
         row = {"measure": name, "beside_a_busy_process": beside}
         row |= {f"seconds_{which}": value for which, value in seconds.items()}
         row |= {"ratio": seconds["new"] / seconds["old"], "old_was_stopped": stopped}
+        row |= commits
         rows.append(row)
         print(table_row(row), file=sys.stderr, flush=True)
 
