@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count, check_seed, own_mode
+from diffusion.checks import check_count, check_number, check_seed, own_mode
 from diffusion.images.bitprocess import BitFlip, check_images, coins
 from diffusion.progress import bar
 from diffusion.sampling import Step, collect, generator_of, reverse
@@ -293,10 +293,16 @@ def classify(
         (n,) int64, and the bounds (n, classes) of the first round, nats per image.
 
     Raises:
-        ValueError: the model has no classes, or images outside what is described here.
+        ValueError: the model has no classes, or anything outside what is described here.
     """
     if not model.num_classes:
         raise ValueError("a model without classes cannot tell them apart")
+    rounds = [check_count("rounds", samples, least=2) for samples in rounds]
+    if not rounds or any(samples % 2 for samples in rounds):
+        raise ValueError(f"rounds must be one even number or more, not {rounds}")
+    within = check_number("within", within)
+    if not within >= 0:
+        raise ValueError(f"within must be at least 0, not {within}")
     images = check_images(images, model.pixels).to(model.dtype)
     n, k = len(images), model.num_classes
     generator = torch.Generator().manual_seed(check_seed(seed))

@@ -76,7 +76,7 @@ def load(args: argparse.Namespace) -> dict[str, BitNet | Classifier | None]:
 def train(run: Run, name: str) -> BitNet:
     training, path = digits_training(run.args), run.file(name)
     earlier = training.model.losses.clone()
-    save = partial(bitnet.save, dtype=torch.float16)  # rounds off a thousandth of a nat or less
+    save = partial(bitnet.save, dtype=torch.float16)  # half the bytes of float32
     model = recipe.run_and_save(training, save, path)
     model.losses = torch.cat([earlier, model.losses])
     save(model, path)

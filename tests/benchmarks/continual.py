@@ -26,7 +26,7 @@ import torch
 
 from diffusion.files import write_json
 from diffusion.parser import Parser
-from tests.benchmarks.images import Table
+from tests.benchmarks.image_rows import Table
 
 PROG = "python -m tests.benchmarks.continual"
 ROOT = Path(__file__).parents[2]

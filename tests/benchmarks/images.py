@@ -5,8 +5,9 @@ reference; writes report/results/benchmark_images.json. `--only` measures some p
 others of that file. On one core with AVX-512 and bfloat16 the long ones take: bitflip_samples,
 10,000 of them, 10 minutes; exact, all stages of 200 images, 7; bayes, 2,000 images, 7; vae, 4.
 `--train` trains by the default recipes what it names and keeps it in runs/images; `vae_adam` is the
-sheet's network with the sheet's optimiser, for comparison. Times are wall times, processor time
-beside them; they mean something on an idle machine alone.
+sheet's network with the sheet's optimiser, for comparison. `--runs` takes the files that `--train
+vae_0 vae_1 vae_2 vae_3 vae_4` leaves there, after 12 minutes on two cores. Times are wall times,
+processor time beside them; they mean something on an idle machine alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.images")
 
 import argparse
-import json
 import math
 import subprocess
 import sys
@@ -45,47 +45,13 @@ from diffusion.studies import vae as vae_study
 from diffusion.studies.families import square_gan, square_vae
 from diffusion.studies.parts import bitmodel, recipe
 from tests.benchmarks.diffusion import w2_ratio
+from tests.benchmarks.image_rows import RESULTS, Table, error_of, recorded
 
 PROG = "python -m tests.benchmarks.images"
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "weights"
 FOLDER = ROOT / "runs/images"
-RESULTS = ROOT / "report/results/benchmark_images.json"
 SEED = 301  # with which no choice was made
-
-
-class Table:
-    """Rows of measure, value, target, reference; printed as they come."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-
-    def add(
-        self,
-        family: str,
-        measure: str,
-        value: float,
-        *,
-        most: float | None = None,
-        least: float | None = None,
-        error: float | None = None,
-        reference: str = "",
-    ) -> None:
-        met = (most is None or value <= most) and (least is None or value >= least)
-        target = "" if most is None else f"<= {most:g}"
-        target = target if least is None else f">= {least:g}"
-        row = {"family": family, "measure": measure, "value": value, "target": target}
-        row |= {"reference": reference} | ({} if error is None else {"standard_error": error})
-        self.rows.append(row | ({"met": met} if target else {}))
-        shown = f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
-        verdict = ("met" if met else "MISSED") if target else ""
-        print(f"{family:<12}{measure:<58}{shown:>17}  {target:<10}{verdict:<8}{reference}")
-        sys.stdout.flush()
-
-
-def error_of(values: Tensor) -> float:
-    """Standard error of a mean."""
-    return (values.double().std() / math.sqrt(len(values))).item()
 
 
 def measure_classifier(table: Table, args) -> None:
@@ -100,16 +66,14 @@ def measure_classifier(table: Table, args) -> None:
 
 def measure_vae(table: Table, args) -> None:
     x = mnist.binarise(mnist.load("test")[0], seed=0)
-    runs = [vae.load(path) for path in args.runs or [WEIGHTS / "vae.pt"]]
-    bounds = torch.tensor([model.negative_elbo_bound(x, seed=SEED) for model in runs])
-    parts = zip(("-ELBO", "KL", "reconstruction"), bounds.T, (97.5, None, None),
-                ("98.12 ± 0.77 (sheet)", "20.38 ± 0.38", "77.93 ± 0.65"), strict=True)  # fmt: skip
-    for name, values, most, reference in parts:
-        table.add("vae", f"{name}, sheet's network, mean of {len(runs)} runs, nats",
-                  values.mean().item(), most=most, reference=reference,
-                  error=error_of(values) if len(runs) > 1 else None)  # fmt: skip
-    for path, value in zip(args.runs or (), bounds[:, 0], strict=False):
-        table.add("vae", f"-ELBO, {path.name}, nats", value.item())
+    if args.runs:
+        measure_runs(table, x, args.runs)
+    else:
+        shipped = vae.load(WEIGHTS / "vae.pt").negative_elbo_bound(x, seed=SEED)
+        table.add("vae", "-ELBO, vae.pt, nats", shipped.nelbo.item())
+        for row in recorded().get("vae", ()):
+            if "sheet's network, mean of" in row["measure"] or "vae_" in row["measure"].split()[1]:
+                table.keep(row)
     for name, most, reference in (
         ("vae", None, ""),
         ("vae_conv", 90.0, "86.76 VAE, 84.78 IWAE, long training (Burda et al.)"),
@@ -118,6 +82,20 @@ def measure_vae(table: Table, args) -> None:
         nats, error = importance_weighted(model, x, args.weighted)
         table.add("vae", f"importance-weighted with 5000, {name}.pt, nats", nats, most=most,
                   error=error, reference=reference)  # fmt: skip
+
+
+def measure_runs(table: Table, x: Tensor, paths: list[Path]) -> None:
+    """The sheet's network after trainings of several seeds: each, and their mean."""
+    runs = [vae.load(path) for path in paths]
+    bounds = torch.tensor([model.negative_elbo_bound(x, seed=SEED) for model in runs])
+    parts = zip(("-ELBO", "KL", "reconstruction"), bounds.T, (97.5, None, None),
+                ("98.12 ± 0.77 (sheet)", "20.38 ± 0.38", "77.93 ± 0.65"), strict=True)  # fmt: skip
+    for name, values, most, reference in parts:
+        table.add("vae", f"{name}, sheet's network, mean of {len(runs)} runs, nats",
+                  values.mean().item(), most=most, reference=reference,
+                  error=error_of(values) if len(runs) > 1 else None)  # fmt: skip
+    for path, value in zip(paths, bounds[:, 0], strict=True):
+        table.add("vae", f"-ELBO, {path.name}, nats", value.item())
 
 
 def importance_weighted(model: vae.VAE, x: Tensor, n: int) -> tuple[float, float]:
@@ -378,7 +356,9 @@ def _measure(argv: list[str] | None) -> None:
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=tuple(PARTS), nargs="+")
     parser.add_argument("--train", choices=TRAINED, nargs="+", default=())
-    parser.add_argument("--runs", nargs="+", type=Path, help="the runs of the sheet's VAE")
+    parser.add_argument("--runs", nargs="+", type=Path,
+                        help="files of the sheet's VAE trained with several seeds; without them "
+                        "the recorded rows of such runs stay")  # fmt: skip
     parser.add_argument("--weighted", type=int, default=200, help="images with 5000 samples")
     parser.add_argument("--stages", type=int, default=8, help="drawn per image for the bound")
     parser.add_argument("--exact", type=int, default=200, help="images with the sum of all stages")
@@ -392,8 +372,7 @@ def _measure(argv: list[str] | None) -> None:
         table = Table()
         measure(table, args)
         # Read anew: another process may have measured other parts meanwhile.
-        kept = json.loads(RESULTS.read_text(encoding="utf-8"))["parts"] if RESULTS.exists() else {}
-        write_json(RESULTS, {"study": "benchmark_images", "parts": kept | {name: table.rows}})
+        write_json(RESULTS, {"study": "benchmark_images", "parts": recorded() | {name: table.rows}})
 
 
 if __name__ == "__main__":

@@ -57,6 +57,17 @@ def test_classes_that_are_far_behind_get_no_more_stages(monkeypatch):
     assert torch.stack(asked).sum(dim=0).tolist() == [120, 120, 120]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"rounds": ()}, {"rounds": (0,)}, {"rounds": (7,)}, {"rounds": (2.5,)}, {"within": -1.0},
+     {"within": math.nan}],
+)  # fmt: skip
+def test_rounds_are_even_and_errors_not_negative(options):
+    model = network(num_classes=3)
+    with pytest.raises(ValueError, match="must be"):
+        bitflip.classify(model, images_of(model, 2), **options)
+
+
 def test_spread_of_differences_between_classes_is_not_underrated():
     model = network(num_classes=3)
     image = images_of(model, 1).repeat(2000, 1)
