@@ -1,12 +1,13 @@
 """Several processes that train together, one per GPU or CPU share, as torchrun starts them."""
 
+import gc
 import os
 import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
 
-import torch
+import torch.distributed.nn.functional  # before any process group: its defaults would keep one
 from torch import distributed
 
 from mingpt import startup
@@ -42,8 +43,9 @@ def meet():
 def together(store, device):
     """Inside, the processes of `store` train together on `device`; nothing for a single process.
 
-    Each takes its own GPU where that is CUDA. Raises ValueError for more processes than GPUs, and
-    ConnectionError where another process ends before its time.
+    Each takes its own GPU where that is CUDA. After, no thread of the group is left: one that
+    still ends its work while Python shuts down would abort the process. Raises ValueError for more
+    processes than GPUs, and ConnectionError where another process ends before its time.
     """
     if store is None:
         yield
@@ -57,6 +59,7 @@ def together(store, device):
         raise ConnectionError("another process of this training ended") from None
     finally:
         distributed.destroy_process_group()
+        gc.collect()  # a wrapped model, a cycle of objects, holds the group
 
 
 def _join(store, device):

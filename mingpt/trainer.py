@@ -140,6 +140,11 @@ class Trainer:
             self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
         self.averaged = self.model if self.config.ema_decay is None else copy.deepcopy(self.model)
 
+    def _let_go(self):
+        """Hold the process group no longer than a run: its threads end with its last holder."""
+        if self.world_size > 1:
+            self._attached = self.objective = None
+
     def _forget(self):
         """Empty the records of an earlier run."""
         self.losses = []
@@ -170,13 +175,16 @@ class Trainer:
         model.train()
         self.iter_num = 0
         self.iter_time = time.time()
-        with self._seeded():
-            self._start()
-            try:
-                while not self._finished():
-                    self._iterate()
-            finally:
-                self.batches.close()
+        try:
+            with self._seeded():
+                self._start()
+                try:
+                    while not self._finished():
+                        self._iterate()
+                finally:
+                    self.batches.close()
+        finally:
+            self._let_go()
         if self.best_state is not None:
             self.averaged.load_state_dict(self.best_state)
         if self.averaged is not model:
