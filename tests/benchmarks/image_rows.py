@@ -13,9 +13,13 @@ RESULTS = Path(__file__).parents[2] / "report/results/benchmark_images.json"
 
 
 class Table:
-    """Rows of measure, value, target, reference; printed as they come."""
+    """Rows of measure, value, target, reference; printed as they come.
 
-    def __init__(self) -> None:
+    conditions: under which all of them are measured, such as the seed; kept in every row.
+    """
+
+    def __init__(self, **conditions) -> None:
+        self.conditions = conditions
         self.rows: list[dict] = []
 
     def add(
@@ -33,7 +37,8 @@ class Table:
         target = "" if most is None else f"<= {most:g}"
         target = target if least is None else f">= {least:g}"
         row = {"family": family, "measure": measure, "value": value, "target": target}
-        row |= {"reference": reference} | ({} if error is None else {"standard_error": error})
+        row |= self.conditions | {"reference": reference}
+        row |= {} if error is None else {"standard_error": error}
         self.rows.append(row | ({"met": met} if target else {}))
         shown = f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
         verdict = ("met" if met else "MISSED") if target else ""

@@ -344,6 +344,9 @@ PARTS = {
     "speed": measure_speed,
     "studies": measure_studies,
 }
+# The parts that take --precision; the others are measured in float32.
+LOWERED = ("bitflip", "bitflip_labels", "exact", "bayes", "bitflip_samples", "speed", "studies",
+           "training bitflip", "training gan")  # fmt: skip
 TRAINED = ("bitflip", "vae_conv", "vae_adam", "gan", *(f"vae_{k}" for k in range(5)))
 
 
@@ -369,7 +372,7 @@ def _measure(argv: list[str] | None) -> None:
     jobs = {f"training {name}": partial(measure_training, name=name) for name in args.train}
     jobs |= {name: PARTS[name] for name in args.only or ([] if args.train else PARTS)}
     for name, measure in jobs.items():
-        table = Table()
+        table = Table(measured_with_seed=SEED, **({"precision": args.precision} if name in LOWERED else {}))
         measure(table, args)
         # Read anew: another process may have measured other parts meanwhile.
         write_json(RESULTS, {"study": "benchmark_images", "parts": recorded() | {name: table.rows}})
