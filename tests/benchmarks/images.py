@@ -372,7 +372,8 @@ def _measure(argv: list[str] | None) -> None:
     jobs = {f"training {name}": partial(measure_training, name=name) for name in args.train}
     jobs |= {name: PARTS[name] for name in args.only or ([] if args.train else PARTS)}
     for name, measure in jobs.items():
-        table = Table(measured_with_seed=SEED, **({"precision": args.precision} if name in LOWERED else {}))
+        lowered = {"precision": args.precision} if name in LOWERED else {}
+        table = Table(measured_with_seed=SEED, **lowered)
         measure(table, args)
         # Read anew: another process may have measured other parts meanwhile.
         write_json(RESULTS, {"study": "benchmark_images", "parts": recorded() | {name: table.rows}})
