@@ -37,8 +37,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException:  # Ctrl-C may come when the file has just got its name
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

@@ -101,16 +101,15 @@ def interruptible():
 
     def interrupt(number, frame):
         nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        if not interrupted:
-            signal.signal(signal.SIGINT, ending)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if interrupted else ending)
 
 
 class _Ending:
