@@ -114,14 +114,15 @@ def test_conclude_has_a_line_and_a_code_for_each_end(package, capsys, ctrl_c_is_
 
 @pytest.mark.parametrize("package", ["mingpt", "diffusion"])
 def test_a_reader_that_goes_away_is_no_error(package):
-    work = f"from {package} import startup\nimport sys, time\ntime.sleep(1)\n"
+    work = f"from {package} import startup\nimport sys\nsys.stdin.read()\n"  # until it is closed
     work += "sys.exit(startup.conclude('x.py', lambda: print('x')))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", work], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.close()
-    assert (process.stderr.read(), process.wait()) == (b"", 141)
-    process.stderr.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", work], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        process.stdin.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
 
 
 @pytest.mark.parametrize("package", ["mingpt", "diffusion"])

@@ -375,7 +375,7 @@ def test_two_runs_into_one_folder_at_once_both_end_well(tmp_path):
         for name in ("one", "two")
     ]
     for run in runs:
-        _, said = run.communicate(timeout=120)
+        _, said = run.communicate(timeout=600)
         assert run.returncode == 0, said
     results = [path.name for path in (tmp_path / "out/results").iterdir()]
     assert results == ["both.json"]

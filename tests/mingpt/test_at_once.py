@@ -28,7 +28,7 @@ for _ in range(20):
         sys.exit(code)
 """
 TRAINING = """
-import os, sys, torch
+import os, sys, time, torch
 from pathlib import Path
 from mingpt import processes
 from mingpt.discounting import AbsoluteDiscount
@@ -47,8 +47,20 @@ with processes.together(store, "cpu"):
     run.run()
     if processes.process_rank() == 0:
         torch.save((run.losses, model.state_dict()), sys.argv[1])
-threads = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]
-assert not [name for name in threads if "gloo" in name], threads
+
+def gloo_threads():
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            names.append((task / "comm").read_text())
+        except OSError:  # it has ended since it was listed
+            pass
+    return [name for name in names if "gloo" in name]
+
+deadline = time.monotonic() + 60
+while gloo_threads():  # a thread that was joined is listed for a moment more
+    assert time.monotonic() < deadline, gloo_threads()
+    time.sleep(0.01)
 """
 
 
@@ -60,7 +72,7 @@ def test_two_runs_into_the_same_folders_both_end_well(tmp_path):
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
-    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
+    ended = [(process.communicate(timeout=600)[1], process.returncode) for process in running]
     assert ended == [(b"", 0)] * 2
     file = tmp_path / "results/said.json"
     assert json.loads(file.read_text(encoding="utf-8"))["q"] == {"said": 1}
@@ -78,7 +90,7 @@ def test_processes_minimise_the_mean_over_the_whole_batch(tmp_path, steps):
         done = subprocess.run(
             [sys.executable, *launcher, f"{tmp_path}/training.py", str(file), str(parts)],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found[name] = torch.load(file, weights_only=True)

@@ -33,7 +33,7 @@ def test_training_goes_on_while_a_state_is_written(tmp_path, monkeypatch):
     go_on, save, seen = threading.Event(), torch.save, []
 
     def slow_save(state, path):
-        assert go_on.wait(timeout=20)
+        assert go_on.wait(timeout=600)
         seen.append(state["iter_num"])
         save(state, path)
 

@@ -14,7 +14,7 @@ FIRST = "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int
 def run(program):
     return subprocess.run(
         [sys.executable, "-c", FIRST + program], cwd=ROOT, capture_output=True, text=True,
-        timeout=60,
+        timeout=600,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_both_end_well(command, name, load, weights, tmp_path):
         for _ in range(2)
     ]  # fmt: skip
     for run in runs:
-        _, said = run.communicate(timeout=300)
+        _, said = run.communicate(timeout=600)
         assert run.returncode == 0, said
         assert "error" not in said
     found = json.loads((tmp_path / f"out/results/{name}.json").read_text(encoding="utf-8"))

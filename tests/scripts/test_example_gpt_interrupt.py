@@ -55,7 +55,7 @@ def test_interrupting_before_the_training_is_one_line(tmp_path, capfd, monkeypat
 def test_interrupting_the_imports_is_one_line(module):
     done = subprocess.run(
         program(module, INTERRUPT), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
-        timeout=120,
+        timeout=600,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", LINE)
 
@@ -63,7 +63,7 @@ def test_interrupting_the_imports_is_one_line(module):
 def test_only_the_first_of_several_processes_says_it():
     done = subprocess.run(
         program("torch", INTERRUPT), cwd=ROOT, env={**ENVIRONMENT, "RANK": "1"},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
@@ -83,20 +83,22 @@ def test_a_signal_from_outside_during_the_imports_is_one_line(tmp_path, seconds)
         assert output.readline() == "importing\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 130
-        assert errors.read() == LINE
+        assert process.wait(timeout=600) == 130
+        *forecast, line = errors.read().splitlines(keepends=True)  # said if it came that far
+        assert all(said.startswith("this will take about ") for said in forecast)
+        assert line == LINE
 
 
 def test_interrupting_the_training_leaves_no_file_and_no_traceback(tmp_path):
     folders = ["--out", f"{tmp_path}/out", "--save", f"{tmp_path}/save"]
-    command = [*program("", "pass"), "--model", "gpt-nano", "--batch-size", "4"]
+    command = [*program("", "pass"), "--model", "gpt-nano", "--batch-size", "8"]
     command += ["--max-iters", "3000"]
     process = start([*command, *folders])
     with process.stdout as output, process.stderr as errors:
         assert output.readline().startswith("Q1  training gpt-nano")
-        time.sleep(1)
+        assert any("s an iteration here" in line for line in output)  # the first 4 of 3000
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 130
+        assert process.wait(timeout=600) == 130
         *forecast, line = errors.read().splitlines(keepends=True)  # said with the fourth iteration
         assert all(said.startswith("this will take about ") for said in forecast)
         assert line == LINE

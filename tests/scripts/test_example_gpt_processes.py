@@ -19,7 +19,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(command, timeout=180):
+def run(command, timeout=600):
     return subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout
     )
@@ -81,7 +81,7 @@ def test_an_error_of_one_process_alone_is_shown(tmp_path):
         [*TORCHRUN, str(script), *ARGUMENTS, "--out", f"{tmp_path}/out", "--save",
          f"{tmp_path}/save"],
         cwd=ROOT, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=120,
+        timeout=600,
     )  # fmt: skip
     assert done.returncode != 0
     assert "error in process 1: the disk of process 1 is gone" in done.stderr
@@ -111,7 +111,7 @@ def test_a_dying_worker_ends_the_others_and_spares_the_checkpoint(one_process, t
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "--save", str(one_process)], cwd=ROOT, env=environment, capture_output=True,
-        text=True, timeout=120,
+        text=True, timeout=600,
     )
     assert done.returncode != 0
     assert "[rank0]: Traceback" not in done.stderr
@@ -119,14 +119,24 @@ def test_a_dying_worker_ends_the_others_and_spares_the_checkpoint(one_process, t
     assert not (tmp_path / "out/results/gpt.json").exists()
 
 
+UNFINISHED = """
+import sys, time
+import example_gpt
+from mingpt.trainer import Trainer
+step = Trainer._step
+Trainer._step = lambda self, x, y: step(self, x, y) if self.iter_num < 210 else time.sleep(3600)
+sys.exit(example_gpt.main(sys.argv[1:]))
+"""
+
+
 def test_training_killed_in_the_middle_resumes_to_the_same_curve(tmp_path):
     arguments = [*ARGUMENTS, "--max-iters", "220", "--batch-size", "2"]
-    command = [sys.executable, "example_gpt.py", *arguments, "--save", f"{tmp_path}/save"]
+    options = [*arguments, "--save", f"{tmp_path}/save"]
     process = subprocess.Popen(
-        [*command, "--out", f"{tmp_path}/killed"], cwd=ROOT, env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
+        [sys.executable, "-c", UNFINISHED, *options, "--out", f"{tmp_path}/killed"], cwd=ROOT,
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 600
     while not (tmp_path / "save/training.pt").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
@@ -135,6 +145,7 @@ def test_training_killed_in_the_middle_resumes_to_the_same_curve(tmp_path):
     process.wait()
     assert not (tmp_path / "save/gpt.pt").exists()
 
+    command = [sys.executable, "example_gpt.py", *options]
     resumed = run([*command, "--resume", "--out", f"{tmp_path}/resumed"])
     assert resumed.returncode == 0, resumed.stderr
     assert not (tmp_path / "save/training.pt").exists()

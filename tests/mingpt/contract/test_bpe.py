@@ -241,7 +241,7 @@ def test_the_module_shows_an_example():
     """python -m mingpt.bpe prints an encoding in its stages."""
     shown = subprocess.run(
         [sys.executable, "-X", "utf8", "-m", "mingpt.bpe"], capture_output=True, text=True,
-        encoding="utf-8", check=True, timeout=60,
+        encoding="utf-8", check=True, timeout=600,
     )  # fmt: skip
     assert "token_translated" in shown.stdout
     assert "15496" in shown.stdout
