@@ -18,6 +18,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
     )
+    # Where there is one processor, PyTorch advises against the worker processes of a test.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:This DataLoader will create . worker processes:UserWarning"
+    )
 
 
 def _trained(labelled: bool):
