@@ -82,6 +82,15 @@ def load(part: str, path: str | Path = DATA_DIR / "mnist.npz") -> tuple[Tensor, 
     return images, torch.from_numpy(labels[rows].astype(np.int64))
 
 
+def check(path: str | Path = DATA_DIR / "mnist.npz") -> None:
+    """Prove the shipped file, before any work that would be lost without it.
+
+    Raises:
+        DataError (a ValueError): the file is missing, damaged, or holds other images.
+    """
+    _arrays(Path(path), tuple(_FILES))
+
+
 def binarise(images: Tensor, *, seed: int | None = None, generator=None) -> Tensor:
     """Draw every pixel as Bernoulli(grey value / 255).
 

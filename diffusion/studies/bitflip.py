@@ -67,6 +67,7 @@ OPTIONS = (
 
 
 def load(args: argparse.Namespace) -> dict[str, BitNet | Classifier | None]:
+    mnist.check()
     model = args.weights and bitmodel.load(args.weights, args.steps)
     if model:
         model.precision = recipe.PRECISIONS[args.precision]

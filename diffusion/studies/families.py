@@ -52,6 +52,7 @@ OPTIONS = (
 
 
 def load(args: argparse.Namespace) -> dict:
+    mnist.check()
     folder = args.weights
     bits = bitmodel.load(folder / "bitflip.pt", bitmodel.STAGES)
     bits.precision = recipe.PRECISIONS[args.precision]

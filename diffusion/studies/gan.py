@@ -58,6 +58,7 @@ OPTIONS = (
 
 
 def load(args: argparse.Namespace) -> dict[str, GAN | Classifier | None]:
+    mnist.check()
     return {
         "classifier": classifier.load(args.classifier),
         "gan": args.weights and load_digits(args.weights),

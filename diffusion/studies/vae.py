@@ -64,6 +64,7 @@ OPTIONS = (
 
 
 def load(args: argparse.Namespace) -> dict[str, VAE | None]:
+    mnist.check()
     given = args.weights or [None] * args.runs
     models = {f"vae_{k}": path and load_kind(path, "dense") for k, path in enumerate(given)}
     return models | {

@@ -46,6 +46,7 @@ SHOWN = {"t = T": 1, "0.6 T": 0.6, "0.35 T": 0.35, "0.15 T": 0.15, "0.06 T": 0.0
 
 
 def load(args: argparse.Namespace) -> dict[str, diffusion.Denoiser | None]:
+    mnist.check()
     points = recipe.training_points(args)
     return {"unconditional": args.weights and recipe.load(args.weights, points)}
 

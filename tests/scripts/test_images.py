@@ -11,7 +11,7 @@ import torch
 
 import example_diffusion
 from diffusion.cli import Run
-from diffusion.images import bitnet, classifier, gan, vae
+from diffusion.images import bitnet, classifier, gan, mnist, vae
 from diffusion.images.bitnet import BitNet
 from diffusion.images.classifier import Classifier
 from diffusion.images.gan import GAN
@@ -159,6 +159,27 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(options, complaint, small, t
     assert complaint in error
     assert error.count("\n") == 1
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("name", ["bitflip", "vae", "gan", "families", "vp"])
+@pytest.mark.parametrize("array", ["train_labels", "test_images"])
+def test_other_digits_leave_earlier_results_alone(name, array, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(mnist._FILES, array, (*mnist._FILES[array][:2], "0" * 64))
+    path = tmp_path / f"report/results/{name}.json"
+    path.parent.mkdir(parents=True)
+    earlier = json.dumps({"study": name, "bound": 1})
+    path.write_text(earlier, encoding="utf-8")
+    weights = {
+        "bitflip": ("--weights", "bitflip.pt"),
+        "vae": ("--weights", "vae.pt", "--conv-weights", "vae_conv.pt"),
+        "gan": ("--weights", "gan.pt"),
+        "vp": ("--weights", "diffusion_unconditional.pt"),
+    }.get(name, ())
+    options = [part if part.startswith("-") else str(WEIGHTS / part) for part in weights]
+    folders = ["--out", str(tmp_path / "report"), "--save", str(tmp_path / "weights")]
+    assert example_diffusion.main(["--study", name, *options, *folders]) == 2
+    assert "does not hold MNIST's" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == earlier
 
 
 def test_shipped_models_are_small_and_good():

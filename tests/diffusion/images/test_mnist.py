@@ -162,6 +162,8 @@ def test_missing_damaged_or_other_files_are_refused(tmp_path):
         images, labels = archive["test_images"], archive["test_labels"].copy()
     labels[5] = 7
     np.savez(path, test_images=images, test_labels=labels)
+    with pytest.raises(mnist.DataError, match="is damaged"):  # half of it is not there
+        mnist.check(path)
     with pytest.raises(mnist.DataError, match="test labels"):
         mnist.load("test", path)
     np.savez(path, test_images=images[:100], test_labels=labels[:100])
