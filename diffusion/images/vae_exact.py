@@ -48,12 +48,35 @@ def linear_log_likelihood(model: VAE, x: Tensor) -> Tensor:
     Raises:
         ValueError: the model is not of that form.
     """
+    w, b, variance = _linear_decoder(model)
+    covariance = w @ w.T + variance * torch.eye(len(b), dtype=w.dtype)
+    return torch.distributions.MultivariateNormal(b, covariance).log_prob(x.double())
+
+
+@torch.no_grad()
+def linear_elbo(model: VAE, x: Tensor) -> Tensor:
+    """The ELBO of the same models with its expectation over q(z | x) in closed form, (n,) float64.
+
+    E_q log p(x | z) = -(|x - W m - b|^2 + sum_i v_i |W_i|^2) / (2 s^2) - (d / 2) log 2 pi s^2,
+    W_i the columns of W; minus KL(q(z | x) || p(z)).
+
+    Raises:
+        ValueError: the model is not of that form.
+    """
+    w, b, variance = _linear_decoder(model)
+    x = model.check(x)
+    m, v = (part.double() for part in model.encode(x))
+    squares = (x.double() - m @ w.T - b).square().sum(dim=1) + v @ w.square().sum(dim=0)
+    conditional = -squares / (2 * variance) - len(b) / 2 * (2 * math.pi * variance).log()
+    return conditional - (m.square() + v - 1 - v.log()).sum(dim=1) / 2
+
+
+def _linear_decoder(model: VAE) -> tuple[Tensor, Tensor, Tensor]:
+    """W (d, latent), b (d,) and s^2, float64."""
     if model.hidden or model.network != "dense" or model.observation != "gaussian":
         raise ValueError("the model must be dense, without hidden layers, and Gaussian")
     layer = model.decoder[0]
-    w, b = layer.weight.double(), layer.bias.double()
-    covariance = w @ w.T + (2 * model.log_s.double()).exp() * torch.eye(len(b), dtype=w.dtype)
-    return torch.distributions.MultivariateNormal(b, covariance).log_prob(x.double())
+    return layer.weight.double(), layer.bias.double(), (2 * model.log_s.double()).exp()
 
 
 # --- One latent dimension -------------------------------------------------------------------------
