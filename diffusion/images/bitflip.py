@@ -26,6 +26,7 @@ _ROWS = 128
 
 # Of the stages that classes are told apart at: they differ at larger ones. See `draw_stages`.
 _DECAY = 3.0
+ROUNDS = (8, 16, 32, 64, 128, 256)  # how many of them, round after round
 
 
 # --- Sampling -----------------------------------------------------------------------------------
@@ -267,16 +268,30 @@ def _at_drawn_stages(
     return values
 
 
+class Likeliest(NamedTuple):
+    """What `classify` found for n images.
+
+    classes: (n,) int64, the likeliest ones.
+    bounds: (n, num_classes) float64, those of the first round, nats per image.
+    stages: (n, num_classes) int64, at how many stages each class was looked at. A class with fewer
+    than all that the rounds have was given up before the last one, or the only one left.
+    """
+
+    classes: Tensor
+    bounds: Tensor
+    stages: Tensor
+
+
 @own_mode(gradients=False)
 def classify(
     model,
     images: Tensor,
     *,
-    rounds: Sequence[int] = (8, 16, 32, 64, 128, 256),
+    rounds: Sequence[int] = ROUNDS,
     within: float = 3.0,
     seed: int = 0,
     progress: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Likeliest:
     """The likeliest class of images (n, m) by Bayes, all classes being equally likely before.
 
     After every round of stages, classes are given up whose bound is above the best one by more
@@ -288,9 +303,6 @@ def classify(
         within: see above.
         seed: of stages and Y_t, which all classes of an image share.
         progress: show how far it is, on standard error.
-
-    Returns:
-        (n,) int64, and the bounds (n, classes) of the first round, nats per image.
 
     Raises:
         ValueError: the model has no classes, or anything outside what is described here.
@@ -308,7 +320,7 @@ def classify(
     generator = torch.Generator().manual_seed(check_seed(seed))
     sums, products = (torch.zeros(shape, dtype=torch.float64) for shape in ((n, k), (n, k, k)))
     left, undecided = torch.ones(n, k, dtype=torch.bool), torch.arange(n)
-    done, first = 0, None
+    done, first, looked = 0, None, torch.zeros(n, k, dtype=torch.int64)
     for samples in rounds:
         parts = undecided.split(max(1, _ROWS // samples))
         for rows in bar(parts, desc=f"{samples} stages", leave=False, shown=progress):
@@ -319,6 +331,7 @@ def classify(
             sums[rows] += values.sum(dim=2)
             apart = values[:, :, 0::2] - values[:, :, 1::2]
             products[rows] += apart @ apart.mT
+        looked[undecided] += samples * left[undecided]
         done += samples
         first = sums / done if first is None else first
         left[undecided] &= _within_reach(
@@ -326,7 +339,7 @@ def classify(
         )
         undecided = undecided[left[undecided].sum(dim=1) > 1]
     best = sums.masked_fill(~left, math.inf).argmin(dim=1)
-    return best, first + model.process.prior_kl() * model.pixels
+    return Likeliest(best, first + model.process.prior_kl() * model.pixels, looked)
 
 
 def _within_reach(sums: Tensor, products: Tensor, left: Tensor, within: float) -> Tensor:

@@ -326,12 +326,12 @@ def j_classes(run: Run) -> Answer:
     """The same model as a classifier, by Bayes over the ten classes; and nats given the label."""
     model, (images, labels) = run.models["bitflip"], run.once(test_images)
     few = images[:CLASSIFIED]
-    found, bounds = bitflip.classify(model, few, seed=run.args.seed, progress=True)
-    given = bounds.gather(1, labels[: len(few), None])[:, 0]
+    found = bitflip.classify(model, few, seed=run.args.seed, progress=True)
+    given = found.bounds.gather(1, labels[: len(few), None])[:, 0]
     return Answer(
         {
             "images": len(few),
-            "accuracy": _share(found == labels[: len(few)]),
+            "accuracy": _share(found.classes == labels[: len(few)]),
             "nats_given_the_label": given.mean().item(),
             "standard_error": _error(given),
         }

@@ -30,9 +30,9 @@ def test_classes_are_found_by_bayes_over_rounds(generator):
     model = BitNet(BitFlip(0.05, 40), (3, 3), num_classes=3, width=32, generator=generator)
     options = {"epochs": 200, "learning_rate": 1e-2, "ema_decay": 0.97}
     trained = BitTraining(model, images, torch.arange(3), **options).run()
-    found, bounds = bitflip.classify(trained, images, rounds=(20, 20), seed=1)
-    assert found.tolist() == [0, 1, 2]
-    assert bounds.isfinite().all()
+    found = bitflip.classify(trained, images, rounds=(20, 20), seed=1)
+    assert found.classes.tolist() == [0, 1, 2]
+    assert found.bounds.isfinite().all()
     with pytest.raises(ValueError, match="without classes"):
         bitflip.classify(network(), images_of(network(), 2))
 
@@ -47,11 +47,15 @@ def test_classes_that_are_far_behind_get_no_more_stages(monkeypatch):
         return BitNet.logits(model, y_t, t, labels)
 
     monkeypatch.setattr(model, "logits", logits)
-    found, bounds = bitflip.classify(model, images, rounds=(100, 200, 400), seed=2)
-    assert torch.equal(found, exact.argmin(dim=0))
-    torch.testing.assert_close(bounds, exact.T * 96 * math.log(2), rtol=0.1, atol=0)
+    found = bitflip.classify(model, images, rounds=(100, 200, 400), seed=2)
+    assert torch.equal(found.classes, exact.argmin(dim=0))
+    torch.testing.assert_close(found.bounds, exact.T * 96 * math.log(2), rtol=0.1, atol=0)
     asked = torch.stack(asked).sum(dim=0)
     assert asked.min() < 6 * 700  # of all, in all rounds
+    assert torch.equal(found.stages.sum(dim=0), asked)
+    assert set(found.stages.flatten().tolist()) <= {100, 300, 700}
+    most = found.stages.amax(dim=1, keepdim=True)
+    assert torch.equal(found.stages.gather(1, found.classes[:, None]), most)
     asked = []
     bitflip.classify(model, images, rounds=(20,), within=0.0)
     assert torch.stack(asked).sum(dim=0).tolist() == [120, 120, 120]
