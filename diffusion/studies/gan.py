@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -105,34 +106,52 @@ def digits_training(args: argparse.Namespace, epochs: int | None = None) -> GANT
 
 
 def a_gradients(run: Run) -> Answer:
-    """H10.3a: on a young generator, both gradients while its discriminator is perfected."""
+    """H10.3a: on a young generator, both gradients while its discriminator is perfected.
+
+    The discriminator's learning rate falls to zero, and its loss is said with the gradients.
+    """
     training = digits_training(run.args, YOUNG)
     training.advance(YOUNG)
-    model = training.model
-    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-3)
-    generator = torch.Generator().manual_seed(run.args.seed)
-    found = []
-    for update in range(PERFECTED[-1] + 1):
+    found, losses = [], []
+    for update, loss in enumerate(perfect(training, run.args.seed)):
+        losses.append(loss)
         if update in PERFECTED:
-            found.append(gan_exact.generator_gradients(model, 128, seed=run.args.seed))
-        pick = torch.randint(len(training.points), (64,), generator=generator)
-        real, labels = training.points[pick] / 255, training.labels[pick]
-        with torch.no_grad():
-            fake = model.draw(64, generator, labels)
-        optimizer.zero_grad()
-        gan.discriminator_loss(model.h(real, labels), model.h(fake, labels)).backward()
-        optimizer.step()
+            found.append(gan_exact.generator_gradients(training.model, 128, seed=run.args.seed))
     columns = {name: [getattr(row, name) for row in found] for name in found[0]._fields}
     figure = figures.gradients(columns["mean_d"], columns["minimax"], columns["non_saturating"])
     relative = [row.difference / row.minimax for row in found]
     return Answer(
         {
+            "updates_of_the_generator": YOUNG,
             "updates_of_the_discriminator": list(PERFECTED),
+            "discriminator_loss_nats": [losses[update] for update in PERFECTED],
             **{name: columns[name] for name in ("mean_d", "minimax", "non_saturating")},
             "largest_relative_error_of_the_closed_form": max(relative),
         },
         {"a_gradients": figure},
     )
+
+
+def perfect(training: GANTraining, seed: int) -> Iterator[float]:
+    """Train the discriminator alone: before the first update and after each, its loss in nats.
+
+    The loss is of 64 images and as many generated ones that come next, not yet trained on.
+    """
+    model, generator = training.model, torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PERFECTED[-1])
+    for update in range(PERFECTED[-1] + 1):
+        pick = torch.randint(len(training.points), (64,), generator=generator)
+        real, labels = training.points[pick] / 255, training.labels[pick]
+        with torch.no_grad():
+            fake = model.draw(64, generator, labels)
+        loss = gan.discriminator_loss(model.h(real, labels), model.h(fake, labels))
+        yield loss.item()
+        if update < PERFECTED[-1]:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
 
 
 def b_theory(run: Run) -> Answer:

@@ -86,6 +86,8 @@ def test_gan_trains_and_answers_every_question(tmp_path, monkeypatch):
     assert set(gan_study.STUDY.questions) - {"progress"} < set(results)
     assert abs(results["theory"]["difference"]) < 1e-3
     assert results["gradients"]["largest_relative_error_of_the_closed_form"] < 1e-3
+    before, after = results["gradients"]["discriminator_loss_nats"]
+    assert after < before
     expected = {"a_gradients", "b_discriminator", "c_samples", "c_losses", "d_progress"}
     assert figures("gan", tmp_path) == expected | {"e_classes"}
     assert gan.load(tmp_path / "weights/gan.pt").losses.shape == (2, 2)
