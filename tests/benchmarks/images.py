@@ -5,9 +5,10 @@ reference; writes report/results/benchmark_images.json. `--only` measures some p
 others of that file. On one core with AVX-512 and bfloat16 the long ones take: bitflip_samples,
 10,000 of them, 10 minutes; exact, all stages of 200 images, 7; bayes, 2,000 images, 7; vae, 4.
 `--train` trains by the default recipes what it names and keeps it in runs/images; `vae_adam` is the
-sheet's network with the sheet's optimiser, for comparison. `--runs` takes the files that `--train
-vae_0 vae_1 vae_2 vae_3 vae_4` leaves there, after 12 minutes on two cores. Times are wall times,
-processor time beside them; they mean something on an idle machine alone.
+sheet's network with the sheet's optimiser, for comparison; `vae_adam_cosine` lets its rate fall as
+the recipe's does, `vae_adam_rate` begins at the recipe's rate too. `--runs` takes the files that
+`--train vae_0 vae_1 vae_2 vae_3 vae_4` leaves there, after 12 minutes on two cores. Times are wall
+times, processor time beside them; they mean something on an idle machine alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,13 +32,11 @@ import torch
 from torch import Tensor
 
 from diffusion import data, metrics
-from diffusion.cli import Study
 from diffusion.files import write_json
 from diffusion.images import bitflip, bitnet, classifier, measures, mnist, vae, vae_exact
 from diffusion.images.bitnet import BitNet
 from diffusion.images.gan_exact import value_of_best
 from diffusion.parser import Parser
-from diffusion.studies import bitflip as bitflip_study
 from diffusion.studies import families
 from diffusion.studies import gan as gan_study
 from diffusion.studies import vae as vae_study
@@ -46,12 +44,14 @@ from diffusion.studies.families import square_gan, square_vae
 from diffusion.studies.parts import bitmodel, recipe
 from tests.benchmarks.diffusion import w2_ratio
 from tests.benchmarks.image_rows import RESULTS, Table, error_of, recorded
+from tests.benchmarks.image_trainings import TRAININGS
 
 PROG = "python -m tests.benchmarks.images"
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "weights"
 FOLDER = ROOT / "runs/images"
 SEED = 301  # with which no choice was made
+SQUARES = 5  # trainings of VAE and GAN on the square
 
 
 def measure_classifier(table: Table, args) -> None:
@@ -80,8 +80,8 @@ def measure_vae(table: Table, args) -> None:
     ):
         model = vae.load(WEIGHTS / f"{name}.pt")
         nats, error = importance_weighted(model, x, args.weighted)
-        table.add("vae", f"importance-weighted with 5000, {name}.pt, nats", nats, most=most,
-                  error=error, reference=reference)  # fmt: skip
+        measure = f"importance-weighted with 5000 on {args.weighted} images, {name}.pt, nats"
+        table.add("vae", measure, nats, most=most, error=error, reference=reference)
 
 
 def measure_runs(table: Table, x: Tensor, paths: list[Path]) -> None:
@@ -163,9 +163,15 @@ def measure_exact(table: Table, args) -> None:
 def measure_bayes(table: Table, args) -> None:
     model, x, labels = bit_flips(args)
     n = args.classified
-    right = bitflip.classify(model, x[:n], seed=SEED, progress=True)[0] == labels[:n]
+    found = bitflip.classify(model, x[:n], seed=SEED, progress=True)
+    right = found.classes == labels[:n]
     table.add("bitflip", f"accuracy by Bayes, {n} images", right.double().mean().item(),
               least=0.98, error=error_of(right))  # fmt: skip
+    seen, rounds = found.stages.gather(1, labels[:n, None])[:, 0], bitflip.ROUNDS
+    for name, most in (("after the first round", rounds[0]), ("before the last", sum(rounds) - 1)):
+        lost = ~right & (seen <= most)
+        table.add("bitflip", f"right class given up {name}, {n} images",
+                  lost.double().mean().item(), error=error_of(lost))  # fmt: skip
 
 
 def measure_samples(table: Table, args) -> None:
@@ -236,43 +242,10 @@ class Clock:
         self.processor = f"{self.used:.3g} s of processor time"
 
 
-def defaults(study: Study) -> argparse.Namespace:
-    return argparse.Namespace(**{option.name: option.default for option in study.options})
-
-
-def trainings(args) -> dict[str, Callable]:
-    """The default trainings by the names of their files."""
-    flips, vaes, gans = (defaults(s.STUDY) for s in (bitflip_study, vae_study, gan_study))
-    flips.precision = gans.precision = args.precision
-    return {
-        "bitflip": lambda: bitflip_study.digits_training(flips),
-        "vae_conv": lambda: vae_study.conv_training(vaes.conv_epochs, 0),
-        "gan": lambda: gan_study.digits_training(gans),
-        "vae_adam": lambda: adam_training(vaes.epochs, 0),
-    } | {f"vae_{k}": lambda k=k: vae_study.sheet_training(vaes.epochs, k) for k in range(vaes.runs)}
-
-
-class SheetsOptimiser(vae.VAETraining):
-    """Adam at a constant 0.001, as the sheet has it, in place of the recipe's."""
-
-    def __init__(self, model: vae.VAE, images: Tensor, **options) -> None:
-        super().__init__(model, images, **options)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
-
-    def _rate(self, done: int) -> float:
-        return 1.0
-
-
-def adam_training(epochs: int, seed: int) -> SheetsOptimiser:
-    model = vae.VAE(generator=torch.Generator().manual_seed(seed))
-    options = {"epochs": epochs, "learning_rate": 1e-3, "seed": seed}
-    return SheetsOptimiser(model, mnist.load("train")[0], **options)
-
-
 def measure_training(table: Table, args, name: str) -> None:
     """Train by the default recipe and keep the model in runs/images; its time, and what it is."""
     with Clock() as clock:
-        model = trainings(args)[name]().run(progress=True)
+        model = TRAININGS[name](args.precision).run(progress=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     save = bitnet.save if name == "bitflip" else type(model).save
     save(model, FOLDER / f"{name}.pt")
@@ -322,18 +295,25 @@ def measure_truth(table: Table, args) -> None:
     linear = vae_study.e_linear(SimpleNamespace(args=SimpleNamespace(seed=SEED))).numbers
     table.add("truth", "linear VAE below probabilistic PCA, nats a dimension",
               linear["gap_nats_per_dimension"], most=0.01)  # fmt: skip
+
+
+def measure_square(table: Table, args) -> None:
+    """VAE and GAN of the exercise's points, trained with five seeds: means, errors over these."""
     points = data.training_points()
-    for name, model in (("VAE", square_vae(points, 0)), ("GAN", square_gan(points, 0))):
-        samples = model.sample(20_000, seed=SEED)
-        for measure, take in (("TV10", metrics.tv10), ("KS", metrics.ks),
-                              ("outside", metrics.outside_share)):  # fmt: skip
-            table.add("square", f"{measure}, {name}", take(samples))
-        table.add("square", f"W2 ratio, {name}", w2_ratio(samples, SEED))
+    measures = {"TV10": metrics.tv10, "KS": metrics.ks, "outside": metrics.outside_share,
+                "W2 ratio": partial(w2_ratio, seed=SEED)}  # fmt: skip
+    for name, train in (("VAE", square_vae), ("GAN", square_gan)):
+        samples = [train(points, seed).sample(20_000, seed=SEED) for seed in range(SQUARES)]
+        for measure, take in measures.items():
+            values = torch.tensor([take(part) for part in samples])
+            table.add("square", f"{measure}, {name}, mean of {SQUARES} trainings",
+                      values.mean().item(), error=error_of(values))  # fmt: skip
 
 
 PARTS = {
     "classifier": measure_classifier,
     "truth": measure_truth,
+    "square": measure_square,
     "vae": measure_vae,
     "samples": measure_samples,
     "bitflip": measure_bitflip,
@@ -347,7 +327,6 @@ PARTS = {
 # The parts that take --precision; the others are measured in float32.
 LOWERED = ("bitflip", "bitflip_labels", "exact", "bayes", "bitflip_samples", "speed", "studies",
            "training bitflip", "training gan")  # fmt: skip
-TRAINED = ("bitflip", "vae_conv", "vae_adam", "gan", *(f"vae_{k}" for k in range(5)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -358,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
 def _measure(argv: list[str] | None) -> None:
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=tuple(PARTS), nargs="+")
-    parser.add_argument("--train", choices=TRAINED, nargs="+", default=())
+    parser.add_argument("--train", choices=TRAININGS, nargs="+", default=())
     parser.add_argument("--runs", nargs="+", type=Path,
                         help="files of the sheet's VAE trained with several seeds; without them "
                         "the recorded rows of such runs stay")  # fmt: skip
