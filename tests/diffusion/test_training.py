@@ -271,8 +271,8 @@ TRAINED_UNTIL_KILLED = f"""
 import sys, time
 from tests.diffusion.test_training import training
 run = training(epochs={EPOCHS})
-epoch = run.epoch
-run.epoch = lambda: epoch() if len(run.losses) < {EPOCHS - 2} else time.sleep(3600)
+epoch, enough = run.epoch, {EPOCHS - 2}
+run.epoch = lambda: epoch() if len(run.losses) < enough else time.sleep(1200) or sys.exit(1)
 run.run(checkpoint=sys.argv[1], every=7)
 """
 

@@ -128,7 +128,7 @@ from diffusion.threads import run_all
 def job():
     sys.stdout.write("begun\\n")  # line and end in one piece: three threads write at once
     sys.stdout.flush()
-    time.sleep(3600)
+    time.sleep(1200)
 
 sys.exit(startup.conclude("jobs.py", lambda: run_all([job] * 3, "jobs")))
 """
