@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
 
@@ -102,6 +102,17 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value}")
     return int(value)
+
+
+def check_counts(name: str, values: Iterable[int], least: int = 1) -> tuple[int, ...]:
+    """Several such numbers, or none.
+
+    Raises:
+        ValueError: one of them is not, or it is a single number.
+    """
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be several whole numbers, as ({values},), not {values}")
+    return tuple(check_count(name, value, least) for value in values)
 
 
 def check_number(name: str, value: float) -> float:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checks import check_count, check_number, check_seed, own_mode
+from diffusion.checks import check_count, check_counts, check_number, check_seed, own_mode
 from diffusion.images.bitprocess import BitFlip, check_images, coins
 from diffusion.progress import bar
 from diffusion.sampling import Step, collect, generator_of, reverse
@@ -309,7 +309,7 @@ def classify(
     """
     if not model.num_classes:
         raise ValueError("a model without classes cannot tell them apart")
-    rounds = [check_count("rounds", samples, least=2) for samples in rounds]
+    rounds = check_counts("rounds", rounds, least=2)
     if not rounds or any(samples % 2 for samples in rounds):
         raise ValueError(f"rounds must be one even number or more, not {rounds}")
     within = check_number("within", within)

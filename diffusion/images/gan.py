@@ -27,7 +27,7 @@ from torch.nn.functional import (
     softplus,
 )
 
-from diffusion.checks import check_count, own_mode
+from diffusion.checks import check_count, check_counts, own_mode
 from diffusion.images import mnist
 from diffusion.images.model import ImageModel, building, initialise
 from diffusion.images.training import BatchTraining
@@ -72,7 +72,7 @@ class GAN(ImageModel):
         super().__init__(losses)
         pixels, latent = check_count("pixels", pixels), check_count("latent", latent)
         self.num_classes = check_count("classes", num_classes, least=0)
-        hidden = tuple(check_count("hidden", value) for value in hidden)
+        hidden = check_counts("hidden", hidden)
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
         self.pixels, self.latent, self.hidden = pixels, latent, hidden

@@ -55,9 +55,10 @@ def coverage(classes: Tensor, num_classes: int) -> tuple[float, float]:
     approximation.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not, or there are none.
     """
     classes = as_tensor(classes, "classes")
+    check_count("the number of samples", classes.numel())
     classes = check_labels(classes, classes.numel(), num_classes, classes.device)
     share = torch.bincount(classes, minlength=num_classes) / len(classes)
     p = 1 / num_classes
@@ -70,8 +71,15 @@ def nearest_distance(samples: Tensor, images: Tensor) -> Tensor:
     """Euclidean distance of each sample (n, m) to the nearest of the images (k, m): (n,).
 
     Both may be of any real type; whole numbers are taken as float64.
+
+    Raises:
+        ValueError: the sets are not of the same m, or one is empty.
     """
     samples, images = as_real(samples, "samples"), as_real(images, "images")
+    sizes = {part.shape[1:] for part in (samples, images)}
+    if samples.ndim != 2 or len(sizes) > 1 or not (samples.numel() and images.numel()):
+        shapes = f"{tuple(samples.shape)} and {tuple(images.shape)}"
+        raise ValueError(f"samples and images must have shapes (n, m) and (k, m), not {shapes}")
     dtype = torch.promote_types(samples.dtype, images.dtype)
     samples, images = samples.to(dtype), images.to(dtype)
     size = images.square().sum(dim=1)
@@ -89,7 +97,7 @@ def neighbour_ratio(samples: Tensor, training: Tensor, fresh: Tensor) -> float:
     of images must be of one size, or the larger one would be nearer by its size alone.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not, or as `nearest_distance`.
     """
     if len(training) != len(fresh):
         raise ValueError(f"{len(training)} training images cannot be held to {len(fresh)} fresh")

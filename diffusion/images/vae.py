@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from diffusion.checks import as_real, check_count, check_range, check_seed, own_mode
+from diffusion.checks import as_real, check_count, check_counts, check_range, check_seed, own_mode
 from diffusion.images import mnist
 from diffusion.images.model import ImageModel, building, check_images, initialise
 from diffusion.images.muon import Muon
@@ -82,7 +82,7 @@ class VAE(ImageModel):
     ) -> None:
         super().__init__(losses)
         pixels, latent = check_count("pixels", pixels), check_count("latent", latent)
-        hidden = tuple(check_count("hidden", value) for value in hidden)
+        hidden = check_counts("hidden", hidden)
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
         if observation not in OBSERVATIONS:

@@ -63,8 +63,8 @@ def test_classes_that_are_far_behind_get_no_more_stages(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"rounds": ()}, {"rounds": (0,)}, {"rounds": (7,)}, {"rounds": (2.5,)}, {"within": -1.0},
-     {"within": math.nan}],
+    [{"rounds": ()}, {"rounds": 8}, {"rounds": (0,)}, {"rounds": (7,)}, {"rounds": (2.5,)},
+     {"within": -1.0}, {"within": math.nan}],
 )  # fmt: skip
 def test_rounds_are_even_and_errors_not_negative(options):
     model = network(num_classes=3)

@@ -226,6 +226,7 @@ def test_a_run_that_breaks_keeps_the_last_good_weights():
         ({"latent": 0}, "latent must be a whole number of at least 1"),
         ({"hidden": (12,)}, "multiple of 8 channels"),
         ({"network": "other"}, "network must be one of"),
+        ({"hidden": 32}, "hidden must be several whole numbers"),
         ({"pixels": 2}, "784 pixels"),
     ],
 )

@@ -110,6 +110,11 @@ def test_sets_that_cannot_be_compared_are_refused():
         measures.frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
     with pytest.raises(ValueError, match="at least 2"):
         measures.frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+    for shapes in (((4, 3), (4, 5)), ((0, 3), (4, 3)), ((4, 3), (0, 3)), ((3,), (4, 3))):
+        with pytest.raises(ValueError, match="samples and images must have shapes"):
+            measures.nearest_distance(*map(torch.zeros, shapes))
+    with pytest.raises(ValueError, match="number of samples must be"):
+        measures.coverage([], 10)
 
 
 def test_moved_images_are_the_images_moved():

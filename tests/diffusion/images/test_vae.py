@@ -203,6 +203,7 @@ def test_weights_come_back_and_other_files_are_refused(tmp_path):
     [
         ({"latent": 0}, "latent must be a whole number of at least 1"),
         ({"hidden": (0,)}, "hidden must be"),
+        ({"hidden": 300}, "hidden must be several whole numbers"),
         ({"network": "recurrent"}, "network must be one of dense, convolutional"),
         ({"observation": "poisson"}, "observation must be one of"),
         ({"network": "convolutional", "pixels": 9, "hidden": (8,)}, "784 pixels"),
