@@ -12,7 +12,8 @@ From the bottom up:
     early exit  early_exit, macs; cascade: the same question in closed form
     preferences feedback enumeration; judge reward
     prompting   prompting: completions and soft prompts; tasks, task_model, replies: a language
-                whose tasks are known, its GPT, and asking it; statistics of the answers
+                whose tasks are known, its GPT, and asking it; task_posterior: the best
+                answers; statistics of the answers
     pictures    figures: a function a figure, arrays in, a Figure out
     scripts     startup, parser, cli: the runner; progress: bars and lines;
                 studies/: one module a study, longer parts of them in parts/; exercise: what

@@ -20,6 +20,7 @@ class Question(NamedTuple):
     word: str
     prompt: str
     answer: str
+    examples: tuple = ()  # pairs (word, answer) in the prompt
 
 
 class Reply(NamedTuple):
@@ -71,7 +72,7 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
             pairs.append((shown[example], answer))
         word = asked[place]
         prompt = tasks.prompt(word, pairs, style, name)
-        found.append(Question(name, word, prompt, task.answer(word)))
+        found.append(Question(name, word, prompt, task.answer(word), tuple(pairs)))
     return found
 
 

@@ -41,14 +41,17 @@ def _per_cent(axis, title, xlabel="", ylabel="right answers (%)"):
 
 
 @plt.rc_context(STYLE)
-def shots(accuracy, mean, trained):
-    """accuracy {task: {shots: share}}; mean {shots: share} of the trained tasks, list of names."""
+def shots(accuracy, mean, best, trained):
+    """accuracy {task: {shots: share}}; mean {shots: share} of the trained tasks, list of names;
+    best {shots: share}, the mean that is possible (without errors)."""
     figure, (left, right) = new(6.9, 2.4, 1, 2, sharey=True)
     x = range(len(mean))
     for number, (name, shares) in enumerate(accuracy.items()):
         axis = left if name in trained else right
-        _curve(axis, x, shares.values(), name, number)
+        _curve(axis, x, shares.values(), name, number, color=COLOURS[number % 5])
     _curve(left, x, mean.values(), "mean", 5, marker="None", lw=3, color=BLACK)
+    left.plot(x, [100 * share["value"] for share in best.values()], color=BLACK, lw=1.2, ls="--",
+              label="best possible mean")  # fmt: skip
     for axis, title in ((left, "Trained tasks"), (right, "Rare (plural) and unseen (double)")):
         axis.set_xticks(x, list(mean))
         _per_cent(axis, title, "examples in the prompt")

@@ -3,14 +3,14 @@
 The models learn the language of mingpt/tasks.py, where every answer is known and two tasks are
 missing or almost so: what a prompt can get out of a model, and why, is counted instead of judged.
 The questions are put to the micro model (the shipped weights/prompting.pt), sizes are compared by
-`--sizes nano micro mini`.
+`--sizes nano micro mini`. Beside them stands the best that any model can do (task_posterior.py).
 """
 
 import math
 
 import torch
 
-from mingpt import replies, statistics, task_model, tasks
+from mingpt import replies, statistics, task_model, task_posterior, tasks
 from mingpt.cli import Answer, Run, Study, option
 from mingpt.figures import prompting as figures
 from mingpt.progress import bar
@@ -128,12 +128,40 @@ def q1_shots(run: Run) -> Answer:
     mean = {
         str(shots): mean_of(found[name][str(shots)] for name in tasks.TRAINED) for shots in SHOTS
     }
+    best = best_possible(run.once(by_examples), len(run.once(words_of).train))
     numbers = {"model": asked_size(run), "accuracy": found, "mean_of_trained_tasks": mean,
-               "trained_tasks": tasks.TRAINED}  # fmt: skip
+               "trained_tasks": tasks.TRAINED, "best_possible": best}  # fmt: skip
+    best_mean = best["mean_of_trained_tasks"]
     lines = [f"Q1  {asked_size(run)}, right answers (%) with {', '.join(map(str, SHOTS))} examples"]
-    for name, shares in (found | {"mean of the trained": mean}).items():
+    for name, shares in (
+        found | {"mean of the trained": mean, "best possible": best_mean}
+    ).items():
         lines.append(f"    {name:<20}" + statistics.percent(shares.values()))
-    return Answer(numbers, {"a_shots": figures.shots(found, mean, tasks.TRAINED)}, "\n".join(lines))
+    figure = figures.shots(found, mean, best_mean, tasks.TRAINED)
+    return Answer(numbers, {"a_shots": figure}, "\n".join(lines))
+
+
+def best_possible(found, pool_size):
+    """How often Bayes' answers to the very prompts of the trained tasks are right, values alone.
+
+    found {task: {shots: Replies}}; pool_size: as in task_posterior.answers.
+    """
+    rows = {
+        name: {
+            str(shots): [task_posterior.best_chance(reply.question, pool_size) for reply in said]
+            for shots, said in found[name].items()
+        }
+        for name in tasks.TRAINED
+    }
+    accuracies = {
+        name: {shots: {"value": sum(row) / len(row)} for shots, row in by_shots.items()}
+        for name, by_shots in rows.items()
+    }
+    means = {
+        shots: {"value": sum(row[shots]["value"] for row in accuracies.values()) / len(accuracies)}
+        for shots in rows[tasks.TRAINED[0]]
+    }
+    return {"accuracy": accuracies, "mean_of_trained_tasks": means}
 
 
 # --- b i: strategies ----------------------------------------------------------------------------

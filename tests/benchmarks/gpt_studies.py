@@ -96,6 +96,8 @@ def prompting(r):
     none, most = means[0], means[-1]
     error = math.hypot(none["standard_error"], most["standard_error"])
     steps = [100 * (b["value"] - a["value"]) for a, b in pairwise(means[1:])]
+    best_means = r["shots"]["best_possible"]["mean_of_trained_tasks"]
+    possible = 100 * (best_means["8"]["value"] - best_means["1"]["value"])
     best, unseen = (row["soft"][str(row["best_soft_length"])]["accuracy"]["value"]
                     for row in (plural, double))  # fmt: skip
     tuned = f", --tune-steps {r['options']['tune_steps']}"
@@ -111,6 +113,7 @@ def prompting(r):
         Row("from 0 to 8 shots, gain in standard errors",
             (most["value"] - none["value"]) / error, least=2),
         Row("least gain of a further step (1 to 2 to 4 to 8), percent", min(steps), least=0),
+        Row("best possible gain from 1 to 8 shots, points, as it comes", possible, least=0),
         Row("test prompts of a task, repeats counted", r["options"]["prompts"], least=500),
         Row(f"different ones of {fewest} without examples", different[fewest], least=500),
         Row("weights/prompting.pt, MB", megabytes, most=4),

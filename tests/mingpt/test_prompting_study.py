@@ -79,6 +79,23 @@ def test_the_mean_of_tasks_has_the_error_of_independent_shares():
     assert prompting.mean_of(shares) == pytest.approx({"value": 0.4, "standard_error": 0.025})
 
 
+def test_the_best_possible_is_that_of_the_prompts():
+    def asked(word, answer, *examples):
+        question = replies.Question("any", word, "", answer, examples)
+        return [replies.Reply(question, "", "invalid", 0.0, [])]
+
+    names = prompting.tasks.TRAINED
+    tested = {name: {0: asked("tea", "tea"), 1: asked("tea", "tea", ("sun", "sun"))}
+              for name in names}  # fmt: skip
+    tested["reverse"][0] = asked("tea", "aet")  # the task with the largest share
+    found = prompting.best_possible(tested, pool_size=7000)
+    assert found["accuracy"]["reverse"] == {"0": {"value": 1.0}, "1": {"value": 1.0}}
+    assert found["accuracy"]["copy"] == {"0": {"value": 0.0}, "1": {"value": 1.0}}
+    means = found["mean_of_trained_tasks"]
+    assert means["0"]["value"] == pytest.approx(1 / len(names))
+    assert means["1"]["value"] == 1
+
+
 def test_reliability_bins():
     confidence = torch.tensor([0.05] * 10 + [0.95] * 20 + [0.5] * 3)
     right = torch.tensor([True] * 2 + [False] * 8 + [True] * 20 + [False] * 3)
