@@ -52,7 +52,7 @@ def gloo_threads():
     names = []
     for task in Path("/proc/self/task").iterdir():
         try:
-            names.append((task / "comm").read_text())
+            names.append((task / "comm").read_text(encoding="utf-8"))
         except OSError:  # it has ended since it was listed
             pass
     return [name for name in names if "gloo" in name]
