@@ -41,10 +41,10 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     """`count` Questions about a task.
 
     words: a tasks.Words; the test words are asked, each once before any twice; `shots` examples of
-    training words stand before, of short ones where there are many, so that they fit. Without
-    examples a word asked twice is the same prompt twice. The words asked depend on seed and task
-    alone. labels: "right", or "random": the examples then show a
-    random label of the task or, where it has none, the answer to another word.
+    training words stand before, of short ones where there are many, so that they fit. The words
+    asked depend on seed and task alone, and fewer examples are the first of more, up to
+    MOST_EXAMPLES. labels: "right", or "random": the examples then show a random label of the task
+    or, where it has none, the answer to another word.
     Raises ValueError for a task that instructions and questions do not name.
     """
     task = tasks.TASKS[name]
@@ -55,24 +55,27 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     number = list(tasks.TASKS).index(name)
     seed = check_integer("seed", seed, at_least=0)
     generator = torch.Generator().manual_seed(seed * len(tasks.TASKS) + number)
-    asked, shown = (tasks.words_of(name, pool) for pool in (words.test, words.train))
+    shown = words.train
     if shots > tasks.MOST_EXAMPLES:
         shown = [word for word in shown if len(word) <= LONGEST_OF_MANY]
-    order = torch.cat([torch.randperm(len(asked), generator=generator)
-                       for _ in range(-(-count // len(asked)))])[:count]  # fmt: skip
-    places = torch.randint(len(shown), (count, 2, shots), generator=generator).tolist()
+    order = torch.cat([torch.randperm(len(words.test), generator=generator)
+                       for _ in range(-(-count // len(words.test)))])[:count]  # fmt: skip
+    asked = [tasks.asked_of(name, words.test[place], generator) for place in order.tolist()]
+    drawn = (count, 2, max(shots, tasks.MOST_EXAMPLES))
+    places = torch.randint(len(shown), drawn, generator=generator).tolist()
     found = []
-    for place, (examples, others) in zip(order.tolist(), places, strict=True):
+    for word, (examples, others) in zip(asked, places, strict=True):
         pairs = []
         for example, other in zip(examples, others, strict=True):
-            answer = task.answer(shown[example])
+            answered = tasks.asked_of(name, shown[example], generator)
+            answer = task.answer(answered)
             if labels == "random":
                 answer = (task.labels[other % len(task.labels)] if task.labels
                           else task.answer(shown[other]))  # fmt: skip
-            pairs.append((shown[example], answer))
-        word = asked[place]
+            pairs.append((answered, answer))
+        pairs = tuple(pairs[:shots])
         prompt = tasks.prompt(word, pairs, style, name)
-        found.append(Question(name, word, prompt, task.answer(word), tuple(pairs)))
+        found.append(Question(name, word, prompt, task.answer(word), pairs))
     return found
 
 

@@ -1,8 +1,9 @@
 """What examples tell about an answer: Bayes' rule over the tasks of tasks.py.
 
-P(task | examples, word) is proportional to the task's share of the lines by examples, times the
-probability of the words in a line of it, where all examples are right, and 0 elsewhere. On lines
-of the language no reply is right more often than one of the most probable answers.
+P(task | examples, word) is proportional to the task's share of the lines by examples, where its
+rule gives all the examples' answers, and 0 elsewhere. The words do not depend on the task, but for
+pairs, which `mood` alone takes. On lines of the language no reply is right more often than one of
+the most probable answers.
 """
 
 from collections import Counter
@@ -10,19 +11,18 @@ from collections import Counter
 from mingpt import tasks
 
 
-def answers(examples, word, pool_size):
+def answers(examples, word):
     """Counter {answer: probability} of how a line by examples goes on.
 
-    examples: pairs (word, answer) before `word`, which is asked; pool_size: words in the pool that
-    the text draws from; each is equally probable, as is each word of the list of `mood`.
-    Raises ValueError where no task fits.
+    examples: pairs (word, answer) before `word`, which is asked. Raises ValueError where no task
+    fits.
     """
     chances = Counter()
-    for name, task in tasks.TASKS.items():
-        of_word = 1 / len(tasks.MOOD_OF) if name == "mood" else 1 / pool_size
+    for task in tasks.TASKS.values():
+        if not all(task.takes(each) for each in (word, *(shown for shown, _ in examples))):
+            continue
         share = task.share * (tasks.SHARES["examples"] if task.named else 1)
-        share *= of_word ** (1 + len(examples))
-        if share and task.answer(word) and all(task.answer(w) == said for w, said in examples):
+        if share and all(task.answer(shown) == said for shown, said in examples):
             chances[task.answer(word)] += share
     if not chances:
         raise ValueError(f"no line by examples of the language begins with {examples} and {word!r}")
@@ -30,10 +30,10 @@ def answers(examples, word, pool_size):
     return Counter({answer: chance / total for answer, chance in chances.items()})
 
 
-def best_chance(question, pool_size):
+def best_chance(question):
     """The probability that the most probable answer to a Question by examples is the right one;
     among equally probable ones the choice is uniform."""
-    chances = answers(question.examples, question.word, pool_size)
+    chances = answers(question.examples, question.word)
     most = max(chances.values())
     best = [answer for answer, chance in chances.items() if chance > most * (1 - 1e-9)]
     return (question.answer in best) / len(best)

@@ -7,8 +7,11 @@ A line shows one task three ways, which are three strategies of prompting:
 Lines of digits, each drawn uniformly, stand among them. Two tasks are never named: `plural` is
 shown by examples alone, in one line of a hundred, and `double` in none. Tokens are bytes.
 
-A rule is one of spelling and takes every word: "the" has a plural. The exceptions to it, and the
-words of `mood`, which no rule tells, are always training words.
+A rule is one of spelling and takes every word: "the" has a plural. Its exceptions are always
+training words. `mood`, which no rule tells, is that of a word from a list to be learnt by heart; it
+stands behind another word ("garden-happy>good"), so that there are as many prompts as for a rule.
+`copy` and `clip` give most words the same answer, so that the more examples a line shows, the surer
+is which of the two it is.
 """
 
 import re
@@ -25,6 +28,7 @@ VOCAB_SIZE = 128  # ASCII
 SHORTEST, LONGEST = 3, 6  # letters of a word
 MOST_EXAMPLES = 8  # that a line of training shows before its last word
 VALIDATION_WORDS, TEST_WORDS = 200, 1000
+MOST_SHARE = 0.5  # of the lines by examples show MOST_EXAMPLES; the others 0 to as many
 SHARES = {"examples": 0.65, "instruction": 0.2, "question": 0.15}
 MOST_NAMED_EXAMPLES = 2  # where the task is named
 DIGITS_PROMPT, DIGITS = "digits: ", 100
@@ -59,17 +63,23 @@ MOODS = {
            "tired ugly unfair upset vain war weak weep wicked worse worst wrong",
 }  # fmt: skip
 MOOD_OF = {word: mood for mood, words in MOODS.items() for word in words.split()}
-_MOOD_WORDS = sorted(MOOD_OF)
 
 
 class Task(NamedTuple):
-    """answer(word) -> str; share: of the lines of the training text; labels: all its answers,
-    where there are few; named: whether instructions and questions call it."""
+    """answer(word) -> str, None where it has none; share: of the lines of the training text;
+    labels: all its answers, where there are few; named: whether instructions and questions call
+    it; seconds: the second words of the pairs that it is asked of instead of words."""
 
-    answer: Callable[[str], str]
+    answer: Callable[[str], str | None]
     share: float
     labels: tuple = ()
     named: bool = True
+    seconds: tuple = ()
+
+    def takes(self, word):
+        """Whether it is asked of such a word or pair."""
+        _, dash, second = word.partition("-")
+        return second in self.seconds if dash else not self.seconds
 
 
 def plural(word):
@@ -90,14 +100,25 @@ def past(word):
     return word[:-1] + "ied" if re.search("[^aeiou]y$", word) else word + "ed"
 
 
+def clip(word):
+    """The word without the vowel that it ends in, y being one; most words end in none."""
+    return word[:-1] if word[-1] in "aeiouy" else word
+
+
+def mood(pair):
+    """The mood of the second word of a pair; None for one that is not in the list."""
+    return MOOD_OF.get(pair.rpartition("-")[2])
+
+
 TASKS = {
-    "copy": Task(lambda word: word, 0.14),
-    "reverse": Task(lambda word: word[::-1], 0.26),
-    "upper": Task(str.upper, 0.12),
-    "past": Task(past, 0.14),
-    "first": Task(lambda word: word[0], 0.08),
-    "length": Task(lambda word: "short" if len(word) < 5 else "long", 0.12, ("short", "long")),
-    "mood": Task(MOOD_OF.get, 0.10, tuple(MOODS)),
+    "copy": Task(lambda word: word, 0.12),
+    "clip": Task(clip, 0.14),
+    "reverse": Task(lambda word: word[::-1], 0.22),
+    "upper": Task(str.upper, 0.09),
+    "past": Task(past, 0.11),
+    "first": Task(lambda word: word[0], 0.06),
+    "length": Task(lambda word: "short" if len(word) < 5 else "long", 0.10, ("short", "long")),
+    "mood": Task(mood, 0.12, tuple(MOODS), seconds=tuple(sorted(MOOD_OF))),
     "plural": Task(plural, 0.01, named=False),
     "double": Task(lambda word: word + word[-1], 0.0, named=False),
 }
@@ -136,9 +157,10 @@ def words(seed=0):
     return Words(train, validation, test)
 
 
-def words_of(name, pool):
-    """The words that a task is asked of: of a pool (list), but for `mood`, whose are its own."""
-    return _MOOD_WORDS if name == "mood" else pool
+def asked_of(name, word, generator):
+    """What a task is asked of for a word of a pool: the word, or the pair of it and a drawn one."""
+    seconds = TASKS[name].seconds
+    return f"{word}-{seconds[_below(generator, len(seconds))]}" if seconds else word
 
 
 # --- Text ---------------------------------------------------------------------------------------
@@ -193,15 +215,21 @@ def line(generator, pool):
         return [(DIGITS_PROMPT, False), (digits + "\n", True)]
     name, task = list(TASKS.items())[chosen]
     style = list(SHARES)[_draw(generator, SHARES.values())] if task.named else "examples"
-    most = MOST_EXAMPLES if style == "examples" else MOST_NAMED_EXAMPLES
-    asked = words_of(name, pool)
-    count = (1 + _below(generator, most + 1),)
     parts = [(_head(style, name), False)]
-    for place in torch.randint(len(asked), count, generator=generator).tolist():
-        word = asked[place]
+    for _ in range(1 + _shown(generator, style)):
+        word = asked_of(name, pool[_below(generator, len(pool))], generator)
         parts += [(_asked(word, style, name), False), (task.answer(word) + " ", True)]
-    parts[-1] = (task.answer(word) + "\n", True)
+    parts[-1] = (parts[-1][0].replace(" ", "\n"), True)
     return parts
+
+
+def _shown(generator, style):
+    """How many examples a line shows before its last word."""
+    if style != "examples":
+        return _below(generator, MOST_NAMED_EXAMPLES + 1)
+    if _draw(generator, [MOST_SHARE, 1 - MOST_SHARE]) == 0:
+        return MOST_EXAMPLES
+    return _below(generator, MOST_EXAMPLES + 1)
 
 
 def rows(count, length, pool, seed=0):

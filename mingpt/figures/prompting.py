@@ -41,23 +41,28 @@ def _per_cent(axis, title, xlabel="", ylabel="right answers (%)"):
 
 
 @plt.rc_context(STYLE)
-def shots(accuracy, mean, best, trained):
-    """accuracy {task: {shots: share}}; mean {shots: share} of the trained tasks, list of names;
-    best {shots: share}, the mean that is possible (without errors)."""
+def shots(accuracy, mean, best):
+    """accuracy {task: {shots: share}}; mean {shots: share} of the trained tasks; best: the values
+    of both that are possible, "accuracy" (of the trained tasks) and "mean_of_trained_tasks"."""
     figure, (left, right) = new(6.9, 2.4, 1, 2, sharey=True)
     x = range(len(mean))
     for number, (name, shares) in enumerate(accuracy.items()):
-        axis = left if name in trained else right
+        axis = left if name in best["accuracy"] else right
         _curve(axis, x, shares.values(), name, number, color=COLOURS[number % 5])
     _curve(left, x, mean.values(), "mean", 5, marker="None", lw=3, color=BLACK)
-    left.plot(x, [100 * share["value"] for share in best.values()], color=BLACK, lw=1.2, ls="--",
-              label="best possible mean")  # fmt: skip
+    _best(left, x, best["mean_of_trained_tasks"], label="best possible mean")
     for axis, title in ((left, "Trained tasks"), (right, "Rare (plural) and unseen (double)")):
         axis.set_xticks(x, list(mean))
         _per_cent(axis, title, "examples in the prompt")
     right.set_ylabel("")
     figure.legend(loc="outside lower center", ncols=5)
     return figure
+
+
+def _best(axis, x, shares, label="best possible"):
+    """A line of the best possible shares {shots: value}."""
+    values = [100 * share["value"] for share in shares.values()]
+    axis.plot(x, values, color=BLACK, ls="--", lw=1, label=label)
 
 
 @plt.rc_context(STYLE)
@@ -100,8 +105,9 @@ def temperature(found):
 
 
 @plt.rc_context(STYLE)
-def sizes(found):
-    """found {size: parameters, accuracy {task: {shots: share}}, mean_of_trained_tasks}."""
+def sizes(found, best):
+    """found {size: parameters, accuracy {task: {shots: share}}, mean_of_trained_tasks}; best
+    {shots: value}, the best possible mean."""
     figure, (left, right) = new(6.9, 1.65, 1, 2, width_ratios=[1, 1.6])
     tasks = list(next(iter(found.values()))["accuracy"])
     width = 0.8 / len(found)
@@ -113,6 +119,8 @@ def sizes(found):
         values, errors = _values(by_shots["8"] for by_shots in row["accuracy"].values())
         x = np.arange(len(tasks)) + (number - (len(found) - 1) / 2) * width
         right.bar(x, values, width, yerr=errors, color=COLOURS[number], label=label, capsize=2)
+    wrong = {key: {"value": 1 - share["value"]} for key, share in best.items()}
+    _best(left, range(len(best)), wrong)
     left.set_xticks(range(len(shots_given)), list(shots_given))
     left.set(title="Mean of the trained tasks", xlabel="examples in the prompt", yscale="log",
              ylabel="wrong answers (%)")  # fmt: skip
@@ -120,7 +128,7 @@ def sizes(found):
     left.grid(axis="y", alpha=0.3)
     _per_cent(right, "Every task, 8 examples")
     right.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -219,5 +227,3 @@ def _soft_and_hard(axis, task, row):
         axis.axhline(100 * share["value"], color=colour, ls=style, lw=1.4, label=name)
     axis.set_xticks([0, 1, 2, 3, 4, 5], ["0", "1", "2", "4", "8", "16"])
     _per_cent(axis, task, "examples or vectors")
-
-

@@ -10,11 +10,12 @@ import math
 
 import torch
 
-from mingpt import replies, statistics, task_model, task_posterior, tasks
+from mingpt import replies, statistics, task_model, tasks
 from mingpt.cli import Answer, Run, Study, option
 from mingpt.figures import prompting as figures
 from mingpt.progress import bar
 from mingpt.studies.parts import next_tokens, soft_prompts
+from mingpt.studies.parts.task_shares import accuracy, best_possible, different, gains, mean_of
 
 SHOTS = (0, 1, 2, 4, 8)
 TEMPERATURES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
@@ -31,8 +32,8 @@ OPTIONS = (
            default=2_200_000),
     option("--tune-steps", "steps of each soft prompt and of fine-tuning", within=(1, MANY),
            type=int, default=soft_prompts.STEPS),
-    option("--prompts", "test prompts of a task behind every number; those of mood, which has "
-           "140 words, come again", within=(10, MANY), type=int, default=500),
+    option("--prompts", "test prompts of a task behind every number", within=(10, MANY),
+           type=int, default=500),
     option("--seed", "seed of everything random", within=(0, 2**32 - 1), type=int, default=0),
 )  # fmt: skip
 
@@ -87,25 +88,8 @@ def asked_model(run):
 
 def replies_to(run, name, model=None, **how):
     """The Replies of a model to the test prompts of a task; `how` as in replies.questions."""
-    asked = replies.questions(
-        name, run.once(words_of), run.args.prompts, seed=run.args.seed, **how
-    )
+    asked = replies.questions(name, run.once(words_of), run.args.prompts, seed=run.args.seed, **how)
     return replies.generate(asked_model(run) if model is None else model, asked)
-
-
-def accuracy(found):
-    """Share of right Replies, as a dict."""
-    return statistics.share([reply.right for reply in found])._asdict()
-
-
-def mean_of(shares):
-    """The mean of some tasks' accuracies and its standard error."""
-    shares = list(shares)
-    variance = sum(share["standard_error"] ** 2 for share in shares)
-    return {
-        "value": sum(share["value"] for share in shares) / len(shares),
-        "standard_error": math.sqrt(variance) / len(shares),
-    }
 
 
 # --- a v, a iv: shots ---------------------------------------------------------------------------
@@ -128,40 +112,21 @@ def q1_shots(run: Run) -> Answer:
     mean = {
         str(shots): mean_of(found[name][str(shots)] for name in tasks.TRAINED) for shots in SHOTS
     }
-    best = best_possible(run.once(by_examples), len(run.once(words_of).train))
-    numbers = {"model": asked_size(run), "accuracy": found, "mean_of_trained_tasks": mean,
-               "trained_tasks": tasks.TRAINED, "best_possible": best}  # fmt: skip
-    best_mean = best["mean_of_trained_tasks"]
+    bayes = best_possible(run.once(by_examples))
+    numbers = {
+        "model": asked_size(run), "accuracy": found, "mean_of_trained_tasks": mean,
+        "trained_tasks": tasks.TRAINED, "best_possible": bayes,
+        "different_prompts": {
+            name: {str(shots): different(said) for shots, said in by_shots.items()}
+            for name, by_shots in run.once(by_examples).items()
+        },
+    }  # fmt: skip
+    best = bayes["mean_of_trained_tasks"]
     lines = [f"Q1  {asked_size(run)}, right answers (%) with {', '.join(map(str, SHOTS))} examples"]
-    for name, shares in (
-        found | {"mean of the trained": mean, "best possible": best_mean}
-    ).items():
+    for name, shares in (found | {"mean of the trained": mean, "best possible": best}).items():
         lines.append(f"    {name:<20}" + statistics.percent(shares.values()))
-    figure = figures.shots(found, mean, best_mean, tasks.TRAINED)
+    figure = figures.shots(found, mean, bayes)
     return Answer(numbers, {"a_shots": figure}, "\n".join(lines))
-
-
-def best_possible(found, pool_size):
-    """How often Bayes' answers to the very prompts of the trained tasks are right, values alone.
-
-    found {task: {shots: Replies}}; pool_size: as in task_posterior.answers.
-    """
-    rows = {
-        name: {
-            str(shots): [task_posterior.best_chance(reply.question, pool_size) for reply in said]
-            for shots, said in found[name].items()
-        }
-        for name in tasks.TRAINED
-    }
-    accuracies = {
-        name: {shots: {"value": sum(row) / len(row)} for shots, row in by_shots.items()}
-        for name, by_shots in rows.items()
-    }
-    means = {
-        shots: {"value": sum(row[shots]["value"] for row in accuracies.values()) / len(accuracies)}
-        for shots in rows[tasks.TRAINED[0]]
-    }
-    return {"accuracy": accuracies, "mean_of_trained_tasks": means}
 
 
 # --- b i: strategies ----------------------------------------------------------------------------
@@ -196,11 +161,15 @@ def q2_strategies(run: Run) -> Answer:
                    for kind in replies.KINDS}
         for strategy, by_task in counted.items()
     }  # fmt: skip
+    prompts = {
+        strategy: {name: different(said) for name, said in by_task.items()}
+        for strategy, by_task in run.once(by_strategy).items()
+    }
     lines = [f"Q2  {', '.join(replies.KINDS)} (%), mean of the trained tasks"]
     for name, kinds in means.items():
         lines.append(f"    {name:<12}" + statistics.percent(kinds.values()))
-    return Answer({"kinds": counted, "mean": means}, {"b_strategies": figures.strategies(counted)},
-                  "\n".join(lines))  # fmt: skip
+    return Answer({"kinds": counted, "mean": means, "different_prompts": prompts},
+                  {"b_strategies": figures.strategies(counted)}, "\n".join(lines))  # fmt: skip
 
 
 # --- a ii: temperature --------------------------------------------------------------------------
@@ -239,7 +208,8 @@ def q3_temperature(run: Run) -> Answer:
         shown = statistics.percent([row["accuracy"], row["same_answer_twice"]])
         lines.append(f"    {key:<5} {row['entropy_bits_per_token']:6.3f}  {shown}")
     return Answer(
-        {"by_temperature": found, "shots": TEMPERATURE_SHOTS, "hottest_example": example},
+        {"by_temperature": found, "shots": TEMPERATURE_SHOTS, "hottest_example": example,
+         "different_prompts": different(first)},
         {"a_temperature": figures.temperature(found)}, "\n".join(lines),
     )  # fmt: skip
 
@@ -272,18 +242,22 @@ def q4_sizes(run: Run) -> Answer:
                 str(shots): mean_of(accuracy(tested[name][shots]) for name in tasks.TRAINED)
                 for shots in SHOTS
             },
+            "gains": gains(tested),
             "kinds_at_8": {
                 name: {kind: sum(r.kind == kind for r in tested[name][8]) / run.args.prompts
                        for kind in replies.KINDS}
                 for name in tasks.TASKS
             },
         }  # fmt: skip
-    lines = [f"Q4  right answers (%) with 8 examples: {', '.join(tasks.TASKS)}, mean of trained"]
+    best = best_possible(run.once(by_examples))["mean_of_trained_tasks"]
+    lines = [f"Q4  right answers (%) with 8 examples: {', '.join(tasks.TASKS)}; mean of trained "
+             f"with {', '.join(map(str, SHOTS))}"]  # fmt: skip
     for size, row in found.items():
-        shares = [*(shares["8"] for shares in row["accuracy"].values()),
-                  row["mean_of_trained_tasks"]["8"]]  # fmt: skip
-        lines.append(f"    {size:<6}" + statistics.percent(shares))
-    return Answer({"sizes": found}, {"a_sizes": figures.sizes(found)}, "\n".join(lines))
+        lines.append(f"    {size:<6}" + statistics.percent(
+            shares["8"] for shares in row["accuracy"].values()
+        ) + ";" + statistics.percent(row["mean_of_trained_tasks"].values()))  # fmt: skip
+    lines.append(f"    best possible mean: {statistics.percent(best.values())}")
+    return Answer({"sizes": found}, {"a_sizes": figures.sizes(found, best)}, "\n".join(lines))
 
 
 # --- b ii: labels -------------------------------------------------------------------------------
@@ -302,6 +276,7 @@ def q5_labels(run: Run) -> Answer:
             "invalid_with_random": statistics.share(
                 [reply.kind == "invalid" for reply in random]
             )._asdict(),
+            "different_prompts": different(random),
             "chance": 1 / len(tasks.TASKS[name].labels) if tasks.TASKS[name].labels else 0.0,
         }
     lines = ["Q5  right answers (%) after 8 right examples, 8 with random answers, none"]

@@ -12,9 +12,7 @@ if __name__ == "__main__":
     startup.prepare("python -m tests.benchmarks.gpt_studies")
 
 import json
-import math
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,15 +91,11 @@ def prompting(r):
     plural, double = r["soft_prompts"]["plural"], r["soft_prompts"]["double"]
     *_, largest = r["sizes"]["sizes"].values()
     means = list(largest["mean_of_trained_tasks"].values())  # of 0, 1, 2, 4 and 8 shots
-    none, most = means[0], means[-1]
-    error = math.hypot(none["standard_error"], most["standard_error"])
-    steps = [100 * (b["value"] - a["value"]) for a, b in pairwise(means[1:])]
-    best_means = r["shots"]["best_possible"]["mean_of_trained_tasks"]
-    possible = 100 * (best_means["8"]["value"] - best_means["1"]["value"])
+    best_mean = r["shots"]["best_possible"]["mean_of_trained_tasks"]["8"]["value"]
     best, unseen = (row["soft"][str(row["best_soft_length"])]["accuracy"]["value"]
                     for row in (plural, double))  # fmt: skip
     tuned = f", --tune-steps {r['options']['tune_steps']}"
-    different = r["failures"]["by_prompt"]["bare prompts"]["different_prompts"]
+    different = different_prompts(r)
     fewest = min(different, key=different.get)
     megabytes = (RESULTS.parents[1] / "weights" / "prompting.pt").stat().st_size / 1e6
     return [
@@ -109,15 +103,28 @@ def prompting(r):
         Row("beyond the best hard prompt, standard errors" + tuned,
             plural["difference_in_standard_errors"], above=2),
         Row("soft prompt on the unseen task, as it comes" + tuned, unseen, least=0),
-        Row("trained tasks, 8 shots, largest model", most["value"], least=0.9),
-        Row("from 0 to 8 shots, gain in standard errors",
-            (most["value"] - none["value"]) / error, least=2),
-        Row("least gain of a further step (1 to 2 to 4 to 8), percent", min(steps), least=0),
-        Row("best possible gain from 1 to 8 shots, points, as it comes", possible, least=0),
-        Row("test prompts of a task, repeats counted", r["options"]["prompts"], least=500),
-        Row(f"different ones of {fewest} without examples", different[fewest], least=500),
+        Row(f"trained tasks, 8 shots, largest model (best possible {best_mean:.3f})",
+            means[-1]["value"], least=0.9),
+        *(Row(f"from {step['from']} to {step['to']} shots, points (standard error "
+              f"{100 * step['standard_error']:.2f})", 100 * step["value"], above=0)
+          for step in largest["gains"]),
+        Row(f"different test prompts in the cell with fewest ({fewest})", different[fewest],
+            least=500),
         Row("weights/prompting.pt, MB", megabytes, most=4),
     ]  # fmt: skip
+
+
+def different_prompts(r):
+    """{cell: how many different prompts} of all cells of results/prompting.json."""
+    cells = {f"{name}, {shots} shots": count
+             for name, by_shots in r["shots"]["different_prompts"].items()
+             for shots, count in by_shots.items()}  # fmt: skip
+    cells |= {f"{name}, {strategy}": count
+              for strategy, by_task in r["strategies"]["different_prompts"].items()
+              for name, count in by_task.items()}  # fmt: skip
+    cells |= {f"{name}, random answers": row["different_prompts"]
+              for name, row in r["labels"]["by_task"].items()}  # fmt: skip
+    return cells | {"temperature": r["temperature"]["different_prompts"]}
 
 
 def compression(r):

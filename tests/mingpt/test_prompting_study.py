@@ -10,7 +10,7 @@ import torch
 import example_gpt
 from mingpt import replies, task_model
 from mingpt.studies import prompting
-from mingpt.studies.parts import next_tokens, soft_prompts
+from mingpt.studies.parts import next_tokens, soft_prompts, task_shares
 
 ROOT = Path(example_gpt.__file__).parent
 
@@ -76,24 +76,40 @@ def test_models_are_loaded_or_left_to_be_trained(nano):
 
 def test_the_mean_of_tasks_has_the_error_of_independent_shares():
     shares = [{"value": 0.2, "standard_error": 0.03}, {"value": 0.6, "standard_error": 0.04}]
-    assert prompting.mean_of(shares) == pytest.approx({"value": 0.4, "standard_error": 0.025})
+    assert task_shares.mean_of(shares) == pytest.approx({"value": 0.4, "standard_error": 0.025})
+
+
+def test_gains_are_of_the_same_questions():
+    """Three tasks of four questions: +1, +1, 0, -1 in one, no change in the others."""
+    names = task_shares.tasks.TRAINED
+
+    def replied(*right):
+        return [reply("copy", str(n), str(n) if hit else "x") for n, hit in enumerate(right)]
+
+    same = replied(True, False, True, False)
+    tested = {name: {1: same, 2: same} for name in names}
+    tested[names[0]] = {1: replied(False, False, True, True), 2: replied(True, True, True, False)}
+    (step,) = task_shares.gains(tested)
+    assert (step["from"], step["to"]) == (1, 2)
+    assert step["value"] == pytest.approx(0.25 / len(names))
+    variance = sum((d - 0.25) ** 2 for d in (1, 1, 0, -1)) / 3
+    assert step["standard_error"] == pytest.approx(math.sqrt(variance / 4) / len(names))
 
 
 def test_the_best_possible_is_that_of_the_prompts():
-    def asked(word, answer, *examples):
-        question = replies.Question("any", word, "", answer, examples)
+    def asked(name, answer, examples):
+        question = replies.Question(name, "tea", "", answer, examples)
         return [replies.Reply(question, "", "invalid", 0.0, [])]
 
-    names = prompting.tasks.TRAINED
-    tested = {name: {0: asked("tea", "tea"), 1: asked("tea", "tea", ("sun", "sun"))}
-              for name in names}  # fmt: skip
-    tested["reverse"][0] = asked("tea", "aet")  # the task with the largest share
-    found = prompting.best_possible(tested, pool_size=7000)
-    assert found["accuracy"]["reverse"] == {"0": {"value": 1.0}, "1": {"value": 1.0}}
-    assert found["accuracy"]["copy"] == {"0": {"value": 0.0}, "1": {"value": 1.0}}
+    shown = (("pie", "pi"),) * 8
+    tested = {name: {0: asked(name, "aet", ()), 8: asked(name, "te", shown)}
+              for name in task_shares.tasks.TRAINED}  # fmt: skip
+    tested["clip"][0] = asked("clip", "te", ())  # the most probable answer is that of `reverse`
+    found = task_shares.best_possible(tested)
+    assert found["accuracy"]["clip"] == {"0": {"value": 0.0}, "8": {"value": 1.0}}
     means = found["mean_of_trained_tasks"]
-    assert means["0"]["value"] == pytest.approx(1 / len(names))
-    assert means["1"]["value"] == 1
+    assert means["0"]["value"] == pytest.approx(1 - 1 / len(tested))
+    assert means["8"]["value"] == 1
 
 
 def test_reliability_bins():
@@ -167,9 +183,9 @@ def test_a_prompt_that_comes_again_adds_no_trial():
     [
         ("copy", "cat", "tac", "another task's answer"),
         ("copy", "cat", "short", "another task's answer"),
-        ("copy", "cat", "long", "another label"),
-        ("mood", "joy", "bad", "another label"),
-        ("mood", "joy", "yoj", "another task's answer"),
+        ("copy", "cat", "good", "another label"),
+        ("mood", "tea-joy", "bad", "another label"),
+        ("mood", "tea-joy", "yoj-aet", "another task's answer"),
         ("copy", "cat", "act", "neither"),
     ],
 )

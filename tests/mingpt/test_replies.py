@@ -20,7 +20,7 @@ def question(name, word):
         ("reverse", "cat", "cta", "invalid"), ("reverse", "cat", "", "invalid"),
         ("length", "cat", "short", "right"), ("length", "cat", "long", "wrong choice"),
         ("length", "cat", "good", "invalid"), ("length", "cat", "cat", "invalid"),
-        ("mood", "jolly", "bad", "wrong choice"), ("mood", "jolly", "long", "invalid"),
+        ("mood", "tea-jolly", "bad", "wrong choice"), ("mood", "tea-jolly", "long", "invalid"),
     ],
 )  # fmt: skip
 def test_kinds_of_reply(name, word, said, kind):
@@ -35,6 +35,26 @@ def test_questions_ask_every_test_word_once_before_any_twice():
     again = replies.questions("upper", WORDS, 1100, shots=8)
     assert [each.word for each in again] == [each.word for each in asked]
     assert replies.questions("upper", WORDS, 1100, shots=2) == asked
+
+
+def test_fewer_examples_are_the_first_of_more():
+    for name in ("upper", "mood", "clip"):
+        asked = {shots: replies.questions(name, WORDS, 20, shots=shots) for shots in (0, 3, 8)}
+        for none, three, eight in zip(*asked.values(), strict=True):
+            assert none.word == three.word == eight.word
+            assert none.answer == three.answer == eight.answer
+            assert (none.examples, three.examples) == ((), eight.examples[:3])
+            assert all(each.prompt == tasks.prompt(each.word, each.examples)
+                       for each in (none, three, eight))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_cell_has_as_many_prompts_as_questions(name):
+    for shots in (0, 8):
+        asked = replies.questions(name, WORDS, 500, shots=shots)
+        assert len({each.prompt for each in asked}) == 500
+    if name == "mood":
+        assert {each.word.split("-")[0] for each in asked} <= set(WORDS.test)
 
 
 def test_examples_are_training_words_with_right_answers():

@@ -22,7 +22,9 @@ def answer(name, word):
     [
         ("copy", "hatter", "hatter"), ("reverse", "hatter", "rettah"), ("upper", "tea", "TEA"),
         ("first", "queen", "q"), ("length", "door", "short"), ("length", "queen", "long"),
-        ("mood", "jolly", "good"), ("mood", "savage", "bad"), ("double", "cat", "catt"),
+        ("mood", "savage-jolly", "good"), ("mood", "key-savage", "bad"),
+        ("mood", "jolly-key", None), ("clip", "cat", "cat"), ("double", "cat", "catt"),
+        ("clip", "tea", "te"), ("clip", "jolly", "joll"),
         ("plural", "cat", "cats"), ("plural", "box", "boxes"), ("plural", "wish", "wishes"),
         ("plural", "lady", "ladies"), ("plural", "key", "keys"), ("plural", "mouse", "mice"),
         ("past", "look", "looked"), ("past", "like", "liked"), ("past", "try", "tried"),
@@ -58,6 +60,16 @@ def test_moods_are_two():
     assert all(tasks.SHORTEST <= len(word) <= tasks.LONGEST for word in good + bad)
 
 
+def test_pairs_end_with_a_word_of_the_list():
+    generator = torch.Generator().manual_seed(1)
+    pairs = [tasks.asked_of("mood", "queen", generator) for _ in range(3000)]
+    assert {pair.split("-")[0] for pair in pairs} == {"queen"}
+    assert {pair.split("-")[1] for pair in pairs} == set(tasks.MOOD_OF)
+    assert [name for name, task in tasks.TASKS.items() if task.takes(pairs[0])] == ["mood"]
+    assert not tasks.TASKS["mood"].takes("happy")
+    assert tasks.asked_of("copy", "queen", generator) == "queen"
+
+
 def test_prompts():
     examples = [("cat", "tac"), ("dog", "god")]
     assert tasks.prompt("sun") == "\nsun>"
@@ -83,7 +95,7 @@ def parsed(line):
     if found := re.fullmatch(r"digits: (\d{100})", line):
         return "digits", [("", found[1])]
     if line.startswith("Q "):
-        triples = re.findall(r"Q (\w+) of (\w+)\? A (\w+)", line)
+        triples = re.findall(r"Q (\w+) of ([\w-]+)\? A (\w+)", line)
         assert " ".join(f"Q {n} of {w}? A {a}" for n, w, a in triples) == line
         return triples[0][0], [(w, a) for _, w, a in triples]
     name, colon, rest = line.rpartition(": ")
@@ -98,7 +110,7 @@ def test_every_line_of_the_text_shows_one_task_rightly():
         count += 1
         if name == "digits":
             continue
-        assert {word for word, _ in pairs} <= known
+        assert {word.split("-")[0] for word, _ in pairs} <= known
         assert name is None or name in tasks.TRAINED
         assert len(pairs) <= 1 + (tasks.MOST_EXAMPLES if name is None else 2)
         fitting = [
@@ -106,7 +118,7 @@ def test_every_line_of_the_text_shows_one_task_rightly():
             if all(answer(task, word) == said for word, said in pairs)
         ]  # fmt: skip
         assert set(fitting) - {"double"}, line
-    assert count > 400
+    assert count > 300
 
 
 def test_targets_are_the_next_tokens_of_answers_and_their_ends():
@@ -141,6 +153,17 @@ def test_shares_of_styles_and_of_the_rare_task():
         for text in texts if parsed(text[:-1])[0] is None
     )  # fmt: skip
     assert abs(plurals / n - 0.01) < 4 * math.sqrt(0.01 * 0.99 / n)
+
+
+def test_half_of_the_lines_by_examples_and_a_part_of_the_rest_show_most_examples():
+    generator = torch.Generator().manual_seed(6)
+    n = 2000
+    shown = Counter(tasks._shown(generator, "examples") for _ in range(n))
+    rest = (1 - tasks.MOST_SHARE) / (tasks.MOST_EXAMPLES + 1)
+    assert sorted(shown) == list(range(tasks.MOST_EXAMPLES + 1))
+    for count, found in shown.items():
+        p = rest + tasks.MOST_SHARE * (count == tasks.MOST_EXAMPLES)
+        assert abs(found / n - p) < 4 * math.sqrt(p * (1 - p) / n)
 
 
 def test_the_seed_decides_the_text():

@@ -7,11 +7,12 @@ from itertools import product
 
 import torch
 
-from mingpt import inversion, replies, statistics, tasks
+from mingpt import inversion, replies, tasks
 from mingpt.cli import Answer
 from mingpt.figures import prompting as figures
 from mingpt.progress import bar
 from mingpt.prompting import finetune, tune
+from mingpt.studies.parts.task_shares import accuracy
 
 STEPS = 400
 TASKS = ("plural", "double")
@@ -77,10 +78,6 @@ def validation_questions(name, words, seed):
     """Questions about every validation word."""
     pool = words._replace(test=words.validation)
     return replies.questions(name, pool, len(words.validation), seed=seed)
-
-
-def accuracy(found):
-    return statistics.share([reply.right for reply in found])._asdict()
 
 
 def soft_accuracy(model, asked, prompt):
@@ -187,7 +184,5 @@ def text_of(numbers):
             f"fine-tuned {100 * tuned:.1f}",
         ]
     near = numbers["nearest_tokens"]
-    lines.append(
-        f"    nearest real tokens {near['text']!r}: {100 * near['accuracy']['value']:.1f}"
-    )
+    lines.append(f"    nearest real tokens {near['text']!r}: {100 * near['accuracy']['value']:.1f}")
     return "\n".join(lines)
