@@ -151,11 +151,17 @@ def complete(model, prompts, max_new_tokens, *, vectors=None, ends=(), temperatu
     continued together, with keys and values kept. vectors (length, C) stand before each.
     temperature 0 is greedy; above, tokens are drawn from `generator`. `ends`: tokens that end a
     completion.
-    Raises ValueError for a prompt that is empty, or that leaves no room for max_new_tokens.
+    Raises ValueError for a prompt that is empty, or that leaves no room for max_new_tokens, for
+    vectors of another shape and for ends outside the vocabulary.
     """
     room = check_integer("max_new_tokens", max_new_tokens, at_least=1)
+    vocab_size, width = model.transformer.wte.weight.shape
     if vectors is None:
-        vectors = model.transformer.wte.weight.new_empty(0, model.transformer.wte.weight.shape[1])
+        vectors = model.transformer.wte.weight.new_empty(0, width)
+    if vectors.dim() != 2 or vectors.shape[1] != width:
+        raise InputError(f"vectors should be (length, {width}), not {tuple(vectors.shape)}")
+    if ends:
+        check_tokens(torch.tensor([list(ends)]), vocab_size)
     by_length = {}
     for place, prompt in enumerate(prompts):
         prompt = token_tensor(prompt)

@@ -10,6 +10,7 @@ from mingpt.utils import check_integer
 
 LONGEST_REPLY = 12  # tokens; the longest answer has 8, its end one
 LONGEST_OF_MANY = 4  # letters of a word where more examples are shown than training ever does
+LABELS = ("right", "random")  # of examples
 KINDS = ("right", "wrong choice", "invalid")
 
 
@@ -45,8 +46,13 @@ def questions(name, words, count, *, shots=0, style="examples", labels="right", 
     asked depend on seed and task alone, and fewer examples are the first of more, up to
     MOST_EXAMPLES. labels: "right", or "random": the examples then show a random label of the task
     or, where it has none, the answer to another word.
-    Raises ValueError for a task that instructions and questions do not name.
+    Raises ValueError for another task, style or labels, and for a task that instructions and
+    questions do not name.
     """
+    for what, value, allowed in (("task", name, tasks.TASKS), ("style", style, tasks.SHARES),
+                                 ("labels", labels, LABELS)):  # fmt: skip
+        if value not in allowed:
+            raise ValueError(f"{what} should be one of {', '.join(allowed)}, not {value!r}")
     task = tasks.TASKS[name]
     count = check_integer("count", count, at_least=1)
     shots = check_integer("shots", shots, at_least=0)

@@ -309,8 +309,9 @@ def q6_confidence(run: Run) -> Answer:
         }
     lines = ["Q6  strategy: AUROC of right against wrong, mean confidence, accuracy"]
     lines += [
-        f"    {name:<12} {row['auroc'] or math.nan:.3f} {row['mean_confidence']:.3f} "
-        f"{row['accuracy']['value']:.3f}" for name, row in found.items()
+        f"    {name:<12} {math.nan if row['auroc'] is None else row['auroc']:.3f} "
+        f"{row['mean_confidence']:.3f} {row['accuracy']['value']:.3f}"
+        for name, row in found.items()
     ]  # fmt: skip
     return Answer({"by_strategy": found}, {"b_confidence": figures.confidence(found)},
                   "\n".join(lines))  # fmt: skip

@@ -101,6 +101,10 @@ def test_a_completion_can_fill_the_block(model):
         ([[1] * 14], {}, "a prompt of 14 tokens leaves no room for 5 more in the model's block"),
         ([[1] * 9], {"vectors": torch.zeros(9, 24)}, "a prompt of 18 tokens leaves no room"),
         ([[97]], {}, "token out of range"),
+        ([[1]], {"ends": [97]}, "token out of range"),
+        ([[1]], {"ends": [-1]}, "token out of range"),
+        ([[1]], {"vectors": torch.zeros(2, 23)}, r"vectors should be \(length, 24\), not \(2, 2"),
+        ([[1]], {"vectors": torch.zeros(24)}, r"vectors should be \(length, 24\), not \(24,\)"),
         ([[1]], {"temperature": -1.0}, "temperature should be"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import example_gpt
-from mingpt import replies, task_model
+from mingpt import replies, task_model, tasks
 from mingpt.studies import prompting
 from mingpt.studies.parts import next_tokens, soft_prompts, task_shares
 
@@ -122,15 +122,39 @@ def test_reliability_bins():
 
 def test_digits_are_counted():
     found = next_tokens.randomness(["0123456789" * 10, "x"])
-    assert found["sequences"] == 2
-    assert found["characters_that_are_no_digits"] == 1
+    assert (found["sequences"], found["digits"]) == (2, 100)
+    assert found["sequences_that_break_off"] == 1
     assert found["frequencies"] == pytest.approx([0.1] * 10)
     assert found["pair_frequencies"][3][4] == pytest.approx(10 / 99)
     assert found["independence_rejected_at_5_percent"]["value"] == 1
     assert found["uniformity_rejected_at_5_percent"]["value"] == 0
     assert next_tokens.randomness(["x"]) == {
-        "sequences": 1, "characters_that_are_no_digits": 1,
+        "sequences": 1, "sequences_that_break_off": 1, "digits": 0,
     }  # fmt: skip
+
+
+def test_digits_after_a_break_are_left_out():
+    broken = next_tokens.randomness(["0123456789" * 10, "012e999999"])
+    whole = next_tokens.randomness(["0123456789" * 10, "0123456789" * 10])
+    assert broken["digits"] == 103
+    assert broken["frequencies"] == pytest.approx([11 / 103] * 3 + [10 / 103] * 7)
+    assert broken["uniformity_rejected_at_5_percent"]["count"] == 1
+    assert broken["pair_frequencies"][9][9] == 0
+    assert whole["uniformity_rejected_at_5_percent"]["count"] == 2
+
+
+def test_entropy_among_digits_is_of_the_ten_before_the_break():
+    model, prompt = task_model.build("nano", 0).double(), tasks.encode("\ndigits: ")
+    texts = ["0123", "4x56", "y789"]
+    found = next_tokens.entropy_among_digits(model, prompt, texts)
+    expected = []
+    for text, count in zip(texts, (4, 1, 0), strict=True):
+        for place in range(count):
+            logits, _ = model.eval()(torch.tensor([prompt + tasks.encode(text[:place])]))
+            p = logits[0, -1, ord("0") : ord("9") + 1].softmax(dim=-1)
+            expected.append(-(p * p.log2()).sum().item())
+    assert found == pytest.approx(sum(expected) / 5, rel=1e-9)
+    assert next_tokens.entropy_among_digits(model, prompt, ["yyyy"]) is None
 
 
 def reply(task, word, said, answer=None):

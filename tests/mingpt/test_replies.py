@@ -104,3 +104,16 @@ def test_examples_that_do_not_fit_are_refused():
     model = small_model(vocab_size=128, block_size=64)
     with pytest.raises(ValueError, match="leaves no room for 12 more in the model's block of 64"):
         replies.generate(model, replies.questions("copy", WORDS, 3, shots=16))
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "message"),
+    [
+        ("shout", {}, "task should be one of copy, .*, not 'shout'"),
+        ("copy", {"style": "song"}, "style should be one of examples, .*, not 'song'"),
+        ("copy", {"labels": "wrong"}, "labels should be one of right, random, not 'wrong'"),
+    ],
+)
+def test_other_tasks_styles_and_labels_are_refused(name, how, message):
+    with pytest.raises(ValueError, match=message):
+        replies.questions(name, tasks.words(), 3, **how)

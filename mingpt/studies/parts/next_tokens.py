@@ -4,6 +4,7 @@ Two questions of `--study prompting`; see prompting.py.
 """
 
 import math
+import re
 from collections import Counter
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from mingpt import statistics, task_model, tasks
 from mingpt.cli import Answer
 from mingpt.figures import prompting as figures
+from mingpt.modes import evaluating
 from mingpt.prompting import complete
 
 SEQUENCES, FAIR_SEQUENCES = 100, 2000  # of random digits: the model's, and a fair source's
@@ -32,18 +34,17 @@ def q7_digits(run, model) -> Answer:
     fair = torch.randint(10, (FAIR_SEQUENCES, tasks.DIGITS), generator=generator)
     fair_texts = ["".join(map(str, row)) for row in fair.tolist()]
     written, expected = (randomness(part) for part in (texts, fair_texts))
-    entropies = torch.tensor([entropy for each in sampled for entropy in each.entropies])
     numbers = {
         "model": written,
         "fair_source": expected,
         "first_sequence": texts[0],
         "greedy_sequence": tasks.decode(greedy.tokens),
-        "entropy_bits_per_digit": entropies.mean().item() / math.log(2),
+        "entropy_bits_among_digits": entropy_among_digits(model, prompt, texts),
         "entropy_of_fair_digits_bits": math.log2(10),
     }
     lines = ["Q7  digits: sequences that fail at 5 % (uniformity, neighbours), repeated neighbours"]
     if "frequencies" not in written:
-        return Answer(numbers, text="Q7  digits: the model writes none")
+        return Answer(numbers, text="Q7  digits: the model writes no whole sequence")
     for name, row in (("model", written), ("fair source", expected)):
         shown = ("uniformity_rejected_at_5_percent", "independence_rejected_at_5_percent",
                  "equal_neighbours")  # fmt: skip
@@ -52,23 +53,42 @@ def q7_digits(run, model) -> Answer:
     return Answer(numbers, {"a_digits": figure}, "\n".join(lines))
 
 
+def entropy_among_digits(model, prompt, texts):
+    """Mean entropy of the next character in bits, given that it is a digit, before the digits that
+    each text begins with; None where no text begins with any. prompt: tokens before the texts."""
+    rows = torch.tensor([prompt + tasks.encode(text) for text in texts])
+    with evaluating(model):
+        logits = model(rows[:, :-1].to(next(model.parameters()).device))[0].cpu()
+    kept = [logits[place, len(prompt) - 1 :][: len(until_a_break(text))]
+            for place, text in enumerate(texts)]  # fmt: skip
+    chances = torch.cat(kept)[:, tasks.encode("0123456789")].double().softmax(dim=-1)
+    bits = torch.special.entr(chances).sum(dim=-1) / math.log(2)
+    return bits.mean().item() if len(bits) else None
+
+
+def until_a_break(text):
+    """The digits that a text begins with."""
+    return re.match("[0-9]*", text)[0]
+
+
 def randomness(texts):
     """Chi-square tests of texts of digits, one by one and all together, as a dict.
 
-    Other characters are taken out, and the digits beside them become neighbours. A text with fewer
-    than two digits is counted and left out; without others there are no tests.
+    A text breaks off at its first other character, and what follows is left out; it is not tested
+    by itself. Where all break off there are no tests.
     """
-    digits = [[int(c) for c in text if c.isdigit()] for text in texts]
-    rows = [torch.tensor(row) for row in digits if len(row) > 1]
-    counted = {
-        "sequences": len(texts),
-        "characters_that_are_no_digits": sum(not c.isdigit() for text in texts for c in text),
-    }
-    if not rows:
+    digits = [until_a_break(text) for text in texts]
+    whole = [len(part) == len(text) for part, text in zip(digits, texts, strict=True)]
+    counted = {"sequences": len(texts), "sequences_that_break_off": len(texts) - sum(whole),
+               "digits": sum(map(len, digits))}  # fmt: skip
+    if not any(whole):
         return counted
+    rows = [torch.tensor([int(digit) for digit in part], dtype=torch.int64) for part in digits]
     pairs = [torch.stack([row[:-1], row[1:]], dim=1) for row in rows]
-    uniform = [statistics.uniformity(row) for row in rows]
-    independent = [statistics.independence(pair) for pair in pairs]
+    uniform = [statistics.uniformity(row) for row, all_of_it in zip(rows, whole, strict=True)
+               if all_of_it]  # fmt: skip
+    independent = [statistics.independence(pair) for pair, all_of_it in
+                   zip(pairs, whole, strict=True) if all_of_it]  # fmt: skip
     table = torch.bincount(torch.cat(pairs) @ torch.tensor([10, 1]), minlength=100)
     everything = torch.cat(rows)
     return counted | {
@@ -123,7 +143,7 @@ def said_instead(said, bits, answers):
 
     bits (V,): -log2 of the tokens' frequencies, capitals counted as small letters: they are rare,
     and the answers of one task; answers: Counter of the text's answers. Each word's replies are
-    one trial in the standard error of the difference: a bare prompt says the same for every task.
+    one trial in the standard error of the difference: tasks share words, bare prompts and replies.
     """
     wrong = [reply for reply in said if not reply.right and reply.said]
     prompts = Counter(task for task, _ in {(r.question.task, r.question.prompt) for r in said})
